@@ -1,0 +1,154 @@
+//! The settings of a server. Membership is [`Configuration`](crate::Configuration).
+
+use std::time::Duration;
+
+use crate::{configuration::ServerId, error::ConfigError};
+
+/// The settings of a server: start from [`Config::new`] and change what differs.
+///
+/// Every queue and every timer of the library has its bound here.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let config = raft::Config { heartbeat_interval: Duration::from_millis(50), ..raft::Config::new("a") };
+/// config.validate()?;
+/// # Ok::<(), raft::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Who this server is. Not empty; must never change for a data directory.
+    pub local_id: ServerId,
+    /// How long a follower waits without hearing from a leader before it campaigns; a random
+    /// amount up to the same length again is added. Also how long a leadership transfer may take.
+    /// Default 1 s; 10 ms to 1 h, at least three `heartbeat_interval`s. Smaller finds a dead
+    /// leader sooner but elects needlessly when the network or a process stalls.
+    pub election_timeout: Duration,
+    /// How often a leader tells everyone that it leads. Default 100 ms; at least 1 ms.
+    pub heartbeat_interval: Duration,
+    /// A leader that has not heard from a majority for this long, counted from when it *sent* what
+    /// they answered, steps down. Default 500 ms; at least two `heartbeat_interval`s, at most
+    /// `election_timeout`.
+    pub leader_lease_timeout: Duration,
+    /// A server whose oldest log write has been under way for longer than this does not campaign,
+    /// and steps down if it leads: its disk is stuck. Default 3 s; at least `election_timeout`.
+    pub write_stall_timeout: Duration,
+    /// Whether a server asks for votes before it raises its term (thesis §9.6), so that one that
+    /// was cut off does not depose a healthy leader. Default true.
+    pub pre_vote: bool,
+    /// Entries in one `AppendEntries` message at most. Default 1024; 1 to 65,536.
+    pub max_append_entries: usize,
+    /// Bytes of entries in one `AppendEntries` message at most, except that one entry always fits.
+    /// Default 1 MiB; at least 1 KiB.
+    pub max_append_bytes: u64,
+    /// `AppendEntries` messages under way to one follower at most. Default 32; 1 to 1024.
+    pub max_inflight_appends: usize,
+    /// Bytes of entries under way to one follower at most. Default 8 MiB; at least
+    /// `max_append_bytes`.
+    pub max_inflight_bytes: u64,
+    /// The largest command, in bytes. Larger ones are refused. Default 1 MiB; 1 byte to 64 MiB. A
+    /// transport with a frame limit needs it a little larger than this.
+    pub max_command_bytes: u64,
+    /// Requests waiting to be taken up by the `run` task at most. Default 1024; at least 1. When it
+    /// is full, `apply` waits.
+    pub apply_queue: usize,
+    /// Received messages waiting to be taken up by the `run` task at most. Default 1024; at least 16.
+    pub rpc_queue: usize,
+    /// How long a request may wait for a place in the queue before it is refused with
+    /// `EnqueueTimeout`. Default 5 s; at least 1 ms. A request that was taken up is not bounded by
+    /// this.
+    pub enqueue_timeout: Duration,
+    /// A leader with this many entries accepted but not applied takes no more requests until some
+    /// are. Default 65,536; at least 1.
+    pub max_unapplied_entries: u64,
+    /// The same in bytes of entries. Default 64 MiB; at least 1 KiB.
+    pub max_unapplied_bytes: u64,
+    /// Log writes accepted but not durable at most; with more, the server reads neither requests
+    /// nor messages. Default 256; at least 16.
+    pub max_pending_writes: usize,
+    /// Bytes of recent entries kept in memory beside the store, so that followers and the state
+    /// machine rarely read the disk. Entries not yet durable are kept whatever this says (they are
+    /// bounded by the settings above). Default 16 MiB; may be 0.
+    pub log_cache_bytes: u64,
+    /// Entries handed to the state machine in one batch at most. Default 1024; at least 1.
+    pub max_apply_batch: usize,
+    /// Seed of the server's random election timeouts. `None` (default) derives one from the id and
+    /// the system's randomness; give one to make a run repeatable.
+    pub seed: Option<u64>,
+}
+
+impl Config {
+    /// The default settings for a server with this id.
+    #[must_use]
+    pub fn new(local_id: impl Into<ServerId>) -> Self {
+        const MIB: u64 = 1 << 20;
+        Self {
+            local_id: local_id.into(),
+            election_timeout: Duration::from_secs(1),
+            heartbeat_interval: Duration::from_millis(100),
+            leader_lease_timeout: Duration::from_millis(500),
+            write_stall_timeout: Duration::from_secs(3),
+            pre_vote: true,
+            max_append_entries: 1024,
+            max_append_bytes: MIB,
+            max_inflight_appends: 32,
+            max_inflight_bytes: 8 * MIB,
+            max_command_bytes: MIB,
+            apply_queue: 1024,
+            rpc_queue: 1024,
+            enqueue_timeout: Duration::from_secs(5),
+            max_unapplied_entries: 65_536,
+            max_unapplied_bytes: 64 * MIB,
+            max_pending_writes: 256,
+            log_cache_bytes: 16 * MIB,
+            max_apply_batch: 1024,
+            seed: None,
+        }
+    }
+
+    /// Checks every rule.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first field that breaks its rule, and the rule.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.local_id.as_str().is_empty() {
+            return Err(ConfigError { field: "local_id", rule: "must not be empty".to_owned() });
+        }
+        let ms = Duration::from_millis;
+        let hour = Duration::from_secs(3600);
+        within("heartbeat_interval", self.heartbeat_interval, ms(1), hour)?;
+        within("election_timeout", self.election_timeout, ms(10), hour)?;
+        within("election_timeout", self.election_timeout, 3 * self.heartbeat_interval, hour)?;
+        let lease = self.leader_lease_timeout;
+        within("leader_lease_timeout", lease, 2 * self.heartbeat_interval, self.election_timeout)?;
+        within("write_stall_timeout", self.write_stall_timeout, self.election_timeout, 24 * hour)?;
+        within("max_append_entries", self.max_append_entries, 1, 65_536)?;
+        within("max_append_bytes", self.max_append_bytes, 1 << 10, 1 << 30)?;
+        within("max_inflight_appends", self.max_inflight_appends, 1, 1024)?;
+        within("max_inflight_bytes", self.max_inflight_bytes, self.max_append_bytes, 1 << 34)?;
+        within("max_command_bytes", self.max_command_bytes, 1, 64 << 20)?;
+        within("apply_queue", self.apply_queue, 1, 1 << 20)?;
+        within("rpc_queue", self.rpc_queue, 16, 1 << 20)?;
+        within("enqueue_timeout", self.enqueue_timeout, ms(1), 24 * hour)?;
+        within("max_unapplied_entries", self.max_unapplied_entries, 1, 1 << 30)?;
+        within("max_unapplied_bytes", self.max_unapplied_bytes, 1 << 10, 1 << 40)?;
+        within("max_pending_writes", self.max_pending_writes, 16, 1 << 20)?;
+        within("log_cache_bytes", self.log_cache_bytes, 0, 1 << 40)?;
+        within("max_apply_batch", self.max_apply_batch, 1, 1 << 20)
+    }
+}
+
+fn within<T: PartialOrd + std::fmt::Debug>(
+    field: &'static str,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<(), ConfigError> {
+    if min <= value && value <= max {
+        return Ok(());
+    }
+    Err(ConfigError { field, rule: format!("must be {min:?} to {max:?}, but is {value:?}") })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,340 @@
+//! Cluster membership: who belongs to the cluster, who votes, and how one change leads to the next.
+//!
+//! *Configuration* is membership; settings are [`Config`](crate::Config). Changes are single-server
+//! changes (thesis §4.1): any two consecutive configurations share a majority.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::log::LogIndex;
+
+/// The identity of a server, for ever: text chosen by the user, unique in the cluster.
+///
+/// Votes, progress and configurations refer to servers by id only; an address is only where to dial.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ServerId(Arc<str>);
+
+/// Where a server can be dialled. Its meaning belongs to the transport (`host:port` for TCP).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ServerAddress(Arc<str>);
+
+macro_rules! text {
+    ($name:ident) => {
+        impl $name {
+            /// Wraps the text. It is checked where it is used: empty text is refused by
+            /// [`Configuration::validate`].
+            #[must_use]
+            pub fn new(text: impl AsRef<str>) -> Self {
+                Self(Arc::from(text.as_ref()))
+            }
+
+            /// The text itself.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self::new(text)
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self::new(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+    };
+}
+
+text!(ServerId);
+text!(ServerAddress);
+
+/// Whether a server counts towards majorities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Suffrage {
+    /// Votes in elections and counts for commit.
+    Voter,
+    /// Receives the log but never counts (thesis §4.2.1 calls it a non-voting server).
+    Nonvoter,
+}
+
+/// One member of a [`Configuration`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Who it is.
+    pub id: ServerId,
+    /// Where to dial it.
+    pub address: ServerAddress,
+    /// Whether it votes.
+    pub suffrage: Suffrage,
+}
+
+impl Server {
+    /// A voting member.
+    #[must_use]
+    pub fn voter(id: impl Into<ServerId>, address: impl Into<ServerAddress>) -> Self {
+        Self { id: id.into(), address: address.into(), suffrage: Suffrage::Voter }
+    }
+
+    /// A non-voting member.
+    #[must_use]
+    pub fn nonvoter(id: impl Into<ServerId>, address: impl Into<ServerAddress>) -> Self {
+        Self { suffrage: Suffrage::Nonvoter, ..Self::voter(id, address) }
+    }
+
+    /// Whether the server counts towards majorities.
+    #[must_use]
+    pub fn is_voter(&self) -> bool {
+        self.suffrage == Suffrage::Voter
+    }
+}
+
+/// The members of the cluster, ordered by id.
+///
+/// ```
+/// use raft::{Configuration, Server};
+///
+/// let configuration = Configuration::new([
+///     Server::voter("a", "127.0.0.1:7001"),
+///     Server::voter("b", "127.0.0.1:7002"),
+///     Server::nonvoter("c", "127.0.0.1:7003"),
+/// ]);
+/// configuration.validate()?;
+/// assert_eq!(configuration.voters().count(), 2);
+/// # Ok::<(), raft::InvalidConfiguration>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    servers: Arc<[Server]>,
+}
+
+impl Configuration {
+    /// A configuration of these servers, in any order; not yet validated.
+    #[must_use]
+    pub fn new(servers: impl IntoIterator<Item = Server>) -> Self {
+        let mut servers: Vec<_> = servers.into_iter().collect();
+        servers.sort_by(|a, b| a.id.cmp(&b.id));
+        Self { servers: servers.into() }
+    }
+
+    /// All members, ordered by id.
+    #[must_use]
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// The voting members, ordered by id.
+    pub fn voters(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().filter(|server| server.is_voter())
+    }
+
+    /// The member with this id.
+    #[must_use]
+    pub fn server(&self, id: &ServerId) -> Option<&Server> {
+        self.servers.iter().find(|server| server.id == *id)
+    }
+
+    /// Whether the server is a voting member.
+    #[must_use]
+    pub fn is_voter(&self, id: &ServerId) -> bool {
+        self.server(id).is_some_and(Server::is_voter)
+    }
+
+    /// Whether there is no member at all: a server that was never bootstrapped and has heard of no
+    /// cluster yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty()
+    }
+
+    /// Bytes that count against size limits.
+    #[must_use]
+    pub fn cost_bytes(&self) -> u64 {
+        self.servers
+            .iter()
+            .map(|s| 16 + (s.id.as_str().len() + s.address.as_str().len()) as u64)
+            .sum()
+    }
+
+    /// Checks the rules every configuration obeys.
+    ///
+    /// # Errors
+    /// [`InvalidConfiguration`] names the rule and the server: no voter, an empty id or address, a
+    /// duplicate id or address.
+    pub fn validate(&self) -> Result<(), InvalidConfiguration> {
+        for (position, server) in self.servers.iter().enumerate() {
+            if server.id.as_str().is_empty() {
+                return Err(InvalidConfiguration::EmptyId { address: server.address.clone() });
+            }
+            if server.address.as_str().is_empty() {
+                return Err(InvalidConfiguration::EmptyAddress { id: server.id.clone() });
+            }
+            for other in self.servers.iter().skip(position + 1) {
+                if server.id == other.id {
+                    return Err(InvalidConfiguration::DuplicateId { id: server.id.clone() });
+                }
+                if server.address == other.address {
+                    return Err(InvalidConfiguration::DuplicateAddress {
+                        address: server.address.clone(),
+                        first: server.id.clone(),
+                        second: other.id.clone(),
+                    });
+                }
+            }
+        }
+        if self.voters().next().is_none() {
+            return Err(InvalidConfiguration::NoVoter);
+        }
+        Ok(())
+    }
+
+    /// The configuration after `change`. Pure: appends nothing.
+    ///
+    /// # Errors
+    /// [`InvalidConfiguration`] when the target is unknown where it must be known, or when the
+    /// result breaks a rule of [`Configuration::validate`].
+    pub fn changed(&self, change: &ConfigurationChange) -> Result<Self, InvalidConfiguration> {
+        let known = |id: &ServerId| {
+            self.server(id).ok_or_else(|| InvalidConfiguration::UnknownServer { id: id.clone() })
+        };
+        let others = |id: &ServerId| {
+            let id = id.clone();
+            self.servers.iter().filter(move |server| server.id != id).cloned()
+        };
+        let next = match change {
+            ConfigurationChange::AddVoter { id, address } => {
+                Self::new(others(id).chain([Server::voter(id.clone(), address.clone())]))
+            }
+            ConfigurationChange::AddNonvoter { id, address } => {
+                // As in the model, adding a voter as a nonvoter only updates its address: a
+                // demotion is asked for by name.
+                let suffrage = self.server(id).map_or(Suffrage::Nonvoter, |server| server.suffrage);
+                let server = Server { id: id.clone(), address: address.clone(), suffrage };
+                Self::new(others(id).chain([server]))
+            }
+            ConfigurationChange::DemoteVoter { id } => {
+                let server = Server { suffrage: Suffrage::Nonvoter, ..known(id)?.clone() };
+                Self::new(others(id).chain([server]))
+            }
+            ConfigurationChange::RemoveServer { id } => {
+                known(id)?;
+                Self::new(others(id))
+            }
+        };
+        next.validate()?;
+        Ok(next)
+    }
+}
+
+impl fmt::Display for Configuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, server) in self.servers.iter().enumerate() {
+            let gap = if position == 0 { "" } else { " " };
+            let mark = if server.is_voter() { "" } else { "(nonvoter)" };
+            write!(f, "{gap}{}{mark}", server.id)?;
+        }
+        Ok(())
+    }
+}
+
+/// One step from a configuration to the next (thesis §4.1: one server at a time).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigurationChange {
+    /// Adds a voter, promotes a nonvoter, or updates a voter's address.
+    AddVoter {
+        /// Who.
+        id: ServerId,
+        /// Where to dial it.
+        address: ServerAddress,
+    },
+    /// Adds a nonvoter, or updates a member's address without touching its suffrage.
+    AddNonvoter {
+        /// Who.
+        id: ServerId,
+        /// Where to dial it.
+        address: ServerAddress,
+    },
+    /// Makes a voter a nonvoter.
+    DemoteVoter {
+        /// Who.
+        id: ServerId,
+    },
+    /// Removes a member.
+    RemoveServer {
+        /// Who.
+        id: ServerId,
+    },
+}
+
+/// A configuration together with the index of the entry that carries it (zero: none yet).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexedConfiguration {
+    /// Where in the log it stands; what a compare-and-set change names as its `prev_index`.
+    pub index: LogIndex,
+    /// The members.
+    pub configuration: Configuration,
+}
+
+/// Why a configuration is not acceptable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidConfiguration {
+    /// Nobody could ever be elected.
+    #[error("a configuration needs at least one voter")]
+    NoVoter,
+    /// A server without identity.
+    #[error("the server at address {address:?} has an empty id")]
+    EmptyId {
+        /// The address that was given with it.
+        address: ServerAddress,
+    },
+    /// A server nobody could dial.
+    #[error("server {id:?} has an empty address")]
+    EmptyAddress {
+        /// Whose address.
+        id: ServerId,
+    },
+    /// Two servers with one identity.
+    #[error("server id {id:?} appears twice")]
+    DuplicateId {
+        /// The id.
+        id: ServerId,
+    },
+    /// Two servers at one address.
+    #[error("servers {first:?} and {second:?} share the address {address:?}")]
+    DuplicateAddress {
+        /// The address.
+        address: ServerAddress,
+        /// One of them.
+        first: ServerId,
+        /// The other.
+        second: ServerId,
+    },
+    /// The change names a server that is not a member.
+    #[error("server {id:?} is not in the configuration")]
+    UnknownServer {
+        /// The id.
+        id: ServerId,
+    },
+}
+
+#[cfg(test)]
+mod tests;

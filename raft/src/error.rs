@@ -1,0 +1,402 @@
+//! Every public error. Each answers the only question a caller has: **did my command happen?**
+//!
+//! Three kinds are never mixed: the refusal or failure of one operation (an enum per operation),
+//! the end of the node ([`Fatal`], sticky, reaches every future), and a broken invariant (an
+//! assertion, which ends the node as [`Fatal::Panicked`]).
+
+use std::{io, sync::Arc, time::Duration};
+
+use crate::{
+    configuration::{InvalidConfiguration, ServerAddress, ServerId},
+    log::{LogIndex, Term},
+};
+
+/// What is known about a command whose future ended with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was not and will never be applied. Safe to send again, here or elsewhere.
+    NotApplied,
+    /// It may or may not be applied, now or later. Send it again only if it is idempotent.
+    Unknown,
+}
+
+/// Who leads, as far as the answering server knows.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Leader {
+    /// Its id.
+    pub id: ServerId,
+    /// Where to dial it, if the configuration known here says so.
+    pub address: Option<ServerAddress>,
+    /// The term it leads.
+    pub term: Term,
+}
+
+/// The end of a node. Sticky: once a node has ended, every call and every waiting future gets the
+/// same value.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fatal {
+    /// [`Raft::shutdown`](crate::Raft::shutdown) was called, or the last handle was dropped.
+    #[error("the node was shut down")]
+    Shutdown,
+    /// A store failed. A failed write is never retried, because a later success would prove
+    /// nothing about the lost one. Mend the disk, then start the node again from what is on it.
+    #[error("the node stopped because its storage failed: {0}")]
+    Store(#[source] StoreError),
+    /// A task panicked: the user's state machine, or a broken invariant of the library.
+    #[error("the node stopped because its {task} task panicked: {message}")]
+    Panicked {
+        /// Which task.
+        task: &'static str,
+        /// What the panic said.
+        message: Arc<str>,
+    },
+}
+
+/// An error of a log, stable or snapshot store.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The operating system or the database refused.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done, naming the file or directory.
+        context: String,
+        /// Why it failed.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// Bytes are there but not what was written.
+    #[error("{what} is damaged: {reason}")]
+    Corrupt {
+        /// What is damaged, naming directory and key.
+        what: String,
+        /// How it shows, and what to do.
+        reason: String,
+    },
+    /// What was asked for is not there.
+    #[error("{what} is not in the store")]
+    NotFound {
+        /// What was asked for.
+        what: String,
+    },
+    /// The call breaks the store's contract.
+    #[error("refused: {reason}")]
+    Refused {
+        /// Which rule.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    /// An [`StoreError::Io`] from any error.
+    pub fn io(
+        context: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Io { context: context.into(), source: Arc::new(source) }
+    }
+
+    /// A [`StoreError::Corrupt`].
+    pub fn corrupt(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Corrupt { what: what.into(), reason: reason.into() }
+    }
+}
+
+/// An error of a transport.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// There is no connection to the peer right now.
+    #[error("peer {peer} is unreachable: {reason}")]
+    Unreachable {
+        /// Who.
+        peer: ServerId,
+        /// Why.
+        reason: String,
+    },
+    /// The lane to the peer has no room.
+    #[error("the queue to the peer is full")]
+    Full,
+    /// The transport, or the server behind it, has stopped.
+    #[error("the transport is closed")]
+    Closed,
+    /// The transport could not start.
+    #[error("{context}: {source}")]
+    Start {
+        /// What was being done, naming the address.
+        context: String,
+        /// Why it failed.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The call breaks the transport's contract.
+    #[error("refused: {reason}")]
+    Refused {
+        /// Which rule.
+        reason: String,
+    },
+}
+
+/// A setting that breaks a rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid setting `{field}`: {rule}")]
+pub struct ConfigError {
+    /// The field of [`Config`](crate::Config).
+    pub field: &'static str,
+    /// The rule it breaks, with the value that broke it.
+    pub rule: String,
+}
+
+/// Why [`Raft::new`](crate::Raft::new) failed. Nothing was started.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting breaks a rule; change it.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A store could not be read; the message names what and where.
+    #[error("cannot start: {0}")]
+    Store(#[from] StoreError),
+    /// The transport could not start; the message names the address.
+    #[error("cannot start: {0}")]
+    Transport(#[from] TransportError),
+    /// No snapshot in the store could be restored into the state machine.
+    #[error(
+        "cannot start: none of the {tried} snapshots could be restored, the newest because {reason}"
+    )]
+    Snapshot {
+        /// How many were tried.
+        tried: usize,
+        /// Why the newest one failed.
+        reason: String,
+    },
+}
+
+/// Why a bootstrap was refused. Nothing was changed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootstrapError {
+    /// The server already has a term, a log or a snapshot. A cluster is bootstrapped once; other
+    /// servers are added by configuration changes.
+    #[error("the server already has state: a cluster is bootstrapped only once")]
+    AlreadyBootstrapped,
+    /// The configuration breaks a rule.
+    #[error("cannot bootstrap: {0}")]
+    InvalidConfiguration(#[from] InvalidConfiguration),
+    /// Live only: the server asked is not a voter of the configuration, so it could never lead.
+    #[error("cannot bootstrap: server {id:?} is not a voter of the configuration")]
+    NotVoter {
+        /// The server asked.
+        id: ServerId,
+    },
+    /// Offline only: a store failed.
+    #[error("cannot bootstrap: {0}")]
+    Store(#[from] StoreError),
+    /// Live only: the node has ended.
+    #[error(transparent)]
+    Stopped(#[from] Fatal),
+}
+
+/// Why an `apply`, `apply_batch` or `barrier` did not succeed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// This server does not lead. Send the command to the leader, if one is named.
+    #[error("not the leader{}", leader_hint(.leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Leader>,
+    },
+    /// Leadership is being transferred. Try again shortly, probably elsewhere.
+    #[error("leadership is being transferred")]
+    TransferInProgress,
+    /// The command is larger than `Config::max_command_bytes`.
+    #[error("the command has {bytes} bytes, more than the limit of {limit}")]
+    TooLarge {
+        /// Its size in bytes.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The node was saturated for the whole enqueue timeout. Try again later.
+    #[error("the command was not accepted within {timeout:?}")]
+    EnqueueTimeout {
+        /// How long it waited.
+        timeout: Duration,
+    },
+    /// Leadership was lost before the command was known to be committed. It may still be.
+    #[error("leadership was lost while the command was in flight; it may or may not be applied")]
+    LeadershipLost,
+    /// The node has ended.
+    #[error("{fatal}")]
+    Stopped {
+        /// Why.
+        #[source]
+        fatal: Fatal,
+        /// Whether the command can still happen.
+        outcome: Outcome,
+    },
+}
+
+impl ApplyError {
+    /// Whether the command may have happened.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::NotLeader { .. }
+            | Self::TransferInProgress
+            | Self::TooLarge { .. }
+            | Self::EnqueueTimeout { .. } => Outcome::NotApplied,
+            Self::LeadershipLost => Outcome::Unknown,
+            Self::Stopped { outcome, .. } => *outcome,
+        }
+    }
+}
+
+/// Why a membership change did not succeed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigurationError {
+    /// This server does not lead. Nothing was changed.
+    #[error("not the leader{}", leader_hint(.leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Leader>,
+    },
+    /// Leadership is being transferred. Nothing was changed.
+    #[error("leadership is being transferred")]
+    TransferInProgress,
+    /// The previous change is not committed yet. Nothing was changed; try again shortly.
+    #[error("the configuration of index {index} is not committed yet; one change at a time")]
+    ChangeInProgress {
+        /// Where the uncommitted configuration stands.
+        index: LogIndex,
+    },
+    /// The leader has not committed an entry of its own term yet, without which a change would be
+    /// unsafe. Nothing was changed; try again shortly.
+    #[error("the leader has not committed an entry of its term yet")]
+    NotReady,
+    /// `prev_index` does not name the latest configuration. Nothing was changed; read
+    /// [`Raft::configuration`](crate::Raft::configuration) again and decide anew.
+    #[error("the latest configuration has index {latest}, not {given}")]
+    StaleIndex {
+        /// What the caller gave.
+        given: LogIndex,
+        /// The index of the latest configuration.
+        latest: LogIndex,
+    },
+    /// The resulting configuration would break a rule. Nothing was changed.
+    #[error(transparent)]
+    Invalid(#[from] InvalidConfiguration),
+    /// The node was saturated for the whole enqueue timeout. Nothing was changed.
+    #[error("the change was not accepted within {timeout:?}")]
+    EnqueueTimeout {
+        /// How long it waited.
+        timeout: Duration,
+    },
+    /// Leadership was lost before the change was known to be committed. It may still be.
+    #[error("leadership was lost while the change was in flight; it may or may not take effect")]
+    LeadershipLost,
+    /// The node has ended; the change may or may not take effect.
+    #[error(transparent)]
+    Stopped(#[from] Fatal),
+}
+
+/// Why leadership could not be confirmed. Reads must not be answered from this server.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// This server does not lead.
+    #[error("not the leader{}", leader_hint(.leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Leader>,
+    },
+    /// Leadership was lost before a majority confirmed it.
+    #[error("leadership was lost before a majority confirmed it")]
+    LeadershipLost,
+    /// The node was saturated for the whole enqueue timeout.
+    #[error("the request was not accepted within {timeout:?}")]
+    EnqueueTimeout {
+        /// How long it waited.
+        timeout: Duration,
+    },
+    /// The node has ended.
+    #[error(transparent)]
+    Stopped(#[from] Fatal),
+}
+
+/// Why leadership was not transferred.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// This server does not lead.
+    #[error("not the leader{}", leader_hint(.leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Leader>,
+    },
+    /// Another transfer is running.
+    #[error("another leadership transfer is in progress")]
+    TransferInProgress,
+    /// The target cannot lead: it is this server, unknown, or not a voter; or there is no other
+    /// voter to choose.
+    #[error("cannot transfer leadership: {reason}")]
+    InvalidTarget {
+        /// Which of those.
+        reason: String,
+    },
+    /// The target did not take over in time. This server goes on leading if it still can.
+    #[error("the target did not take over within {timeout:?}")]
+    TimedOut {
+        /// How long it was given.
+        timeout: Duration,
+    },
+    /// Somebody else than the target leads now, or nobody.
+    #[error("leadership was lost, but not to the target{}", leader_hint(.leader))]
+    LeadershipLost {
+        /// Who leads instead, if known.
+        leader: Option<Leader>,
+    },
+    /// The node was saturated for the whole enqueue timeout.
+    #[error("the request was not accepted within {timeout:?}")]
+    EnqueueTimeout {
+        /// How long it waited.
+        timeout: Duration,
+    },
+    /// The node has ended.
+    #[error(transparent)]
+    Stopped(#[from] Fatal),
+}
+
+/// Why a snapshot was not taken. The node goes on.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// Nothing was applied since the last snapshot.
+    #[error("nothing was applied since the last snapshot")]
+    NothingNew,
+    /// The state machine could not take or write its view.
+    #[error("the state machine could not be snapshot: {reason}")]
+    Fsm {
+        /// What it said.
+        reason: String,
+    },
+    /// The snapshot store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node has ended.
+    #[error(transparent)]
+    Stopped(#[from] Fatal),
+}
+
+fn leader_hint(leader: &Option<Leader>) -> String {
+    match leader {
+        None => "; no leader is known".to_owned(),
+        Some(Leader { id, address: None, .. }) => format!("; the leader is {id}"),
+        Some(Leader { id, address: Some(address), .. }) => {
+            format!("; the leader is {id} at {address}")
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The user's state machine.
+
+use async_trait::async_trait;
+use tokio::io::AsyncWrite;
+
+use crate::{configuration::IndexedConfiguration, log::Entry, snapshot::SnapshotReader};
+
+/// An error of the state machine's own snapshot or restore code.
+pub type FsmError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A replicated state machine: the one trait a user must implement.
+///
+/// Only [`apply`](Self::apply) has to be written; the rest has defaults. The library calls every
+/// method from one task, `run_fsm`, one at a time.
+///
+/// **Failure policy.** A command that cannot be carried out (unknown key, bad bytes) fails the same
+/// way on every server: that failure is a *response*. A failure that could differ between servers
+/// (a disk, memory) must not be turned into a response, or servers would disagree: panic. The panic
+/// stops this node, never the process; every waiting future is told
+/// [`Fatal::Panicked`](crate::Fatal::Panicked), and nothing more is applied.
+///
+/// ```
+/// use raft::{Entry, Fsm};
+///
+/// /// Counts the bytes it has seen.
+/// struct Counter(u64);
+///
+/// impl Fsm for Counter {
+///     type Response = u64;
+///
+///     fn apply(&mut self, entry: &Entry) -> u64 {
+///         self.0 += entry.data().len() as u64;
+///         self.0
+///     }
+/// }
+/// ```
+///
+/// Source: hashicorp/raft `FSM`, `BatchingFSM`, `ConfigurationStore`.
+pub trait Fsm: Send + 'static {
+    /// What [`apply`](Self::apply) returns to the caller of [`Raft::apply`](crate::Raft::apply).
+    type Response: Send + 'static;
+
+    /// Carries out one committed command and returns its response.
+    ///
+    /// Called exactly once per command in the order of the log, with strictly growing
+    /// [`Entry::index`], on every server. Must be deterministic: the same entries give the same
+    /// state and the same responses everywhere. No clock, no randomness, no map iteration order.
+    ///
+    /// Only entries with a [`Command`](crate::EntryPayload::Command) are handed over;
+    /// [`Entry::data`] is what the caller passed to `apply`.
+    fn apply(&mut self, entry: &Entry) -> Self::Response;
+
+    /// Carries out several commands. Override it when a batch is cheaper than its parts, for
+    /// example with one database transaction.
+    ///
+    /// `entries` are commands only, in the order of the log; indices may skip where the log holds
+    /// other entries. Must push exactly one response per entry, in order, onto `responses`, which
+    /// is empty.
+    fn apply_batch(&mut self, entries: &[&Entry], responses: &mut Vec<Self::Response>) {
+        responses.extend(entries.iter().map(|entry| self.apply(entry)));
+    }
+
+    /// Tells of a committed configuration, in order with the commands around it.
+    fn configuration_changed(&mut self, _configuration: &IndexedConfiguration) {}
+
+    /// Whether the methods may block (disk, locks held for long). If so they run on tokio's
+    /// blocking pool, which costs some tens of microseconds per batch; if not (the default) they
+    /// run on the task itself and must be quick.
+    fn is_blocking(&self) -> bool {
+        false
+    }
+
+    /// Takes a consistent view of the whole state. Must be quick (share or copy references): no
+    /// command is applied meanwhile. The view is written out later, while commands go on.
+    ///
+    /// # Errors
+    /// Whatever kept the view from being taken; no snapshot is made and the node goes on. The
+    /// default says that this state machine has no snapshots.
+    fn snapshot(&mut self) -> Result<Box<dyn FsmSnapshot>, FsmError> {
+        Err("this state machine does not implement snapshots".into())
+    }
+
+    /// Replaces the **whole** state by what [`FsmSnapshot::persist`] wrote. Earlier state is gone.
+    ///
+    /// The bytes come from this or another server; the reader gives them once, in order, and
+    /// ends after the last one. Read it with [`tokio::io::AsyncReadExt`].
+    ///
+    /// # Errors
+    /// Whatever kept the state from being restored: at start an older snapshot is tried.
+    fn restore(
+        &mut self,
+        _reader: SnapshotReader,
+    ) -> impl Future<Output = Result<(), FsmError>> + Send {
+        async { Err("this state machine does not implement snapshots".into()) }
+    }
+}
+
+/// A view of the state at one moment, to be written out while the state machine goes on.
+#[async_trait]
+pub trait FsmSnapshot: Send + 'static {
+    /// Writes the view.
+    ///
+    /// # Errors
+    /// Whatever kept it from being written: the snapshot is given up and the node goes on.
+    async fn persist(
+        self: Box<Self>,
+        sink: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<(), FsmError>;
+}

@@ -1,0 +1,344 @@
+//! The replicated log: positions, entries, and the contract of the store that keeps them.
+//!
+//! *Log* is always the whole sequence, never one record; one record is an [`Entry`]. Entries move
+//! through the library in [`Entries`], an immutable run that is cheap to clone, so that the leader's
+//! cache, its disk, every follower's message and the state machine share one allocation per batch.
+//!
+//! Source: paper Figure 2; hashicorp/raft `LogStore`.
+
+use std::{
+    fmt,
+    ops::{Deref, RangeInclusive},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{configuration::Configuration, error::StoreError};
+
+/// An election term: a number that only grows, with at most one leader each (law 1).
+///
+/// Zero means "before any election".
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Term(pub u64);
+
+impl Term {
+    /// The term after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A position in the log. The first entry has index 1; zero means "before the first entry".
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct LogIndex(pub u64);
+
+impl LogIndex {
+    /// The position before the first entry.
+    pub const ZERO: Self = Self(0);
+
+    /// The position after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The position before this one; zero stays zero.
+    #[must_use]
+    pub fn prev(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
+    /// This position moved `by` entries towards the end.
+    #[must_use]
+    pub fn plus(self, by: usize) -> Self {
+        Self(self.0 + by as u64)
+    }
+
+    /// How many entries lie in `earlier + 1 ..= self`; zero when `earlier` is not smaller.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for LogIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What identifies an entry: its term and its index. Ordered term first, which is the order in
+/// which logs are compared in an election (thesis §3.6.1).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct LogId {
+    /// The term in which the entry was created.
+    pub term: Term,
+    /// The entry's position.
+    pub index: LogIndex,
+}
+
+impl LogId {
+    /// The position before the first entry.
+    pub const ZERO: Self = Self { term: Term(0), index: LogIndex(0) };
+
+    /// A log id from plain numbers.
+    #[must_use]
+    pub fn new(term: u64, index: u64) -> Self {
+        Self { term: Term(term), index: LogIndex(index) }
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.index, self.term)
+    }
+}
+
+/// What an entry carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryPayload {
+    /// A command of the user, opaque bytes, handed to [`Fsm::apply`](crate::Fsm::apply).
+    Command(Bytes),
+    /// Nothing: a new leader's first entry, which lets it commit everything before it
+    /// (thesis §3.6.2, §6.4).
+    Noop,
+    /// Nothing: resolves a [`Raft::barrier`](crate::Raft::barrier) when applied.
+    Barrier,
+    /// A new cluster configuration, in force from the moment it is appended (thesis §4.1).
+    Configuration(Configuration),
+}
+
+impl EntryPayload {
+    /// Payload bytes that count against size limits, plus a fixed overhead of 32 bytes per entry.
+    #[must_use]
+    pub fn cost_bytes(&self) -> u64 {
+        const OVERHEAD_BYTES: u64 = 32;
+        OVERHEAD_BYTES
+            + match self {
+                Self::Command(data) => data.len() as u64,
+                Self::Noop | Self::Barrier => 0,
+                Self::Configuration(configuration) => configuration.cost_bytes(),
+            }
+    }
+}
+
+/// One record of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The term of the leader that created the entry.
+    pub term: Term,
+    /// The entry's position; entries of a log are contiguous.
+    pub index: LogIndex,
+    /// What it carries.
+    pub payload: EntryPayload,
+}
+
+impl Entry {
+    /// Term and index together.
+    #[must_use]
+    pub fn id(&self) -> LogId {
+        LogId { term: self.term, index: self.index }
+    }
+
+    /// The command's bytes; empty for every other kind of entry.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        match &self.payload {
+            EntryPayload::Command(data) => data,
+            EntryPayload::Noop | EntryPayload::Barrier | EntryPayload::Configuration(_) => &[],
+        }
+    }
+
+    /// Bytes that count against size limits: see [`EntryPayload::cost_bytes`].
+    #[must_use]
+    pub fn cost_bytes(&self) -> u64 {
+        self.payload.cost_bytes()
+    }
+}
+
+/// An immutable run of contiguous entries. Cloning and slicing share one allocation.
+///
+/// Dereferences to `[Entry]`. The indices are consecutive and the terms never fall (laws 2, 3);
+/// [`Entries::new`] asserts it, and decoding refuses bytes that break it.
+#[derive(Clone, Default)]
+pub struct Entries {
+    batch: Option<Arc<[Entry]>>,
+    start: usize,
+    end: usize,
+}
+
+impl Entries {
+    /// Takes over `entries`.
+    ///
+    /// # Panics
+    /// If the indices are not consecutive or a term falls.
+    #[must_use]
+    pub fn new(entries: Vec<Entry>) -> Self {
+        assert!(are_contiguous(&entries), "entries are not contiguous");
+        let end = entries.len();
+        Self { batch: (0 < end).then(|| entries.into()), start: 0, end }
+    }
+
+    /// The last entry's id, or `None` when empty.
+    #[must_use]
+    pub fn last_id(&self) -> Option<LogId> {
+        self.last().map(Entry::id)
+    }
+
+    /// The same run without its first `n` entries (all of them if there are fewer).
+    #[must_use]
+    pub fn skip(&self, n: usize) -> Self {
+        let mut rest = self.clone();
+        rest.start = rest.end.min(rest.start + n);
+        rest
+    }
+
+    /// The part of this run that lies in `range`; empty when they do not overlap.
+    #[must_use]
+    pub fn within(&self, range: RangeInclusive<LogIndex>) -> Self {
+        let Some(first) = self.first().map(|entry| entry.index) else { return Self::default() };
+        let lo = range.start().since(first).min(self.len() as u64) as usize;
+        let hi = range.end().next().since(first).min(self.len() as u64) as usize;
+        let mut part = self.clone();
+        part.end = part.start + hi.max(lo);
+        part.start += lo;
+        part
+    }
+
+    /// The sum of [`Entry::cost_bytes`].
+    #[must_use]
+    pub fn cost_bytes(&self) -> u64 {
+        self.iter().map(Entry::cost_bytes).sum()
+    }
+}
+
+/// Whether each entry follows its predecessor: index plus one, term not smaller.
+#[must_use]
+pub fn are_contiguous(entries: &[Entry]) -> bool {
+    entries.windows(2).all(|pair| {
+        let [a, b] = pair else { return false };
+        a.index.next() == b.index && a.term <= b.term
+    })
+}
+
+impl Deref for Entries {
+    type Target = [Entry];
+
+    fn deref(&self) -> &[Entry] {
+        self.batch.as_ref().and_then(|batch| batch.get(self.start..self.end)).unwrap_or(&[])
+    }
+}
+
+impl From<Vec<Entry>> for Entries {
+    fn from(entries: Vec<Entry>) -> Self {
+        Self::new(entries)
+    }
+}
+
+impl PartialEq for Entries {
+    fn eq(&self, other: &Self) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl Eq for Entries {}
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for Entries {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let entries = Vec::<Entry>::deserialize(deserializer)?;
+        if !are_contiguous(&entries) {
+            return Err(serde::de::Error::custom("entries are not contiguous"));
+        }
+        Ok(Self::new(entries))
+    }
+}
+
+/// Where the log is kept. One task, `run_log`, owns the store and is its only writer; everybody
+/// else reads through the [`LogReader`] it hands out.
+///
+/// Every write method is **durable when it returns `Ok`** and atomic: after a crash either all of
+/// it is there or none of it. A store that returns an error from a write is never written again by
+/// this process: the node stops (a failed fsync must not be retried).
+///
+/// Test an implementation with `raft::testing::log_store_suite` (feature `testing`).
+///
+/// # Cancel safety
+/// The library never drops a write's future before it ends, except when the whole runtime stops.
+#[async_trait]
+pub trait LogStore: Send + 'static {
+    /// A handle for reading, valid as long as it is held and always showing the newest completed
+    /// write.
+    fn reader(&self) -> Arc<dyn LogReader>;
+
+    /// Appends the batches, in order, in **one** durable write.
+    ///
+    /// The batches are contiguous with each other; the first entry's index is the last index of
+    /// the store plus one. On an empty store any first index is accepted (what precedes it is in a
+    /// snapshot).
+    ///
+    /// # Errors
+    /// [`StoreError`] when the write failed or would leave a gap.
+    async fn append(&mut self, batches: &[Entries]) -> Result<(), StoreError>;
+
+    /// Removes every entry with an index of `from` or more. Nothing to remove is not an error.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the write failed.
+    async fn truncate_suffix(&mut self, from: LogIndex) -> Result<(), StoreError>;
+
+    /// Removes every entry with an index of `through` or less. Nothing to remove is not an error.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the write failed.
+    async fn truncate_prefix(&mut self, through: LogIndex) -> Result<(), StoreError>;
+}
+
+/// Reading side of a [`LogStore`]: shared by the tasks, used while the writer writes.
+#[async_trait]
+pub trait LogReader: Send + Sync + 'static {
+    /// The indices of the first and last entry, or `None` when the store is empty.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn bounds(&self) -> Result<Option<(LogIndex, LogIndex)>, StoreError>;
+
+    /// Entries from the start of `range`, at most to its end, and at most `max_bytes` of them
+    /// (counted by [`Entry::cost_bytes`]), but always at least one.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the first entry of the range is not in the store;
+    /// [`StoreError::Corrupt`] when bytes fail their checksum: nothing that failed is returned.
+    async fn read(
+        &self,
+        range: RangeInclusive<LogIndex>,
+        max_bytes: u64,
+    ) -> Result<Entries, StoreError>;
+}

@@ -1,0 +1,212 @@
+//! The messages servers send each other.
+//!
+//! Messages are one-way: an answer is a message of its own, matched to its question by term and by
+//! the numbers it echoes (law 12). The transport may lose, delay, duplicate or reorder any of them;
+//! the core copes. Wire bytes belong to the transport (`raft-tcp`).
+//!
+//! Source: paper Figure 2, thesis §3.10, §9.6; departs from the model, whose RPCs are calls.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    configuration::ServerId,
+    log::{Entries, LogId, LogIndex, Term},
+};
+
+/// A message and who sent it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The sender. A transport that authenticates peers vouches for it.
+    pub from: ServerId,
+    /// What it says.
+    pub message: Message,
+}
+
+/// Every kind of message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Leader to everyone: entries to append.
+    AppendEntries(AppendEntriesRequest),
+    /// Answer to [`AppendEntries`](Self::AppendEntries).
+    AppendEntriesReply(AppendEntriesReply),
+    /// Leader to everyone: "I still lead". Carries no entries and never waits behind them.
+    Heartbeat(HeartbeatRequest),
+    /// Answer to [`Heartbeat`](Self::Heartbeat).
+    HeartbeatReply(HeartbeatReply),
+    /// Candidate (or pre-candidate) to voters.
+    RequestVote(RequestVoteRequest),
+    /// Answer to [`RequestVote`](Self::RequestVote).
+    RequestVoteReply(RequestVoteReply),
+    /// Leader to the target of a leadership transfer: "campaign now".
+    TimeoutNow(TimeoutNowRequest),
+}
+
+impl Message {
+    /// The sender's term. For a pre-vote request, the term it would campaign in.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        match self {
+            Self::AppendEntries(m) => m.term,
+            Self::AppendEntriesReply(m) => m.term,
+            Self::Heartbeat(m) => m.term,
+            Self::HeartbeatReply(m) => m.term,
+            Self::RequestVote(m) => m.term,
+            Self::RequestVoteReply(m) => m.term,
+            Self::TimeoutNow(m) => m.term,
+        }
+    }
+
+    /// The kind, as one word for traces and metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::AppendEntries(_) => "AppendEntries",
+            Self::AppendEntriesReply(_) => "AppendEntriesReply",
+            Self::Heartbeat(_) => "Heartbeat",
+            Self::HeartbeatReply(_) => "HeartbeatReply",
+            Self::RequestVote(m) if m.is_pre_vote => "RequestPreVote",
+            Self::RequestVote(_) => "RequestVote",
+            Self::RequestVoteReply(m) if m.is_pre_vote => "RequestPreVoteReply",
+            Self::RequestVoteReply(_) => "RequestVoteReply",
+            Self::TimeoutNow(_) => "TimeoutNow",
+        }
+    }
+}
+
+/// Entries from the leader (paper Figure 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppendEntriesRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// The leader's current round, echoed by the reply; rounds only grow within a term. The
+    /// leader knows when each began, so that contact counts from *send* time.
+    pub round: u64,
+    /// The entry before the first one sent.
+    pub prev: LogId,
+    /// What to append; may be empty (a probe).
+    pub entries: Entries,
+    /// The leader's commit index.
+    pub commit_index: LogIndex,
+}
+
+/// What became of an [`AppendEntriesRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppendEntriesReply {
+    /// The follower's term.
+    pub term: Term,
+    /// The round of the request.
+    pub round: u64,
+    /// Whether the logs met.
+    pub outcome: AppendOutcome,
+}
+
+/// Whether the follower's log met the leader's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppendOutcome {
+    /// The follower's log equals the leader's up to `match_index`, **durably** (law 8).
+    Matched {
+        /// The last index this request vouched for.
+        match_index: LogIndex,
+    },
+    /// The follower has no entry `prev`, or has another one there.
+    Conflict {
+        /// The index of the request's `prev`: which question this answers.
+        prev_index: LogIndex,
+        /// The follower's newest entry whose index and term are both at most those of `prev`:
+        /// nothing between it and `prev` can match, so whole terms are skipped.
+        hint: LogId,
+    },
+    /// The request came from an old term; `term` says what the newer one is.
+    StaleTerm,
+}
+
+/// "I still lead" (thesis §3.4). Carries no log check, so it can never be mistaken for one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// The round this heartbeat belongs to, echoed by the reply.
+    pub round: u64,
+    /// The leader's commit index, capped at what it knows to be durable on the receiver.
+    pub commit_index: LogIndex,
+}
+
+/// "I follow you."
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatReply {
+    /// The follower's term.
+    pub term: Term,
+    /// The round of the heartbeat.
+    pub round: u64,
+    /// The last index the follower has *accepted* from this leader in this term, durable or not.
+    /// It tells lost messages from a slow disk.
+    pub accepted_index: LogIndex,
+}
+
+/// A request for a vote, or for the promise of one (thesis §9.6).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestVoteRequest {
+    /// The candidate's term; for a pre-vote, the term it would campaign in.
+    pub term: Term,
+    /// The candidate's last entry.
+    pub last: LogId,
+    /// Whether this only asks what the answer would be.
+    pub is_pre_vote: bool,
+    /// Whether the current leader asked for this campaign: the receiver then does not insist on
+    /// its leader (thesis §4.2.3).
+    pub is_leadership_transfer: bool,
+}
+
+/// The answer to a [`RequestVoteRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestVoteReply {
+    /// The voter's term.
+    pub term: Term,
+    /// The term of the request.
+    pub requested_term: Term,
+    /// Which of the two questions this answers.
+    pub is_pre_vote: bool,
+    /// The answer.
+    pub is_granted: bool,
+}
+
+/// "Campaign now": the last step of a leadership transfer (thesis §3.10). Obeyed only from the
+/// current leader of the current term, only by voters (law 15).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeoutNowRequest {
+    /// The leader's term.
+    pub term: Term,
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} term={}", self.kind(), self.term())?;
+        match self {
+            Self::AppendEntries(m) => {
+                write!(f, " prev={} n={} commit={}", m.prev, m.entries.len(), m.commit_index)
+            }
+            Self::AppendEntriesReply(m) => match &m.outcome {
+                AppendOutcome::Matched { match_index } => write!(f, " matched={match_index}"),
+                AppendOutcome::Conflict { prev_index, hint } => {
+                    write!(f, " conflict={prev_index} hint={hint}")
+                }
+                AppendOutcome::StaleTerm => write!(f, " stale term"),
+            },
+            Self::Heartbeat(m) => write!(f, " round={} commit={}", m.round, m.commit_index),
+            Self::HeartbeatReply(m) => {
+                write!(f, " round={} accepted={}", m.round, m.accepted_index)
+            }
+            Self::RequestVote(m) => {
+                let transfer = if m.is_leadership_transfer { " transfer" } else { "" };
+                write!(f, " last={}{transfer}", m.last)
+            }
+            Self::RequestVoteReply(m) => {
+                let answer = if m.is_granted { "granted" } else { "refused" };
+                write!(f, " for={} {answer}", m.requested_term)
+            }
+            Self::TimeoutNow(_) => Ok(()),
+        }
+    }
+}

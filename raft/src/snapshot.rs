@@ -1,0 +1,99 @@
+//! Snapshots of the state machine: their description and the contract of the store that keeps them.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{configuration::IndexedConfiguration, error::StoreError, log::LogId};
+
+/// Names one snapshot within its store. Text, made by the store.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SnapshotId(Arc<str>);
+
+impl SnapshotId {
+    /// Wraps the text.
+    #[must_use]
+    pub fn new(text: impl AsRef<str>) -> Self {
+        Self(Arc::from(text.as_ref()))
+    }
+
+    /// The text itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// What a snapshot stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotMeta {
+    /// Its name in the store.
+    pub id: SnapshotId,
+    /// The last entry whose effect is in the snapshot.
+    pub last: LogId,
+    /// The newest configuration at or before `last`.
+    pub configuration: IndexedConfiguration,
+    /// The length of the data in bytes.
+    pub size_bytes: u64,
+}
+
+/// The data of a snapshot, read from its start.
+pub type SnapshotReader = Box<dyn AsyncRead + Send + Unpin>;
+
+/// Where snapshots are kept.
+///
+/// Test an implementation with `raft::testing::snapshot_store_suite` (feature `testing`).
+#[async_trait]
+pub trait SnapshotStore: Send + Sync + 'static {
+    /// Begins a snapshot. It is invisible until [`SnapshotSink::finish`].
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot take a snapshot.
+    async fn create(
+        &self,
+        last: LogId,
+        configuration: IndexedConfiguration,
+    ) -> Result<Box<dyn SnapshotSink>, StoreError>;
+
+    /// Finished snapshots, newest (largest `last`, term first) first.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn list(&self) -> Result<Vec<SnapshotMeta>, StoreError>;
+
+    /// Opens a finished snapshot.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such snapshot (any more);
+    /// [`StoreError::Corrupt`] when it fails its checksum.
+    async fn open(&self, id: &SnapshotId) -> Result<(SnapshotMeta, SnapshotReader), StoreError>;
+}
+
+/// A snapshot being written: bytes go in through [`AsyncWrite`], then [`finish`](Self::finish)
+/// makes it durable and visible. Dropping the sink, or [`cancel`](Self::cancel), leaves no trace.
+#[async_trait]
+pub trait SnapshotSink: AsyncWrite + Send + Unpin {
+    /// Makes the snapshot durable and visible, and returns its description.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it could not be made durable; nothing is visible then.
+    async fn finish(self: Box<Self>) -> Result<SnapshotMeta, StoreError>;
+
+    /// Gives the snapshot up.
+    async fn cancel(self: Box<Self>);
+}

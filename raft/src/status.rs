@@ -1,0 +1,101 @@
+//! What a node says of itself.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{
+    configuration::{IndexedConfiguration, ServerId},
+    error::Leader,
+    log::{LogId, LogIndex, Term},
+    observer::Role,
+};
+
+/// The marks of a server's log: how far each stage has come. Always
+/// `applied ≤ applying ≤ min(committed, stable)` and `stable ≤ in_progress ≤ last`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LogMarks {
+    /// The first index still in the log; one more than the last index of the newest snapshot that
+    /// the log was compacted to. One on a log that was never compacted.
+    pub first: LogIndex,
+    /// The last index accepted, durable or not.
+    pub last: LogIndex,
+    /// The first index of the unstable tail: one more than `stable`.
+    pub offset: LogIndex,
+    /// The last index handed to the store.
+    pub in_progress: LogIndex,
+    /// The last index known to be durable on this server.
+    pub stable: LogIndex,
+    /// The last index this server knows to be committed.
+    pub committed: LogIndex,
+    /// The last index handed to the state machine.
+    pub applying: LogIndex,
+    /// The last index the state machine has really applied.
+    pub applied: LogIndex,
+}
+
+/// Everything a node says of itself, at one moment. Serialisable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// This server.
+    pub id: ServerId,
+    /// The part it plays.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Who leads, as far as it knows.
+    pub leader: Option<Leader>,
+    /// Its last entry.
+    pub last: LogId,
+    /// How far each stage of its log has come.
+    pub marks: LogMarks,
+    /// The last entry covered by its newest snapshot.
+    pub snapshot: LogId,
+    /// The newest configuration that is known to be committed.
+    pub committed_configuration: IndexedConfiguration,
+    /// The configuration in force, committed or not.
+    pub latest_configuration: IndexedConfiguration,
+    /// How long ago it heard from its leader; zero on a leader, `None` if it never did.
+    pub last_contact: Option<Duration>,
+    /// On a leader, how far each other server has come; empty on others.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// How far a peer has come, seen from the leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerStatus {
+    /// Who.
+    pub id: ServerId,
+    /// How entries are being sent to it.
+    pub progress: ProgressState,
+    /// The last index known to be durable there and equal to the leader's.
+    pub match_index: LogIndex,
+    /// The next index to be sent.
+    pub next_index: LogIndex,
+    /// How long ago it was sent the last message it has answered.
+    pub last_contact: Duration,
+    /// Messages with entries under way to it.
+    pub inflight: usize,
+}
+
+/// How a leader sends entries to a follower (thesis §10.2.2, etcd's words).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum ProgressState {
+    /// One message at a time, to find where the logs meet.
+    Probe,
+    /// Many messages, sent ahead of their answers.
+    Replicate,
+    /// None: what it needs is only in a snapshot.
+    Snapshot,
+}
+
+impl std::fmt::Display for ProgressState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Probe => "probe",
+            Self::Replicate => "replicate",
+            Self::Snapshot => "snapshot",
+        })
+    }
+}
