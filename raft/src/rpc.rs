@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    configuration::ServerId,
+    configuration::{ServerAddress, ServerId},
     log::{Entries, LogId, LogIndex, Term},
 };
 
@@ -20,6 +20,10 @@ use crate::{
 pub struct Envelope {
     /// The sender. A transport that authenticates peers vouches for it.
     pub from: ServerId,
+    /// Where the sender can be dialled: a new server learns from it where to answer a leader that
+    /// is in no configuration it knows. A transport fills it in (TCP: from the handshake, the
+    /// peer's advertised address).
+    pub address: ServerAddress,
     /// What it says.
     pub message: Message,
 }
