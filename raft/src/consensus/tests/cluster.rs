@@ -430,16 +430,50 @@ impl Cluster {
         self.advance(by, Some(id));
     }
 
-    /// Makes `id` the leader, with everything delivered.
-    pub(super) fn elect(&mut self, id: &ServerId) {
+    /// Makes `id` the leader by delivering what belongs to the election only.
+    pub(super) fn win(&mut self, id: &ServerId) {
         // Nobody insists on the leader before.
         let patience = self.server(id).rules.election_timeout;
-        for server in self.servers.values_mut().filter(|server| server.core.is_some()) {
-            server.now = server.now + patience;
+        for server in self.servers.values_mut() {
+            if server.core.as_ref().is_some_and(|core| core.role() != Role::Leader) {
+                server.now = server.now + patience;
+            }
         }
-        self.campaign(id);
+        for _ in 0..5 {
+            self.campaign(id);
+            while self.election_step(id) {}
+            if self.core(id).role() == Role::Leader {
+                return;
+            }
+        }
+        panic!("{id} is not elected");
+    }
+
+    fn election_step(&mut self, id: &ServerId) -> bool {
+        if self.core(id).role() == Role::Leader {
+            return false;
+        }
+        let is_about_votes =
+            |packet: &Packet| packet.message.kind().starts_with("Request") && !self.is_cut(packet);
+        let ready = self.servers.iter().find(|(_, server)| {
+            server.core.is_some() && !server.is_stalled && !server.pending.is_empty()
+        });
+        if let Some(id) = ready.map(|(id, _)| id.clone()) {
+            self.written(&id);
+        } else if let Some(at) = self.pool.iter().position(is_about_votes) {
+            let packet = self.pool.remove(at);
+            self.hand_over(packet);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Makes `id` the leader, with everything delivered.
+    pub(super) fn elect(&mut self, id: &ServerId) {
+        self.win(id);
         self.stabilize();
-        assert_eq!(self.core(id).role(), Role::Leader, "{id} is not elected");
+        assert_eq!(self.core(id).role(), Role::Leader, "{id} is deposed");
     }
 
     /// A power cut: writes that are not on the disk are lost.

@@ -76,6 +76,8 @@ enum Command {
     Campaign(Id),
     /// Elects a server, with everything delivered.
     Elect(Id),
+    /// Elects a server, with only that delivered which belongs to the election.
+    Win(Id),
     /// Time passes, for everybody or for one; no message is delivered, no write completes.
     Advance(Length, Option<Id>),
     /// Time passes, with everything delivered at once.
@@ -207,6 +209,7 @@ impl Script {
             | Command::Verify(..) => self.request(command)?,
             Command::Campaign(Id(id)) => self.cluster.campaign(id),
             Command::Elect(Id(id)) => self.cluster.elect(id),
+            Command::Win(Id(id)) => self.cluster.win(id),
             Command::Advance(Length(by), only) => {
                 self.cluster.advance(*by, only.as_ref().map(|Id(id)| id));
             }
@@ -434,5 +437,59 @@ macro_rules! scripts {
 }
 
 scripts! {
+    ack_waits_for_disk
+    add_voter
+    candidate_hears_leader
+    change_compare_and_set
+    change_refused_before_own_commit
+    configuration_falls_back
+    conflict_hints_short_follower
+    conflict_hints_skip_terms
+    demote_voter
+    duplicates_and_reordering
     election
+    faster_follower_decides
+    figure_7
+    figure_8_committed
+    figure_8_overwritten
+    five_servers
+    full_window_is_lost
+    heartbeat_ack_heals_lost_ack
+    last_voter_stays
+    late_completion_of_a_truncated_tail
+    leader_counts_itself_when_durable
+    leader_removes_itself
+    lease_step_down
+    lost_append_noticed_by_heartbeat
+    nonvoter_promoted
+    old_term_commits_with_own
+    one_change_at_a_time
+    own_vote_after_a_lost_election
+    partitioned_server_returns
+    pre_vote_keeps_term
+    pre_vote_learns_the_term
+    probe_paused
+    promoted_server_votes
+    remove_follower
+    removed_server_campaigns
+    restarted_leader
+    single_server
+    slow_disk_is_not_a_loss
+    split_vote
+    stale_leader
+    timeout_now_ignored
+    transfer
+    transfer_lost_with_leadership
+    transfer_outlives_step_down
+    transfer_picks_the_best
+    transfer_refused
+    transfer_target_behind
+    transfer_times_out
+    verify
+    verify_ignores_nonvoters
+    verify_needs_new_answers
+    verify_single_server
+    vote_waits_for_disk
+    window_full
+    write_stall
 }
