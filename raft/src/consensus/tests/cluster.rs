@@ -419,15 +419,14 @@ impl Cluster {
         }
     }
 
-    /// Lets time pass for one server until it campaigns or gives up.
+    /// Lets one server's patience end.
     pub(super) fn campaign(&mut self, id: &ServerId) {
-        let role = self.core(id).role();
-        let Some(deadline) = self.core(id).next_timeout() else {
-            panic!("{id} waits for nothing");
-        };
-        assert_ne!(role, Role::Leader, "{id} leads");
-        let by = deadline.since(self.server(id).now);
-        self.advance(by, Some(id));
+        let core = self.core(id);
+        assert_ne!(core.role(), Role::Leader, "{id} leads");
+        let deadline = core.election_deadline;
+        let server = self.server_mut(id);
+        server.now = server.now.max(deadline);
+        self.act(id, |core, now| core.handle_timeout(now));
     }
 
     /// Makes `id` the leader by delivering what belongs to the election only.
