@@ -86,3 +86,6 @@ impl Membership {
         latest.servers().iter().chain(leaving).filter(|server| server.id != *me).cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
