@@ -366,7 +366,7 @@ fn entry_is_committed_commits_everything_before_it() {
 #[test]
 fn entry_is_committed_followers_find_out_and_apply_in_order() {
     let mut cluster = led(3);
-    (0..5).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+    cluster.propose_many(&n(1), 5);
     cluster.stabilize();
     let next = cluster.propose(&n(1), "next");
     let requests = cluster.take_messages(&n(1), &n(2));
@@ -688,7 +688,7 @@ fn transfer_begins_leader_accepts_nothing() {
 fn transfer_target_is_behind_is_updated_first() {
     let mut cluster = led(3);
     cluster.partition(&[n(2)]);
-    (0..3).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+    cluster.propose_many(&n(1), 3);
     cluster.stabilize();
     cluster.heal();
     cluster.act(&n(1), |core, now| core.transfer_leadership(now, Some(&n(2)))).expect("accepted");
