@@ -20,7 +20,8 @@ pub(crate) mod consensus;
 
 pub mod inmem;
 
-// pub mod testing;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use self::{
     config::Config,
