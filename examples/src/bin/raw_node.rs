@@ -49,7 +49,9 @@ impl Node {
             let input = self.inbox.recv_timeout(Duration::from_millis(4 + jitter)).ok();
             let now = Time(start.elapsed().as_micros() as u64);
             match input {
-                Some(Input::Message(from, message)) => self.core.handle_message(now, &from, message),
+                Some(Input::Message(from, message)) => {
+                    self.core.handle_message(now, &from, message)
+                }
                 Some(Input::Propose(text)) => {
                     // Only the leader accepts; the others are asked in vain.
                     let _ = self.core.propose(now, vec![EntryPayload::Command(text.into())]);
@@ -120,7 +122,8 @@ impl Node {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     const PROPOSALS: usize = 10;
     let ids = ["a", "b", "c"].map(ServerId::from);
-    let configuration = Configuration::new(ids.iter().map(|id| Server::voter(id.clone(), id.as_str())));
+    let configuration =
+        Configuration::new(ids.iter().map(|id| Server::voter(id.clone(), id.as_str())));
     let (applied, applications) = channel();
     let (senders, inboxes): (Vec<_>, Vec<_>) = ids.iter().map(|_| channel()).unzip();
     let peers: BTreeMap<_, _> = ids.iter().cloned().zip(senders.iter().cloned()).collect();
@@ -164,7 +167,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ends: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
     for end in ends {
         let (log, hard_state) = end.map_err(|_| "a server panicked")?;
-        println!("a log ends at {:?} in term {}", log.last().map(Entry::id), hard_state.current_term);
+        println!(
+            "a log ends at {:?} in term {}",
+            log.last().map(Entry::id),
+            hard_state.current_term
+        );
     }
     println!("all {PROPOSALS} proposals were applied by all {} servers", ids.len());
     Ok(())
