@@ -25,7 +25,7 @@ pub(crate) mod consensus;
 mod log_tail;
 mod tasks;
 
-// pub mod inmem;
+pub mod inmem;
 
 // pub mod testing;
 
