@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    configuration::ServerId,
+    configuration::{ServerAddress, ServerId},
     log::{Entries, LogId, LogIndex, Term},
 };
 
@@ -20,6 +20,10 @@ use crate::{
 pub struct Envelope {
     /// The sender. A transport that authenticates peers vouches for it.
     pub from: ServerId,
+    /// Where the sender can be dialled: a new server learns from it where to answer a leader that
+    /// is in no configuration it knows. A transport fills it in (TCP: from the handshake, the
+    /// peer's advertised address).
+    pub address: ServerAddress,
     /// What it says.
     pub message: Message,
 }
@@ -143,6 +147,8 @@ pub struct HeartbeatReply {
     /// The last index the follower has *accepted* from this leader in this term, durable or not.
     /// It tells lost messages from a slow disk.
     pub accepted_index: LogIndex,
+    /// The part of that which is durable: acknowledges appends whose own answers were lost.
+    pub match_index: LogIndex,
 }
 
 /// A request for a vote, or for the promise of one (thesis §9.6).
@@ -196,7 +202,8 @@ impl fmt::Display for Message {
             },
             Self::Heartbeat(m) => write!(f, " round={} commit={}", m.round, m.commit_index),
             Self::HeartbeatReply(m) => {
-                write!(f, " round={} accepted={}", m.round, m.accepted_index)
+                write!(f, " round={} accepted={}", m.round, m.accepted_index)?;
+                write!(f, " matched={}", m.match_index)
             }
             Self::RequestVote(m) => {
                 let transfer = if m.is_leadership_transfer { " transfer" } else { "" };
