@@ -18,9 +18,10 @@ pub mod consensus;
 #[cfg(not(feature = "unstable-core"))]
 pub(crate) mod consensus;
 
-// pub mod inmem;
+pub mod inmem;
 
-// pub mod testing;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use self::{
     config::Config,

@@ -1,0 +1,202 @@
+//! What the core decides: the only way anything leaves it.
+
+use std::fmt;
+
+use crate::{
+    configuration::{InvalidConfiguration, Server, ServerId},
+    error::Leader,
+    log::{Entries, LogId, LogIndex, Term},
+    observer::Observation,
+    rpc::Message,
+    stable::HardState,
+};
+
+/// Names one log write of this process. Ids grow by one; writes are carried out and reported in
+/// that order. A completion names the id, so that a late one can never be taken for a newer write
+/// of the same indices (the ABA rule).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WriteId(pub u64);
+
+/// One decision for the shell to carry out. Actions are to be carried out in order; none waits for
+/// another unless it says so.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Make this durable, then report [`handle_written`](super::Consensus::handle_written).
+    Write(Write),
+    /// Load the entries and send them as `AppendEntries`.
+    Replicate(AppendOrder),
+    /// Send this message.
+    Send {
+        /// To whom: a member of the last [`SetPeers`](Self::SetPeers), or whoever asked.
+        to: ServerId,
+        /// What.
+        message: Message,
+    },
+    /// Hand everything up to here to the state machine: committed **and** durable on this server.
+    Commit {
+        /// The last index to apply.
+        up_to: LogIndex,
+    },
+    /// These are the other servers now; talk to nobody else.
+    SetPeers(Vec<Server>),
+    /// A majority has confirmed leadership in this round: every verification of this round or an
+    /// earlier one succeeds.
+    Verified {
+        /// The round.
+        round: u64,
+    },
+    /// The leadership transfer asked for has ended.
+    TransferDone(Result<(), TransferFailure>),
+    /// This server no longer leads: every request that has not been committed, and every
+    /// verification, ends with "leadership lost".
+    SteppedDown,
+    /// Something observers may want to know.
+    Observe(Observation),
+}
+
+/// A change of what is on disk, to be carried out in this order: hard state, truncation, append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Its identity.
+    pub id: WriteId,
+    /// Term and vote to save, if they changed.
+    pub hard_state: Option<HardState>,
+    /// Remove every entry from here on, first.
+    pub truncate_from: Option<LogIndex>,
+    /// Entries to append; may be empty.
+    pub entries: Entries,
+}
+
+/// Entries to be sent to one follower. The shell loads `prev.index + 1 ..= last` and sends them in
+/// one message, or in several consecutive ones if they are more than `max_append_bytes`. An order
+/// whose range was truncated since must be dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendOrder {
+    /// To whom.
+    pub to: ServerId,
+    /// The leader's term.
+    pub term: Term,
+    /// The leader's current round.
+    pub round: u64,
+    /// The entry before the first one.
+    pub prev: LogId,
+    /// The last entry; equal to `prev.index` for a probe without entries.
+    pub last: LogIndex,
+    /// The leader's commit index.
+    pub commit_index: LogIndex,
+}
+
+/// Why a request was refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This server does not lead.
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<Leader>,
+    },
+    /// Leadership is being transferred.
+    TransferInProgress,
+    /// The previous configuration is not committed.
+    ChangeInProgress {
+        /// Where it stands.
+        index: LogIndex,
+    },
+    /// The leader has not committed an entry of its own term.
+    NotReady,
+    /// The compare-and-set index is not the latest configuration's.
+    StaleIndex {
+        /// What was given.
+        given: LogIndex,
+        /// What it should have been.
+        latest: LogIndex,
+    },
+    /// The configuration would break a rule.
+    Invalid(InvalidConfiguration),
+    /// The target of a transfer cannot lead.
+    InvalidTarget {
+        /// Why.
+        reason: String,
+    },
+    /// Bootstrap of a server that has state.
+    AlreadyBootstrapped,
+    /// Bootstrap of a server that is not a voter of the configuration.
+    NotVoter,
+}
+
+/// Why a leadership transfer failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TransferFailure {
+    /// The target did not take over in time.
+    TimedOut,
+    /// Another server leads, or none does.
+    LeadershipLost {
+        /// Who leads, if known.
+        leader: Option<Leader>,
+    },
+}
+
+/// An accepted verification: it succeeds with [`Action::Verified`] of this round or a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// The round, started after the question was asked (law 12).
+    pub round: u64,
+    /// Everything committed when the question was asked lies at or before this index; a read that
+    /// waits until it is applied is linearizable (thesis §6.4).
+    pub read_index: LogIndex,
+}
+
+impl fmt::Display for WriteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "w{}", self.0)
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write(write) => {
+                write!(f, "write {}", write.id)?;
+                if let Some(hard_state) = &write.hard_state {
+                    write!(f, " term={}", hard_state.current_term)?;
+                    match &hard_state.voted_for {
+                        Some(id) => write!(f, " vote={id}")?,
+                        None => write!(f, " vote=-")?,
+                    }
+                }
+                if let Some(from) = write.truncate_from {
+                    write!(f, " truncate={from}")?;
+                }
+                for entry in write.entries.iter() {
+                    write!(f, " {}", entry.id())?;
+                }
+                Ok(())
+            }
+            Self::Replicate(order) => write!(
+                f,
+                "replicate -> {} prev={} last={} commit={}",
+                order.to, order.prev, order.last, order.commit_index
+            ),
+            Self::Send { to, message } => write!(f, "send -> {to} {message}"),
+            Self::Commit { up_to } => write!(f, "commit {up_to}"),
+            Self::SetPeers(peers) => {
+                write!(f, "peers")?;
+                peers.iter().try_for_each(|peer| write!(f, " {}", peer.id))
+            }
+            Self::Verified { round } => write!(f, "verified round={round}"),
+            Self::TransferDone(Ok(())) => write!(f, "transfer done"),
+            Self::TransferDone(Err(failure)) => write!(f, "transfer failed: {failure:?}"),
+            Self::SteppedDown => write!(f, "stepped down"),
+            Self::Observe(Observation::RoleChanged { role, term }) => {
+                write!(f, "role {role} term={term}")
+            }
+            Self::Observe(Observation::LeaderChanged { leader: Some(leader) }) => {
+                write!(f, "leader {} term={}", leader.id, leader.term)
+            }
+            Self::Observe(Observation::LeaderChanged { leader: None }) => write!(f, "leader none"),
+            Self::Observe(Observation::ConfigurationChanged { configuration }) => {
+                write!(f, "configuration {} [{}]", configuration.index, configuration.configuration)
+            }
+            Self::Observe(observation) => write!(f, "observe {observation:?}"),
+        }
+    }
+}
