@@ -1,7 +1,9 @@
 //! The transport over real sockets.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod back_pressure;
 mod common;
+mod conformance;
 mod hostile;
 mod lifecycle;
 mod log;
