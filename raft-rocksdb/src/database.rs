@@ -11,7 +11,9 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use raft::{Entries, Entry, HardState, LogIndex, StoreError};
-use rocksdb::{ColumnFamily, DB, DBRawIterator, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    ColumnFamily, DB, DBRawIterator, ErrorKind, Options, ReadOptions, WriteBatch, WriteOptions,
+};
 
 use crate::{
     codec::{self, Bounds, Damage},
@@ -40,9 +42,19 @@ struct Writer {
 
 impl Database {
     pub(crate) fn open(dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
+        Self::open_with(dir, options, |_| {})
+    }
+
+    /// As [`Self::open`], after `adjust` has seen RocksDB's options.
+    fn open_with(
+        dir: &Path,
+        options: &RocksOptions,
+        adjust: impl FnOnce(&mut Options),
+    ) -> Result<Self, StoreError> {
         options.validate()?;
         let stage = identity::inspect(dir)?;
-        let settings = options.database(stage == Stage::Creating);
+        let mut settings = options.database(stage == Stage::Creating);
+        adjust(&mut settings);
         let db = DB::open_cf_descriptors(&settings, dir, options.column_families())
             .map_err(|error| cannot_open(dir, error))?;
         let mut synced = WriteOptions::default();
@@ -387,3 +399,6 @@ fn corrupt(dir: &Path, what: &str, reason: &str) -> StoreError {
         ),
     )
 }
+
+#[cfg(test)]
+mod tests;
