@@ -231,19 +231,19 @@ impl Database {
         if end < start {
             return Ok(Entries::default());
         }
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(keys::after(end));
         // The iterator goes on seeing what was there when it was made, and it is made while the
         // bounds cannot change. An append is written before it moves them, a removal after, so that
         // what lies within them is there.
         let bounds = self.bounds.read();
-        let mut records = self.db.raw_iterator_cf_opt(self.log()?, options);
         let Some((_, last)) = bounds.filter(|(first, last)| *first <= start && start <= *last)
         else {
             return Err(StoreError::NotFound { what: log_entry(start) });
         };
-        drop(bounds);
         let last = last.min(end);
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(keys::after(last));
+        let mut records = self.db.raw_iterator_cf_opt(self.log()?, options);
+        drop(bounds);
         records.seek(keys::entry(start));
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
@@ -259,7 +259,11 @@ impl Database {
                 return Err(self.corrupt_entry(index, &Damage(reason)));
             }
             entries.push(entry);
-            records.next();
+            // Behind the last entry may lie thousands that were removed, and a step there would
+            // pass them all, whatever the upper bound.
+            if index < last {
+                records.next();
+            }
         }
         Ok(Entries::new(entries))
     }

@@ -1,5 +1,6 @@
 //! The promises of the traits, checked by the suites every implementer can run, on both kinds of
 //! runtime: the store blocks differently on each.
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod common;
 

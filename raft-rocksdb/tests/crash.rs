@@ -7,6 +7,7 @@
 //!
 //! A killed process loses nothing that the kernel already has, so that this shows atomicity,
 //! order and recovery. That every write is synced is shown in `database/tests.rs`.
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod common;
 
