@@ -1,6 +1,10 @@
 //! A Raft library in the shape that Consul made familiar.
 #![cfg_attr(not(test), warn(missing_docs))]
 
+mod api;
+mod bootstrap;
+mod future;
+
 pub mod config;
 pub mod configuration;
 pub mod error;
@@ -18,12 +22,17 @@ pub mod consensus;
 #[cfg(not(feature = "unstable-core"))]
 pub(crate) mod consensus;
 
+mod log_tail;
+mod tasks;
+
 pub mod inmem;
 
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use self::{
+    api::Raft,
+    bootstrap::{bootstrap_cluster, has_existing_state},
     config::Config,
     configuration::{
         Configuration, ConfigurationChange, IndexedConfiguration, InvalidConfiguration, Server,
@@ -34,6 +43,7 @@ pub use self::{
         SnapshotError, StartError, StoreError, TransferError, TransportError, VerifyError,
     },
     fsm::{Fsm, FsmError, FsmSnapshot},
+    future::{Applied, ApplyBatchFuture, ApplyFuture, BarrierFuture, VerifyFuture},
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     observer::{Observation, Observer, Role},
     rpc::{Envelope, Message},

@@ -1,1 +1,527 @@
-//! The pure core.
+//! The consensus core: a deterministic state machine that makes every protocol decision.
+//!
+//! *Facts go in as methods, decisions come out as [`Action`]s.* Time is a parameter and randomness
+//! a seed; there is no async, no clock, no I/O and no thread here, and the entries of the log pass
+//! through without being kept. The owner (the `run` task, a simulator, or a program that drives the
+//! core by hand) calls a method, then drains [`Consensus::poll_action`], then waits for the next
+//! fact or for [`Consensus::next_timeout`].
+//!
+//! **Flow of a write.** `propose` assigns indices and emits `Write` and `Replicate` together;
+//! followers answer when their own `Write` is durable; `handle_message` and `handle_written` move
+//! match indices; a majority of them moves the commit index; `Commit` follows.
+//!
+//! **Laws** asserted here, by their numbers in ARCHITECTURE.md: 1 and 2 (roles), 3 and 10
+//! (truncation), 6 (monotonic), 8 (outbox), 9 and 13 (commit and quorum), 11 (follower commit), 12
+//! (replies), 15 (transfer). A broken law is a panic, which ends the node.
+//!
+//! **Deliberately absent:** reply channels, storage, payloads, logging, type parameters.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `action`, `time`, `rules`, `saved` | what goes in and out |
+//! | `election` | timeouts, pre-vote, vote, role changes (thesis §3.4, §9.6, §4.2.3) |
+//! | `append` | the follower's side of replication (thesis §3.5) |
+//! | `leader` | proposals, replication, commit, verification, lease (thesis §3.6, §6.4, §10.2) |
+//! | `transfer` | leadership transfer (thesis §3.10) |
+//! | `membership` | configurations in force (thesis §4) |
+//! | `progress` | one follower seen from the leader |
+//! | `log_view`, `quorum`, `outbox`, `invariants` | terms; majorities; promises; laws |
+
+mod action;
+mod append;
+mod election;
+mod invariants;
+mod leader;
+mod log_view;
+mod membership;
+mod outbox;
+mod progress;
+mod quorum;
+mod role;
+mod rules;
+mod saved;
+mod time;
+mod transfer;
+
+use std::{collections::VecDeque, time::Duration};
+
+use rand_pcg::Pcg64Mcg;
+
+pub use self::{
+    action::{Action, AppendOrder, Refusal, TransferFailure, Verification, Write, WriteId},
+    rules::Rules,
+    saved::Saved,
+    time::Time,
+};
+use self::{
+    log_view::LogView, membership::Membership, outbox::Outbox, role::RoleState, transfer::Transfer,
+};
+use crate::{
+    configuration::{Configuration, IndexedConfiguration, ServerId},
+    error::Leader as LeaderInfo,
+    log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
+    observer::{Observation, Role},
+    rpc::Message,
+    stable::HardState,
+    status::PeerStatus,
+};
+
+/// One server's consensus state. See the [module](self) for how to drive it.
+#[derive(Clone, Debug)]
+pub struct Consensus {
+    rules: Rules,
+    rng: Pcg64Mcg,
+    /// Term and vote. Saved before anything that depends on them leaves (law 8).
+    hard_state: HardState,
+    /// Whether `hard_state` has changed since the last write.
+    is_hard_state_dirty: bool,
+    log: LogView,
+    membership: Membership,
+    /// The last index known to be committed. Never falls (law 6).
+    commit_index: LogIndex,
+    /// The last index handed out by `Action::Commit`.
+    applying: LogIndex,
+    /// The last index reported as applied. Never falls (law 6).
+    last_applied: LogIndex,
+    role: RoleState,
+    /// Who leads the current term, if known.
+    leader: Option<ServerId>,
+    /// The last word from a leader of the current term, or of the term before on the way to a vote.
+    leader_contact: Option<Time>,
+    /// The last index a leader of the current term has vouched for; zero in a new term.
+    vouched: LogIndex,
+    /// When a server that does not lead gives up waiting.
+    election_deadline: Time,
+    transfer: Option<Transfer>,
+    /// Writes that are not durable yet, oldest first.
+    writes: VecDeque<PendingWrite>,
+    /// The newest write that is durable.
+    written: WriteId,
+    next_write: WriteId,
+    outbox: Outbox,
+    actions: VecDeque<Action>,
+}
+
+/// A write that is not durable yet.
+#[derive(Clone, Debug)]
+struct PendingWrite {
+    id: WriteId,
+    /// The last index that is durable, and still in the log, once this write is. Lowered when a
+    /// later truncation makes part of the write void: that is the ABA rule.
+    last: LogIndex,
+    has_hard_state: bool,
+    issued_at: Time,
+}
+
+impl Consensus {
+    /// A server in the state it was found in on disk, as a follower. `seed` decides its election
+    /// timeouts; equal seeds and equal calls give equal actions.
+    #[must_use]
+    pub fn new(rules: Rules, saved: Saved, seed: u64, now: Time) -> Self {
+        let Saved { hard_state, mut log, membership } = saved;
+        log.restored();
+        let snapshot = log.snapshot().index;
+        let mut consensus = Self {
+            rules,
+            rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5eed),
+            hard_state,
+            is_hard_state_dirty: false,
+            log,
+            membership,
+            commit_index: snapshot,
+            applying: snapshot,
+            last_applied: snapshot,
+            role: RoleState::Follower,
+            leader: None,
+            leader_contact: None,
+            vouched: LogIndex::ZERO,
+            election_deadline: now,
+            transfer: None,
+            writes: VecDeque::new(),
+            written: WriteId(0),
+            next_write: WriteId(1),
+            outbox: Outbox::default(),
+            actions: VecDeque::new(),
+        };
+        consensus.reset_election_deadline(now);
+        consensus.emit_peers();
+        consensus.assert_invariants();
+        consensus
+    }
+
+    /// Makes this server the first of a new cluster: appends `configuration` at index 1, term 1.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the server has state, or is not a voter of a valid configuration.
+    pub fn bootstrap(&mut self, now: Time, configuration: Configuration) -> Result<(), Refusal> {
+        configuration.validate().map_err(Refusal::Invalid)?;
+        if self.hard_state.current_term != Term(0) || self.log.last() != LogId::ZERO {
+            return Err(Refusal::AlreadyBootstrapped);
+        }
+        if !configuration.is_voter(&self.rules.id) {
+            return Err(Refusal::NotVoter);
+        }
+        self.advance_term(Term(1));
+        self.append(now, vec![EntryPayload::Configuration(configuration)]);
+        // The only voter of a cluster has nobody to wait for.
+        if self.membership.voters().voters().count() == 1 {
+            self.campaign(now, false);
+        }
+        self.finish(now);
+        Ok(())
+    }
+
+    /// A message has arrived.
+    ///
+    /// # Panics
+    /// If the message proves that a law is broken, for example a second leader of one term.
+    pub fn handle_message(&mut self, now: Time, from: &ServerId, message: Message) {
+        match message {
+            Message::RequestVote(request) => self.handle_request_vote(now, from, &request),
+            Message::RequestVoteReply(reply) => self.handle_request_vote_reply(now, from, &reply),
+            message => self.handle_in_term(now, from, message),
+        }
+        self.finish(now);
+    }
+
+    /// The one term check (law 12): a newer term is adopted, an older one is refused or ignored.
+    fn handle_in_term(&mut self, now: Time, from: &ServerId, message: Message) {
+        let term = message.term();
+        if self.hard_state.current_term < term {
+            self.become_follower(now, term);
+        }
+        let is_current = term == self.hard_state.current_term;
+        match message {
+            Message::AppendEntries(request) if is_current => {
+                self.follow(now, from);
+                self.handle_append_entries(now, from, request);
+            }
+            Message::Heartbeat(request) if is_current => {
+                self.follow(now, from);
+                self.handle_heartbeat(now, from, &request);
+            }
+            Message::AppendEntries(request) => self.refuse_stale(now, from, request.round),
+            Message::Heartbeat(request) => self.refuse_stale(now, from, request.round),
+            Message::AppendEntriesReply(reply) if is_current => {
+                self.handle_append_entries_reply(now, from, &reply);
+            }
+            Message::HeartbeatReply(reply) if is_current => {
+                self.handle_heartbeat_reply(now, from, &reply);
+            }
+            Message::TimeoutNow(_) if is_current => self.handle_timeout_now(now, from),
+            Message::AppendEntriesReply(_)
+            | Message::HeartbeatReply(_)
+            | Message::TimeoutNow(_)
+            | Message::RequestVote(_)
+            | Message::RequestVoteReply(_) => {}
+        }
+    }
+
+    /// A write, and every write before it, is durable.
+    ///
+    /// # Panics
+    /// If the id was never issued.
+    pub fn handle_written(&mut self, now: Time, id: WriteId) {
+        assert!(id < self.next_write, "I10: {id} was never issued");
+        while self.writes.front().is_some_and(|write| write.id <= id) {
+            let Some(write) = self.writes.pop_front() else { break };
+            self.log.set_stable(write.last);
+        }
+        self.written = self.written.max(id);
+        self.outbox.release(self.written, &mut self.actions);
+        self.count_own_vote(now);
+        self.advance_commit(now);
+        self.emit_commit();
+        self.finish(now);
+    }
+
+    /// The state machine has applied everything up to `index`.
+    ///
+    /// # Panics
+    /// If that was never handed out, or `index` falls (law 6).
+    pub fn handle_applied(&mut self, _now: Time, index: LogIndex) {
+        assert!(index <= self.applying, "I1: applied {index} beyond {}", self.applying);
+        assert!(self.last_applied <= index, "law 6: last applied falls to {index}");
+        self.last_applied = index;
+    }
+
+    /// The transport could not deliver entries to `peer`.
+    pub fn handle_unreachable(&mut self, now: Time, peer: &ServerId) {
+        if let Some(progress) = self.role.leader_mut().and_then(|leader| leader.peers.get_mut(peer))
+        {
+            progress.unreachable();
+        }
+        self.finish(now);
+    }
+
+    /// The time of [`next_timeout`](Self::next_timeout) has come. Calling it early changes nothing.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.role.leader().is_some() {
+            self.handle_leader_timeout(now);
+        } else {
+            self.handle_election_timeout(now);
+        }
+        self.handle_transfer_timeout(now);
+        self.finish(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is next due; `None` if nothing is waited for.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Time> {
+        let role = if self.role.leader().is_some() {
+            self.next_leader_timeout()
+        } else {
+            self.next_election_timeout()
+        };
+        let transfer = self.transfer.as_ref().map(|transfer| transfer.deadline);
+        role.into_iter().chain(transfer).min()
+    }
+
+    /// The next decision to carry out, in order; `None` when all are taken.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Whether enough is accepted and not applied that no more requests should be taken.
+    #[must_use]
+    pub fn is_saturated(&self) -> bool {
+        self.rules.max_unapplied_entries <= self.log.last().index.since(self.last_applied)
+            || self.rules.max_unapplied_bytes <= self.log.known_cost_bytes(self.last_applied)
+            || self.is_write_window_full()
+    }
+
+    /// Whether so many writes are waiting for the disk that nothing that may cause another should
+    /// be taken, neither requests nor messages.
+    #[must_use]
+    pub fn is_write_window_full(&self) -> bool {
+        self.rules.max_pending_writes <= self.writes.len()
+    }
+
+    /// This server.
+    #[must_use]
+    pub fn id(&self) -> &ServerId {
+        &self.rules.id
+    }
+
+    /// The part it plays.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role.role()
+    }
+
+    /// Its term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.hard_state.current_term
+    }
+
+    /// Its term and vote.
+    #[must_use]
+    pub fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    /// Who leads its term, as far as it knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<LeaderInfo> {
+        self.leader.as_ref().map(|id| LeaderInfo {
+            id: id.clone(),
+            address: self
+                .latest_configuration()
+                .configuration
+                .server(id)
+                .map(|s| s.address.clone()),
+            term: self.term(),
+        })
+    }
+
+    /// Its last entry, durable or not.
+    #[must_use]
+    pub fn last(&self) -> LogId {
+        self.log.last()
+    }
+
+    /// The first index its log still has.
+    #[must_use]
+    pub fn first_index(&self) -> LogIndex {
+        self.log.first_index()
+    }
+
+    /// The last entry covered by its newest snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> LogId {
+        self.log.snapshot()
+    }
+
+    /// The last index durable on this server.
+    #[must_use]
+    pub fn stable_index(&self) -> LogIndex {
+        self.log.stable()
+    }
+
+    /// The last index it knows to be committed.
+    #[must_use]
+    pub fn commit_index(&self) -> LogIndex {
+        self.commit_index
+    }
+
+    /// The last index reported as applied.
+    #[must_use]
+    pub fn last_applied(&self) -> LogIndex {
+        self.last_applied
+    }
+
+    /// How long ago it heard from its leader: zero on a leader, `None` if it never did.
+    #[must_use]
+    pub fn last_contact(&self, now: Time) -> Option<Duration> {
+        if self.role.leader().is_some() {
+            return Some(Duration::ZERO);
+        }
+        self.leader_contact.map(|contact| now.since(contact))
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn latest_configuration(&self) -> &IndexedConfiguration {
+        self.membership.latest()
+    }
+
+    /// The newest configuration known to be committed.
+    #[must_use]
+    pub fn committed_configuration(&self) -> &IndexedConfiguration {
+        self.membership.committed()
+    }
+
+    /// On a leader, how far each peer has come.
+    #[must_use]
+    pub fn peers(&self, now: Time) -> Vec<PeerStatus> {
+        let Some(leader) = self.role.leader() else { return Vec::new() };
+        let status = |(id, progress): (&ServerId, &progress::Progress)| PeerStatus {
+            id: id.clone(),
+            progress: progress.state,
+            match_index: progress.match_index,
+            next_index: progress.next_index,
+            last_contact: now.since(progress.contact),
+            inflight: progress.inflight(),
+        };
+        leader.peers.iter().map(status).collect()
+    }
+
+    /// Adds entries of the current term after the last one and writes them.
+    fn append(&mut self, now: Time, payloads: Vec<EntryPayload>) -> LogIndex {
+        let first = self.log.last().index.next();
+        let term = self.hard_state.current_term;
+        let number = |(offset, payload)| Entry { term, index: first.plus(offset), payload };
+        let entries: Vec<Entry> = payloads.into_iter().enumerate().map(number).collect();
+        self.append_entries(now, None, Entries::new(entries));
+        first
+    }
+
+    /// Replaces everything from `truncate_from` on by `entries`, in one write.
+    fn append_entries(&mut self, now: Time, truncate_from: Option<LogIndex>, entries: Entries) {
+        let mut is_changed = false;
+        if let Some(from) = truncate_from {
+            assert!(self.commit_index < from, "law 10: truncation of committed index {from}");
+            self.log.truncate(from);
+            is_changed |= self.membership.truncate(from);
+            for write in &mut self.writes {
+                write.last = write.last.min(from.prev());
+            }
+        }
+        for entry in entries.iter() {
+            self.log.push(entry);
+            is_changed |= self.membership.append(entry);
+        }
+        self.write(now, truncate_from, entries);
+        if is_changed {
+            self.configuration_changed(now);
+        }
+    }
+
+    /// Writes entries together with whatever of the hard state is not written yet.
+    fn write(&mut self, now: Time, truncate_from: Option<LogIndex>, entries: Entries) {
+        let hard_state = self.is_hard_state_dirty.then(|| self.hard_state.clone());
+        self.is_hard_state_dirty = false;
+        let id = self.next_write;
+        self.next_write = WriteId(id.0 + 1);
+        self.writes.push_back(PendingWrite {
+            id,
+            last: self.log.last().index,
+            has_hard_state: hard_state.is_some(),
+            issued_at: now,
+        });
+        self.actions.push_back(Action::Write(Write { id, hard_state, truncate_from, entries }));
+    }
+
+    fn write_hard_state(&mut self, now: Time) {
+        if self.is_hard_state_dirty {
+            self.write(now, None, Entries::default());
+        }
+    }
+
+    /// Sends a message that promises the current term, and everything up to `index` if given: when
+    /// that is durable (law 8).
+    fn send_when_durable(
+        &mut self,
+        now: Time,
+        to: &ServerId,
+        message: Message,
+        index: Option<LogIndex>,
+    ) {
+        self.write_hard_state(now);
+        let hard_state = self.writes.iter().rev().find(|write| write.has_hard_state);
+        let log = index
+            .filter(|index| self.log.stable() < *index)
+            .and_then(|index| self.writes.iter().find(|write| index <= write.last));
+        let gate = hard_state.into_iter().chain(log).map(|write| write.id).max();
+        match gate {
+            Some(until) => self.outbox.hold(until, to.clone(), message),
+            None => self.send(to, message),
+        }
+    }
+
+    /// Sends a message that promises nothing.
+    fn send(&mut self, to: &ServerId, message: Message) {
+        self.actions.push_back(Action::Send { to: to.clone(), message });
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        self.actions.push_back(Action::Observe(observation));
+    }
+
+    fn configuration_changed(&mut self, now: Time) {
+        let configuration = self.membership.latest().clone();
+        self.observe(Observation::ConfigurationChanged { configuration });
+        self.emit_peers();
+        self.reset_progress(now);
+    }
+
+    fn emit_peers(&mut self) {
+        let peers = self.membership.peers(&self.rules.id);
+        self.actions.push_back(Action::SetPeers(peers));
+    }
+
+    /// Hands out what is committed and durable here (I1).
+    fn emit_commit(&mut self) {
+        let up_to = self.commit_index.min(self.log.stable());
+        if self.applying < up_to {
+            self.applying = up_to;
+            self.actions.push_back(Action::Commit { up_to });
+        }
+    }
+
+    /// Ends every public call: nothing stays unwritten, every law holds.
+    fn finish(&mut self, now: Time) {
+        self.write_hard_state(now);
+        self.assert_invariants();
+    }
+
+    /// Whether the oldest write has been under way for too long: the disk is stuck.
+    fn is_disk_stalled(&self, now: Time) -> bool {
+        self.stall_deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    fn stall_deadline(&self) -> Option<Time> {
+        self.writes.front().map(|write| write.issued_at + self.rules.write_stall_timeout)
+    }
+}

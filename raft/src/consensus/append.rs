@@ -1,0 +1,110 @@
+//! The follower's side of replication.
+//!
+//! Source: paper Figure 2 (AppendEntries), thesis §3.5.
+
+use super::{Consensus, time::Time};
+use crate::{
+    configuration::ServerId,
+    log::{LogId, LogIndex},
+    rpc::{
+        AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
+        Message,
+    },
+};
+
+impl Consensus {
+    /// Entries from the leader of the current term.
+    pub(super) fn handle_append_entries(
+        &mut self,
+        now: Time,
+        from: &ServerId,
+        request: AppendEntriesRequest,
+    ) {
+        let last = LogIndex(request.prev.index.0 + request.entries.len() as u64);
+        // Everything up to the commit index is the same on every server, so a request that begins
+        // before it (late, or answering a question of before a compaction) is only about the rest.
+        if self.commit_index <= request.prev.index && !self.log.has(request.prev) {
+            let hint = self.log.newest_at_most(request.prev);
+            let outcome = AppendOutcome::Conflict { prev_index: request.prev.index, hint };
+            self.answer_append(now, from, request.round, outcome, None);
+            return;
+        }
+        let known = request
+            .entries
+            .iter()
+            .take_while(|entry| entry.index <= self.commit_index || self.log.has(entry.id()))
+            .count();
+        let news = request.entries.skip(known);
+        if let Some(first) = news.first() {
+            // Only a conflict truncates, and then everything from there on (law 10).
+            let truncate_from = (first.index <= self.log.last().index).then_some(first.index);
+            self.append_entries(now, truncate_from, news);
+        }
+        self.vouched = self.vouched.max(last);
+        // Only what this message vouches for: an older tail may still differ (law 11).
+        self.commit_to(now, request.commit_index.min(last));
+        let outcome = AppendOutcome::Matched { match_index: last };
+        self.answer_append(now, from, request.round, outcome, Some(last));
+    }
+
+    pub(super) fn handle_heartbeat(
+        &mut self,
+        now: Time,
+        from: &ServerId,
+        request: &HeartbeatRequest,
+    ) {
+        // The leader caps this at what it knows to be durable here.
+        assert!(
+            request.commit_index <= self.log.last().index,
+            "this server has lost entries it acknowledged: {from} knows it to have {} but its log \
+             ends at {}",
+            request.commit_index,
+            self.log.last()
+        );
+        self.commit_to(now, request.commit_index);
+        let reply = HeartbeatReply {
+            term: self.term(),
+            round: request.round,
+            accepted_index: self.vouched,
+            match_index: self.vouched.min(self.log.stable()),
+        };
+        self.send_when_durable(now, from, Message::HeartbeatReply(reply), None);
+    }
+
+    /// Tells the sender of an old term that there is a newer one.
+    pub(super) fn refuse_stale(&mut self, now: Time, from: &ServerId, round: u64) {
+        self.answer_append(now, from, round, AppendOutcome::StaleTerm, None);
+    }
+
+    fn answer_append(
+        &mut self,
+        now: Time,
+        to: &ServerId,
+        round: u64,
+        outcome: AppendOutcome,
+        durable: Option<LogIndex>,
+    ) {
+        let reply = AppendEntriesReply { term: self.term(), round, outcome };
+        self.send_when_durable(now, to, Message::AppendEntriesReply(reply), durable);
+    }
+
+    /// Moves the commit index forward, never back (law 6).
+    pub(super) fn commit_to(&mut self, now: Time, index: LogIndex) {
+        if index <= self.commit_index {
+            return;
+        }
+        assert!(index <= self.log.last().index, "commit {index} beyond the log");
+        self.commit_index = index;
+        let is_settled = self.membership.commit(index);
+        self.emit_commit();
+        if is_settled {
+            self.configuration_committed(now);
+            self.emit_peers();
+        }
+    }
+
+    /// The newest entry of this log that could equal one of a log that has `hint`.
+    pub(super) fn meeting_point(&self, hint: LogId) -> LogIndex {
+        self.log.newest_at_most(hint).index
+    }
+}

@@ -1,0 +1,44 @@
+//! The laws of one server, checked after every public call. Those of constant cost are checked in
+//! release builds too: a wrong state must stop the node, not go on.
+
+use super::{Consensus, role::RoleState};
+
+impl Consensus {
+    pub(super) fn assert_invariants(&self) {
+        let last = self.log.last();
+        assert!(self.commit_index <= last.index, "I1: commit {} beyond {last}", self.commit_index);
+        assert!(
+            self.applying <= self.commit_index.min(self.log.stable()),
+            "I1: applying {} beyond commit {} or stable {}",
+            self.applying,
+            self.commit_index,
+            self.log.stable()
+        );
+        assert!(self.last_applied <= self.applying, "I1: applied beyond applying");
+        assert!(last.term <= self.term(), "I4: last entry {last} beyond term {}", self.term());
+        assert!(
+            self.membership.committed().index <= self.membership.latest().index,
+            "I8: the committed configuration is beyond the latest"
+        );
+        assert!(!self.is_hard_state_dirty, "law 8: the hard state was not written");
+        self.log.assert_invariants();
+        self.outbox.assert_invariants(self.written);
+        match &self.role {
+            RoleState::Leader(leader) => {
+                assert_eq!(self.leader.as_ref(), Some(&self.rules.id), "I5: a leader knows itself");
+                debug_assert!(leader.peers.values().all(|progress| {
+                    progress.assert_invariants(last.index, &self.rules);
+                    true
+                }));
+            }
+            RoleState::Candidate(_) => {
+                assert_eq!(
+                    self.hard_state.voted_for.as_ref(),
+                    Some(&self.rules.id),
+                    "I5: a candidate has voted for itself"
+                );
+            }
+            RoleState::Follower | RoleState::PreCandidate(_) => {}
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The leader: proposals, replication, commit, verification, lease.
+//!
+//! Source: thesis §3.5, §3.6.2 (commit), §6.4 (reads), §10.2.1 (the leader's disk runs beside
+//! replication), §4 (membership); the write-stall rule is ours (the model's #503).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{
+    Consensus,
+    action::{Action, AppendOrder, Refusal, Verification},
+    progress::Progress,
+    quorum::reached_by_majority,
+    role::{Leader, RoleState},
+    time::Time,
+};
+use crate::{
+    configuration::{ConfigurationChange, ServerId},
+    log::{EntryPayload, LogIndex},
+    observer::Observation,
+    rpc::{AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, Message},
+    status::ProgressState,
+};
+
+/// Rounds whose start is remembered; contact by answers to older ones does not count.
+const MAX_REMEMBERED_ROUNDS: usize = 1024;
+
+impl Consensus {
+    /// Proposes entries: assigns consecutive indices, and returns the first.
+    ///
+    /// # Errors
+    /// [`Refusal::NotLeader`], [`Refusal::TransferInProgress`]. Nothing was changed.
+    pub fn propose(&mut self, now: Time, payloads: Vec<EntryPayload>) -> Result<LogIndex, Refusal> {
+        self.check_leader()?;
+        self.check_no_transfer()?;
+        if payloads.is_empty() {
+            return Ok(self.log.last().index.next());
+        }
+        let first = self.append(now, payloads);
+        self.replicate_all(now);
+        self.finish(now);
+        Ok(first)
+    }
+
+    /// Changes the configuration by one server. With `prev_index`, only if that is where the
+    /// latest configuration stands.
+    ///
+    /// # Errors
+    /// [`Refusal`] says which rule of thesis §4.1 (and its 2015 correction: a leader must have
+    /// committed in its own term first) is in the way. Nothing was changed.
+    pub fn change_configuration(
+        &mut self,
+        now: Time,
+        change: &ConfigurationChange,
+        prev_index: Option<LogIndex>,
+    ) -> Result<LogIndex, Refusal> {
+        let term_start = self.check_leader()?;
+        self.check_no_transfer()?;
+        let latest = self.membership.latest();
+        if let Some(given) = prev_index.filter(|given| *given != latest.index) {
+            return Err(Refusal::StaleIndex { given, latest: latest.index });
+        }
+        if self.membership.is_changing() {
+            return Err(Refusal::ChangeInProgress { index: latest.index });
+        }
+        if self.commit_index < term_start {
+            return Err(Refusal::NotReady);
+        }
+        let next = latest.configuration.changed(change).map_err(Refusal::Invalid)?;
+        let index = self.append(now, vec![EntryPayload::Configuration(next)]);
+        self.replicate_all(now);
+        self.advance_commit(now);
+        self.finish(now);
+        Ok(index)
+    }
+
+    /// Asks a majority whether this server still leads, in a new round.
+    ///
+    /// # Errors
+    /// [`Refusal::NotLeader`].
+    pub fn verify_leader(&mut self, now: Time) -> Result<Verification, Refusal> {
+        let term_start = self.check_leader()?;
+        let read_index = self.commit_index.max(term_start);
+        let round = self.role.leader_mut().map_or(0, |leader| {
+            leader.wanted_round = leader.round + 1;
+            leader.wanted_round
+        });
+        self.begin_round(now);
+        self.finish(now);
+        Ok(Verification { round, read_index })
+    }
+
+    fn check_leader(&self) -> Result<LogIndex, Refusal> {
+        match self.role.leader() {
+            Some(leader) => Ok(leader.term_start),
+            None => Err(Refusal::NotLeader { leader: self.leader() }),
+        }
+    }
+
+    pub(super) fn become_leader(&mut self, now: Time) {
+        assert_eq!(
+            self.hard_state.voted_for.as_ref(),
+            Some(&self.rules.id),
+            "I5: a leader has voted for itself"
+        );
+        let term_start = self.log.last().index.next();
+        let me = self.rules.id.clone();
+        self.set_role(RoleState::Leader(Box::new(Leader {
+            term_start,
+            peers: BTreeMap::new(),
+            round: 0,
+            rounds: VecDeque::new(),
+            confirmed_round: 0,
+            wanted_round: 0,
+            next_heartbeat: now,
+            majority_contact: now,
+        })));
+        self.reset_progress(now);
+        self.set_leader(Some(&me));
+        self.append(now, vec![EntryPayload::Noop]);
+        self.begin_round(now);
+        self.replicate_all(now);
+    }
+
+    /// Gives leadership up without a newer term.
+    pub(super) fn step_down(&mut self, now: Time) {
+        let term = self.term();
+        self.become_follower(now, term);
+    }
+
+    /// Keeps one progress per peer: those that stay keep theirs, new ones begin at the end.
+    pub(super) fn reset_progress(&mut self, now: Time) {
+        let peers = self.membership.peers(&self.rules.id);
+        let next_index = self.log.last().index.next();
+        let Some(leader) = self.role.leader_mut() else { return };
+        let first_round = leader.round + 1;
+        let mut before = std::mem::take(&mut leader.peers);
+        let mut is_new = false;
+        for peer in peers {
+            let progress = before.remove(&peer.id).unwrap_or_else(|| {
+                is_new = true;
+                Progress::new(next_index, first_round, now)
+            });
+            leader.peers.insert(peer.id, progress);
+        }
+        if is_new && 0 < leader.round {
+            self.begin_round(now);
+        }
+    }
+
+    /// Begins a round: everybody is told that this server leads, and asked to answer.
+    fn begin_round(&mut self, now: Time) {
+        let commit_index = self.commit_index;
+        let interval = self.rules.heartbeat_interval;
+        let term = self.term();
+        let Some(leader) = self.role.leader_mut() else { return };
+        leader.round += 1;
+        leader.next_heartbeat = now + interval;
+        leader.rounds.push_back((leader.round, now));
+        while MAX_REMEMBERED_ROUNDS < leader.rounds.len() {
+            leader.rounds.pop_front();
+        }
+        let round = leader.round;
+        let heartbeats: Vec<_> = leader
+            .peers
+            .iter()
+            .map(|(peer, progress)| (peer.clone(), progress.match_index.min(commit_index)))
+            .collect();
+        for (peer, commit_index) in heartbeats {
+            let message = Message::Heartbeat(HeartbeatRequest { term, round, commit_index });
+            self.send(&peer, message);
+        }
+        self.confirm_rounds();
+    }
+
+    pub(super) fn replicate_all(&mut self, now: Time) {
+        let Some(leader) = self.role.leader() else { return };
+        let peers: Vec<ServerId> = leader.peers.keys().cloned().collect();
+        for peer in peers {
+            self.replicate(now, &peer);
+        }
+    }
+
+    /// Orders as much for this peer as its window admits.
+    pub(super) fn replicate(&mut self, now: Time, peer: &ServerId) {
+        let (term, commit_index) = (self.term(), self.commit_index);
+        let Some(leader) = self.role.leader_mut() else { return };
+        let round = leader.round;
+        let Some(progress) = leader.peers.get_mut(peer) else { return };
+        let before = progress.state;
+        while let Some(range) = progress.next_range(&self.log, &self.rules, now) {
+            self.actions.push_back(Action::Replicate(AppendOrder {
+                to: peer.clone(),
+                term,
+                round,
+                prev: range.prev,
+                last: range.last,
+                commit_index,
+            }));
+        }
+        if before != ProgressState::Snapshot && progress.state == ProgressState::Snapshot {
+            self.observe(Observation::PeerNeedsSnapshot { peer: peer.clone() });
+        }
+    }
+
+    pub(super) fn handle_append_entries_reply(
+        &mut self,
+        now: Time,
+        from: &ServerId,
+        reply: &AppendEntriesReply,
+    ) {
+        if !self.heard_from(from, reply.round) {
+            return;
+        }
+        match &reply.outcome {
+            AppendOutcome::Matched { match_index } => self.matched(now, from, *match_index),
+            AppendOutcome::Conflict { prev_index, hint } => {
+                let meet = self.meeting_point(*hint);
+                if let Some(progress) = self.progress_mut(from) {
+                    progress.conflict(*prev_index, meet);
+                }
+            }
+            AppendOutcome::StaleTerm => return,
+        }
+        self.replicate(now, from);
+    }
+
+    pub(super) fn handle_heartbeat_reply(
+        &mut self,
+        now: Time,
+        from: &ServerId,
+        reply: &HeartbeatReply,
+    ) {
+        if !self.heard_from(from, reply.round) {
+            return;
+        }
+        if LogIndex::ZERO < reply.match_index {
+            self.matched(now, from, reply.match_index);
+        }
+        let patience = self.rules.heartbeat_interval;
+        if let Some(leader) = self.role.leader_mut()
+            && let Some(asked_at) = leader.began(reply.round)
+            && let Some(progress) = leader.peers.get_mut(from)
+        {
+            progress.heard(reply.accepted_index, asked_at, patience);
+        }
+        self.replicate(now, from);
+        self.continue_transfer(from);
+    }
+
+    /// A positive answer of the current term: counts as contact from when it was *asked* (law 12).
+    /// Returns whether it belongs to a peer of this session.
+    fn heard_from(&mut self, from: &ServerId, round: u64) -> bool {
+        let Some(leader) = self.role.leader_mut() else { return false };
+        let began = leader.began(round);
+        let Some(progress) = leader.peers.get_mut(from) else { return false };
+        if !progress.is_current(round) || leader.round < round {
+            return false;
+        }
+        let was_lost = std::mem::replace(&mut progress.is_lost, false);
+        if progress.acked_round < round {
+            progress.acked_round = round;
+            progress.contact = began.unwrap_or(progress.contact).max(progress.contact);
+            self.confirm_rounds();
+        }
+        if was_lost {
+            self.observe(Observation::PeerRegained { peer: from.clone() });
+        }
+        true
+    }
+
+    fn progress_mut(&mut self, peer: &ServerId) -> Option<&mut Progress> {
+        self.role.leader_mut()?.peers.get_mut(peer)
+    }
+
+    fn matched(&mut self, now: Time, from: &ServerId, index: LogIndex) {
+        if self.log.last().index < index {
+            return;
+        }
+        let Some(progress) = self.progress_mut(from) else { return };
+        let before = progress.match_index;
+        progress.matched(index);
+        if before < progress.match_index {
+            self.advance_commit(now);
+            self.continue_transfer(from);
+        }
+    }
+
+    /// Moves the commit index to what a majority of the voters has durably, if that is of this
+    /// term (laws 9, 13). The leader counts itself only as far as its own disk has come.
+    pub(super) fn advance_commit(&mut self, now: Time) {
+        let Some(leader) = self.role.leader() else { return };
+        let stable = self.log.stable();
+        let durable = |id: &ServerId| {
+            if *id == self.rules.id {
+                stable
+            } else {
+                leader.peers.get(id).map_or(LogIndex::ZERO, |progress| progress.match_index)
+            }
+        };
+        let Some(index) = reached_by_majority(self.membership.voters(), durable) else { return };
+        if self.commit_index < index && self.log.term_at(index) == Some(self.term()) {
+            self.commit_to(now, index);
+        }
+    }
+
+    /// The latest configuration has just been committed.
+    pub(super) fn configuration_committed(&mut self, now: Time) {
+        if self.role.leader().is_none() {
+            return;
+        }
+        // Those that were removed learn it from this round, then their progress is dropped.
+        self.begin_round(now);
+        self.reset_progress(now);
+        if !self.membership.is_voter(&self.rules.id) {
+            self.step_down(now);
+        }
+    }
+
+    /// Notes the newest round a majority has answered: it confirms leadership and renews the lease.
+    fn confirm_rounds(&mut self) {
+        let Some(leader) = self.role.leader() else { return };
+        let answered = |id: &ServerId| {
+            if *id == self.rules.id {
+                leader.round
+            } else {
+                leader.peers.get(id).map_or(0, |progress| progress.acked_round)
+            }
+        };
+        let Some(round) = reached_by_majority(self.membership.voters(), answered) else { return };
+        let Some(leader) = self.role.leader_mut() else { return };
+        if round <= leader.confirmed_round {
+            return;
+        }
+        let is_awaited = leader.confirmed_round < leader.wanted_round;
+        leader.confirmed_round = round;
+        if let Some(began) = leader.began(round) {
+            leader.majority_contact = leader.majority_contact.max(began);
+        }
+        if is_awaited {
+            self.actions.push_back(Action::Verified { round });
+        }
+    }
+
+    pub(super) fn handle_leader_timeout(&mut self, now: Time) {
+        let Some(leader) = self.role.leader() else { return };
+        let is_lease_over = leader.majority_contact + self.rules.leader_lease_timeout <= now;
+        if (is_lease_over && !self.is_own_majority()) || self.is_disk_stalled(now) {
+            self.step_down(now);
+            return;
+        }
+        if leader.next_heartbeat <= now {
+            self.notice_lost_peers(now);
+            self.begin_round(now);
+        }
+    }
+
+    pub(super) fn next_leader_timeout(&self) -> Option<Time> {
+        let leader = self.role.leader()?;
+        let lease = leader.majority_contact + self.rules.leader_lease_timeout;
+        let lease = (!self.is_own_majority()).then_some(lease);
+        let stall = self.stall_deadline();
+        Some(leader.next_heartbeat).into_iter().chain(lease).chain(stall).min()
+    }
+
+    /// Whether this server needs nobody else for a majority.
+    fn is_own_majority(&self) -> bool {
+        let is_me = |id: &ServerId| *id == self.rules.id;
+        reached_by_majority(self.membership.voters(), is_me) == Some(true)
+    }
+
+    fn notice_lost_peers(&mut self, now: Time) {
+        let patience = self.rules.election_timeout;
+        let Some(leader) = self.role.leader_mut() else { return };
+        let mut lost = Vec::new();
+        for (peer, progress) in &mut leader.peers {
+            if !progress.is_lost && progress.contact + patience <= now {
+                progress.is_lost = true;
+                lost.push(peer.clone());
+            }
+        }
+        for peer in lost {
+            self.observe(Observation::PeerLost { peer });
+        }
+    }
+}

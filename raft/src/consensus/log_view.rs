@@ -1,0 +1,200 @@
+//! What the core knows of the log: where each term starts, where it ends, and how much of it is
+//! durable. Never the entries themselves; log matching, vote comparison and conflict hints need
+//! terms only (thesis §3.5, §3.6.1).
+
+use std::collections::VecDeque;
+
+use crate::log::{Entry, LogId, LogIndex, Term};
+
+/// How many of the newest entries have their size remembered, for byte limits. Older ranges count
+/// as full messages.
+const MAX_KNOWN_SIZES: usize = 1 << 17;
+
+/// Term boundaries and marks of the log.
+#[derive(Clone, Debug)]
+pub(super) struct LogView {
+    /// The index before the first entry that is still in the log.
+    base: LogIndex,
+    /// The last entry covered by the newest snapshot.
+    snapshot: LogId,
+    /// The first entry of each term in the log; indices and terms strictly grow (I11).
+    terms: VecDeque<LogId>,
+    last: LogId,
+    /// Everything up to here is durable on this server.
+    stable: LogIndex,
+    /// Running total of entry sizes, one for each of the newest entries; the back belongs to `last`.
+    sizes: VecDeque<u64>,
+}
+
+impl LogView {
+    pub(super) fn new(snapshot: LogId) -> Self {
+        Self {
+            base: snapshot.index,
+            snapshot,
+            terms: VecDeque::new(),
+            last: snapshot,
+            stable: snapshot.index,
+            sizes: VecDeque::from([0]),
+        }
+    }
+
+    /// Takes in entries found on disk at start, in order. Those covered by the snapshot count too:
+    /// they can still be sent to followers.
+    pub(super) fn restore(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            if self.terms.is_empty() && entry.index <= self.snapshot.index {
+                self.base = entry.index.prev();
+                self.last = LogId { term: Term(0), index: self.base };
+            }
+            self.push(entry);
+        }
+        self.stable = self.last.index;
+    }
+
+    /// Ends [`restore`](Self::restore): a log that ends before the snapshot is all covered by it.
+    pub(super) fn restored(&mut self) {
+        if self.last.index < self.snapshot.index {
+            *self = Self::new(self.snapshot);
+        }
+    }
+
+    pub(super) fn last(&self) -> LogId {
+        self.last
+    }
+
+    pub(super) fn snapshot(&self) -> LogId {
+        self.snapshot
+    }
+
+    pub(super) fn first_index(&self) -> LogIndex {
+        self.base.next()
+    }
+
+    pub(super) fn stable(&self) -> LogIndex {
+        self.stable
+    }
+
+    pub(super) fn set_stable(&mut self, stable: LogIndex) {
+        assert!(stable <= self.last.index, "stable {stable} beyond last {}", self.last);
+        self.stable = self.stable.max(stable);
+    }
+
+    /// The term of the entry at `index`, or `None` if the log does not reach there.
+    pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
+        if index == self.last.index {
+            return Some(self.last.term);
+        }
+        if index == self.snapshot.index {
+            return Some(self.snapshot.term);
+        }
+        if index == LogIndex::ZERO && self.base == LogIndex::ZERO {
+            return Some(Term(0));
+        }
+        if index <= self.base || self.last.index < index {
+            return None;
+        }
+        let after = self.terms.partition_point(|first| first.index <= index);
+        after.checked_sub(1).and_then(|at| self.terms.get(at)).map(|first| first.term)
+    }
+
+    pub(super) fn has(&self, id: LogId) -> bool {
+        self.term_at(id.index) == Some(id.term)
+    }
+
+    /// The newest entry whose index and term are both at most those of `id`. Nothing between it
+    /// and `id` can match, so a search for the common prefix goes on there: one step per term.
+    pub(super) fn newest_at_most(&self, id: LogId) -> LogId {
+        let index = id.index.min(self.last.index);
+        if index <= self.base {
+            let term = self.term_at(index).unwrap_or(Term(0));
+            return LogId { term, index };
+        }
+        let after = self.terms.partition_point(|first| first.term <= id.term);
+        let end = self.terms.get(after).map_or(self.last.index, |first| first.index.prev());
+        let index = index.min(end);
+        LogId { term: self.term_at(index).unwrap_or(Term(0)), index }
+    }
+
+    /// Adds the next entry.
+    pub(super) fn push(&mut self, entry: &Entry) {
+        assert_eq!(entry.index, self.last.index.next(), "entries leave a gap");
+        assert!(self.last.term <= entry.term, "law 3: the term falls at {}", entry.id());
+        if self.terms.back().is_none_or(|first| first.term < entry.term) {
+            self.terms.push_back(entry.id());
+        }
+        self.last = entry.id();
+        let total = self.sizes.back().copied().unwrap_or(0) + entry.cost_bytes();
+        if self.sizes.len() > MAX_KNOWN_SIZES {
+            self.sizes.pop_front();
+        }
+        self.sizes.push_back(total);
+    }
+
+    /// Removes every entry from `from` on.
+    pub(super) fn truncate(&mut self, from: LogIndex) {
+        assert!(self.base < from, "truncation at {from} below the log's start");
+        let last = from.prev();
+        let term = self.term_at(last).unwrap_or(Term(0));
+        let removed = self.last.index.since(last) as usize;
+        self.last = LogId { term, index: last };
+        while self.terms.back().is_some_and(|first| from <= first.index) {
+            self.terms.pop_back();
+        }
+        let kept = self.sizes.len().saturating_sub(removed);
+        self.sizes.truncate(kept);
+        if self.sizes.is_empty() {
+            self.sizes.push_back(0);
+        }
+        self.stable = self.stable.min(last);
+    }
+
+    /// Bytes of the entries after `from`, up to `to`; `None` when they are too old to be known.
+    pub(super) fn cost_bytes(&self, from: LogIndex, to: LogIndex) -> Option<u64> {
+        Some(self.total(to)? - self.total(from)?)
+    }
+
+    /// Bytes of the entries after `from`, counting only those whose size is known.
+    pub(super) fn known_cost_bytes(&self, from: LogIndex) -> u64 {
+        let end = self.sizes.back().copied().unwrap_or(0);
+        let start = self.sizes.front().copied().unwrap_or(0);
+        end - self.total(from).unwrap_or(start)
+    }
+
+    /// The last index such that the entries after `from` up to it are at most `max_entries` and
+    /// `max_bytes`, but at least one entry. Sizes that are not known do not limit it.
+    pub(super) fn fitting(&self, from: LogIndex, max_entries: usize, max_bytes: u64) -> LogIndex {
+        let to = self.last.index.min(from.plus(max_entries));
+        let Some(start) = self.total(from) else { return to };
+        match self.total(to) {
+            Some(end) if end - start <= max_bytes => to,
+            _ => {
+                let oldest = self.last.index.0 + 1 - self.sizes.len() as u64;
+                let fits =
+                    self.sizes.partition_point(|total| total - start.min(*total) <= max_bytes);
+                LogIndex(oldest + fits as u64 - 1).max(from.next()).min(to)
+            }
+        }
+    }
+
+    fn total(&self, index: LogIndex) -> Option<u64> {
+        let back = self.last.index.0.checked_sub(index.0)?;
+        let at = (self.sizes.len() as u64).checked_sub(1 + back)?;
+        self.sizes.get(at as usize).copied()
+    }
+
+    pub(super) fn assert_invariants(&self) {
+        assert!(self.snapshot.index <= self.last.index, "I2: the snapshot is beyond the log");
+        assert!(self.base <= self.snapshot.index, "I2: gap between snapshot and log");
+        assert!(self.stable <= self.last.index, "stable is beyond the log");
+        debug_assert!(
+            self.terms
+                .iter()
+                .zip(self.terms.iter().skip(1))
+                .all(|(a, b)| { a.index < b.index && a.term < b.term }),
+            "I11: term boundaries do not grow"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! How far one follower has come, and what it may be sent next (thesis §10.2.2).
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{Rules, log_view::LogView, time::Time};
+use crate::{
+    log::{LogId, LogIndex},
+    status::ProgressState,
+};
+
+/// With this many messages under way, further ones wait until they are full or an answer comes:
+/// a busy leader sends few large messages instead of many small ones.
+const EAGER_INFLIGHT: usize = 2;
+
+/// A message with entries that has not been answered.
+#[derive(Clone, Debug)]
+struct Inflight {
+    last: LogIndex,
+    cost_bytes: u64,
+    sent_at: Time,
+}
+
+/// One follower, seen from the leader. Belongs to one leadership term.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    pub(super) state: ProgressState,
+    /// The last index known to be durable there and equal to ours. Moves only by positive answers
+    /// of this term and session. Always `match_index < next_index` (I7).
+    pub(super) match_index: LogIndex,
+    /// The next index to send.
+    pub(super) next_index: LogIndex,
+    /// While probing: the last index of the probe that awaits its answer.
+    probe: Option<LogIndex>,
+    inflight: VecDeque<Inflight>,
+    inflight_bytes: u64,
+    /// The first round of this session: answers to earlier rounds belong to an earlier membership
+    /// of the same server and are dropped.
+    first_round: u64,
+    /// The newest round it has answered.
+    pub(super) acked_round: u64,
+    /// When that round began: contact is measured from send time.
+    pub(super) contact: Time,
+    /// Whether it has been reported as lost.
+    pub(super) is_lost: bool,
+}
+
+/// What to send next: the entry before, and the last index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) prev: LogId,
+    pub(super) last: LogIndex,
+}
+
+impl Progress {
+    pub(super) fn new(next_index: LogIndex, first_round: u64, now: Time) -> Self {
+        Self {
+            state: ProgressState::Probe,
+            match_index: LogIndex::ZERO,
+            next_index,
+            probe: None,
+            inflight: VecDeque::new(),
+            inflight_bytes: 0,
+            first_round,
+            acked_round: 0,
+            contact: now,
+            is_lost: false,
+        }
+    }
+
+    pub(super) fn inflight(&self) -> usize {
+        self.inflight.len()
+    }
+
+    /// Whether an answer of this round belongs to this session.
+    pub(super) fn is_current(&self, round: u64) -> bool {
+        self.first_round <= round
+    }
+
+    /// The next range to send now, if any; counts it as sent.
+    pub(super) fn next_range(&mut self, log: &LogView, rules: &Rules, now: Time) -> Option<Range> {
+        let is_due = match self.state {
+            ProgressState::Probe => self.probe.is_none(),
+            ProgressState::Replicate => self.may_send(log, rules),
+            ProgressState::Snapshot => false,
+        };
+        if !is_due {
+            return None;
+        }
+        let prev_index = self.next_index.prev();
+        let last = log.fitting(prev_index, rules.max_append_entries, rules.max_append_bytes);
+        let Some(prev_term) =
+            log.term_at(prev_index).filter(|_| log.first_index() <= self.next_index)
+        else {
+            self.state = ProgressState::Snapshot;
+            self.clear_inflight();
+            return None;
+        };
+        match self.state {
+            ProgressState::Probe => self.probe = Some(last),
+            ProgressState::Replicate => {
+                let cost_bytes = log.cost_bytes(prev_index, last).unwrap_or(rules.max_append_bytes);
+                self.inflight.push_back(Inflight { last, cost_bytes, sent_at: now });
+                self.inflight_bytes += cost_bytes;
+                self.next_index = last.next();
+            }
+            ProgressState::Snapshot => {}
+        }
+        Some(Range { prev: LogId { term: prev_term, index: prev_index }, last })
+    }
+
+    fn may_send(&self, log: &LogView, rules: &Rules) -> bool {
+        let waiting = log.last().index.next().since(self.next_index);
+        if waiting == 0
+            || rules.max_inflight_appends <= self.inflight.len()
+            || rules.max_inflight_bytes <= self.inflight_bytes
+        {
+            return false;
+        }
+        if self.inflight.len() < EAGER_INFLIGHT {
+            return true;
+        }
+        rules.max_append_entries as u64 <= waiting
+            || log
+                .cost_bytes(self.next_index.prev(), log.last().index)
+                .is_none_or(|bytes| rules.max_append_bytes <= bytes)
+    }
+
+    /// A positive answer: everything up to `index` is durable there.
+    pub(super) fn matched(&mut self, index: LogIndex) {
+        self.match_index = self.match_index.max(index);
+        while self.inflight.front().is_some_and(|sent| sent.last <= self.match_index) {
+            if let Some(sent) = self.inflight.pop_front() {
+                self.inflight_bytes -= sent.cost_bytes;
+            }
+        }
+        match self.state {
+            ProgressState::Probe | ProgressState::Snapshot => {
+                self.state = ProgressState::Replicate;
+                self.probe = None;
+                self.clear_inflight();
+                self.next_index = self.match_index.next();
+            }
+            ProgressState::Replicate => {
+                self.next_index = self.next_index.max(self.match_index.next());
+            }
+        }
+    }
+
+    /// A negative answer to the question whether `prev_index` matches; `meet` is the newest entry
+    /// of ours that can match. Returns whether the answer was news.
+    pub(super) fn conflict(&mut self, prev_index: LogIndex, meet: LogIndex) -> bool {
+        match self.state {
+            ProgressState::Snapshot => return false,
+            // What has matched durably cannot conflict: the answer is late, or the follower has
+            // lost its disk. Either way nothing is to be sent at once.
+            _ if prev_index <= self.match_index && LogIndex::ZERO < self.match_index => {
+                return false;
+            }
+            ProgressState::Probe if prev_index != self.next_index.prev() => return false,
+            ProgressState::Probe | ProgressState::Replicate => {}
+        }
+        self.state = ProgressState::Probe;
+        self.probe = None;
+        self.clear_inflight();
+        self.next_index = meet.next().min(prev_index).max(self.match_index.next());
+        true
+    }
+
+    /// A sign of life: messages lost on the way are noticed. `accepted` is what the follower has
+    /// taken from this leader, durable or not, so that a slow disk is not mistaken for a loss;
+    /// `asked_at` is when the question it answers was sent, and `patience` how much earlier a
+    /// message must have been sent to count as lost.
+    pub(super) fn heard(&mut self, accepted: LogIndex, asked_at: Time, patience: Duration) {
+        if self.probe.is_some_and(|last| accepted < last) {
+            self.probe = None;
+        }
+        let is_lost = self
+            .inflight
+            .front()
+            .is_some_and(|sent| accepted < sent.last && sent.sent_at + patience <= asked_at);
+        if is_lost {
+            self.become_probe();
+        }
+    }
+
+    /// The transport could not deliver: wait for a sign of life, then find out what arrived.
+    pub(super) fn unreachable(&mut self) {
+        if self.state == ProgressState::Replicate {
+            self.become_probe();
+        }
+        if self.state == ProgressState::Probe {
+            self.probe = Some(LogIndex(u64::MAX));
+        }
+    }
+
+    fn become_probe(&mut self) {
+        self.state = ProgressState::Probe;
+        self.probe = None;
+        self.clear_inflight();
+        self.next_index = self.match_index.next();
+    }
+
+    fn clear_inflight(&mut self) {
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+    }
+
+    pub(super) fn assert_invariants(&self, last: LogIndex, rules: &Rules) {
+        assert!(self.match_index < self.next_index, "I7: match index reaches next index");
+        assert!(self.next_index <= last.next(), "I7: next index beyond the log");
+        assert!(self.inflight.len() <= rules.max_inflight_appends, "I7: window overrun");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! The part a server plays, and what belongs to that part only.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{action::WriteId, progress::Progress, time::Time};
+use crate::{configuration::ServerId, log::LogIndex, observer::Role};
+
+/// The part, with its data: nothing of an earlier part can leak into the next.
+#[derive(Clone, Debug)]
+pub(super) enum RoleState {
+    Follower,
+    PreCandidate(Campaign),
+    Candidate(Campaign),
+    Leader(Box<Leader>),
+}
+
+/// A campaign for votes, or for promises of votes.
+#[derive(Clone, Debug)]
+pub(super) struct Campaign {
+    /// Who has granted; this server itself once its own vote is durable.
+    pub(super) granted: BTreeSet<ServerId>,
+    /// The write that makes the own vote durable.
+    pub(super) own_vote: WriteId,
+    /// When those who have not granted are asked again: the request may have been lost, or their
+    /// patience with the old leader may have run out.
+    pub(super) ask_again_at: Time,
+    /// Whether the last leader asked for this campaign.
+    pub(super) is_leadership_transfer: bool,
+}
+
+/// A leadership: belongs to one term (law 15).
+#[derive(Clone, Debug)]
+pub(super) struct Leader {
+    /// The index of this term's first entry, the no-op. Nothing before it commits by counting.
+    pub(super) term_start: LogIndex,
+    /// Every other server that matters.
+    pub(super) peers: BTreeMap<ServerId, Progress>,
+    /// The current round. Each heartbeat and each verification begins a new one.
+    pub(super) round: u64,
+    /// When recent rounds began, oldest first.
+    pub(super) rounds: VecDeque<(u64, Time)>,
+    /// The newest round a majority has answered.
+    pub(super) confirmed_round: u64,
+    /// The newest round somebody waits for.
+    pub(super) wanted_round: u64,
+    pub(super) next_heartbeat: Time,
+    /// The start of the newest round a majority has answered, or of the leadership.
+    pub(super) majority_contact: Time,
+}
+
+impl RoleState {
+    pub(super) fn role(&self) -> Role {
+        match self {
+            Self::Follower => Role::Follower,
+            Self::PreCandidate(_) => Role::PreCandidate,
+            Self::Candidate(_) => Role::Candidate,
+            Self::Leader(_) => Role::Leader,
+        }
+    }
+
+    pub(super) fn leader(&self) -> Option<&Leader> {
+        match self {
+            Self::Leader(leader) => Some(leader),
+            Self::Follower | Self::PreCandidate(_) | Self::Candidate(_) => None,
+        }
+    }
+
+    pub(super) fn leader_mut(&mut self) -> Option<&mut Leader> {
+        match self {
+            Self::Leader(leader) => Some(leader),
+            Self::Follower | Self::PreCandidate(_) | Self::Candidate(_) => None,
+        }
+    }
+
+    pub(super) fn campaign_mut(&mut self) -> Option<&mut Campaign> {
+        match self {
+            Self::PreCandidate(campaign) | Self::Candidate(campaign) => Some(campaign),
+            Self::Follower | Self::Leader(_) => None,
+        }
+    }
+}
+
+impl Leader {
+    /// When `round` began, if that is still remembered.
+    pub(super) fn began(&self, round: u64) -> Option<Time> {
+        let at = self.rounds.partition_point(|(known, _)| *known < round);
+        self.rounds.get(at).filter(|(known, _)| *known == round).map(|(_, began)| *began)
+    }
+}

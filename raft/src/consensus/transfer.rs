@@ -1,0 +1,131 @@
+//! Leadership transfer (thesis §3.10). Its blocking part belongs to one leadership term and dies
+//! with it; only the question "does the target lead now?" outlives the step-down, until its own
+//! deadline (law 15; the model's #696).
+
+use super::{
+    Consensus,
+    action::{Action, Refusal, TransferFailure},
+    role::RoleState,
+    time::Time,
+};
+use crate::{
+    configuration::ServerId,
+    error::Leader,
+    log::Term,
+    rpc::{Message, TimeoutNowRequest},
+};
+
+/// A transfer whose result is awaited.
+#[derive(Clone, Debug)]
+pub(super) struct Transfer {
+    target: ServerId,
+    /// The leadership it belongs to.
+    term: Term,
+    pub(super) deadline: Time,
+}
+
+impl Consensus {
+    /// Hands leadership to `to`, or to the voter that has come furthest. Ends with
+    /// [`Action::TransferDone`]; until then this leader accepts no proposals.
+    ///
+    /// # Errors
+    /// [`Refusal`] when this server does not lead, a transfer is running, or the target is this
+    /// server, unknown or not a voter.
+    pub fn transfer_leadership(&mut self, now: Time, to: Option<&ServerId>) -> Result<(), Refusal> {
+        let Some(leader) = self.role.leader() else {
+            return Err(Refusal::NotLeader { leader: self.leader() });
+        };
+        if self.transfer.is_some() {
+            return Err(Refusal::TransferInProgress);
+        }
+        let invalid = |reason: String| Err(Refusal::InvalidTarget { reason });
+        let target = match to {
+            Some(id) if *id == self.rules.id => {
+                return invalid(format!("server {id:?} already leads"));
+            }
+            Some(id) if !self.membership.is_voter(id) => {
+                return invalid(format!("server {id:?} is not a voter"));
+            }
+            Some(id) => id.clone(),
+            None => {
+                let voters = leader.peers.iter().filter(|(id, _)| self.membership.is_voter(id));
+                let best = voters.max_by_key(|(id, progress)| {
+                    (!progress.is_lost, progress.match_index, std::cmp::Reverse(*id))
+                });
+                match best {
+                    Some((id, _)) => id.clone(),
+                    None => return invalid("there is no other voter".to_owned()),
+                }
+            }
+        };
+        let deadline = now + self.rules.election_timeout;
+        self.transfer = Some(Transfer { target: target.clone(), term: self.term(), deadline });
+        self.replicate(now, &target);
+        self.continue_transfer(&target);
+        self.finish(now);
+        Ok(())
+    }
+
+    /// Whether this leader is handing over and accepts nothing meanwhile.
+    pub(super) fn check_no_transfer(&self) -> Result<(), Refusal> {
+        match &self.transfer {
+            Some(transfer) if transfer.term == self.term() => Err(Refusal::TransferInProgress),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the target to campaign once it has everything. Repeated with each sign of life, since
+    /// the message may be lost.
+    pub(super) fn continue_transfer(&mut self, peer: &ServerId) {
+        let term = self.term();
+        let Some(transfer) = &self.transfer else { return };
+        if transfer.target != *peer || transfer.term != term {
+            return;
+        }
+        let progress = self.role.leader().and_then(|leader| leader.peers.get(peer));
+        if progress.is_some_and(|progress| progress.match_index == self.log.last().index) {
+            self.send(peer, Message::TimeoutNow(TimeoutNowRequest { term }));
+        }
+    }
+
+    /// The current leader hands over to this server. Obeyed only from the leader of the current
+    /// term and only by a voter (law 15).
+    pub(super) fn handle_timeout_now(&mut self, now: Time, from: &ServerId) {
+        let is_from_leader = self.leader.as_ref() == Some(from);
+        let is_voter = self.membership.is_voter(&self.rules.id);
+        if is_from_leader
+            && is_voter
+            && matches!(self.role, RoleState::Follower)
+            && !self.is_disk_stalled(now)
+        {
+            self.campaign(now, true);
+        }
+    }
+
+    /// Another leader is known: whether the transfer has succeeded is decided now.
+    pub(super) fn settle_transfer(&mut self, leader: Option<&Leader>) {
+        let Some(leader) = leader else { return };
+        let Some(transfer) = self.transfer.take_if(|transfer| transfer.term < leader.term) else {
+            return;
+        };
+        let result = if transfer.target == leader.id {
+            Ok(())
+        } else {
+            Err(TransferFailure::LeadershipLost { leader: Some(leader.clone()) })
+        };
+        self.actions.push_back(Action::TransferDone(result));
+    }
+
+    /// Gives up in time: a leader that still leads accepts proposals again.
+    pub(super) fn handle_transfer_timeout(&mut self, now: Time) {
+        if self.transfer.take_if(|transfer| transfer.deadline <= now).is_none() {
+            return;
+        }
+        let failure = if self.role.leader().is_some() {
+            TransferFailure::TimedOut
+        } else {
+            TransferFailure::LeadershipLost { leader: self.leader() }
+        };
+        self.actions.push_back(Action::TransferDone(Err(failure)));
+    }
+}
