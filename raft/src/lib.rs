@@ -18,7 +18,7 @@ pub mod consensus;
 #[cfg(not(feature = "unstable-core"))]
 pub(crate) mod consensus;
 
-// pub mod inmem;
+pub mod inmem;
 
 // pub mod testing;
 
