@@ -40,7 +40,7 @@ fmt: ## format the code
 # What cargo cannot fetch: a C++ compiler, and libclang for the bindings to RocksDB. Installed where
 # that is allowed, else named in one line.
 deps:
-	@command -v $(CARGO) >/dev/null || { echo "missing: cargo (install Rust from https://rustup.rs)"; exit 1; }
+	@command -v $(CARGO) >/dev/null || { echo "missing: cargo (install Rust first)"; exit 1; }
 	@missing=""; \
 	command -v c++ >/dev/null || missing="$$missing g++"; \
 	{ [ -n "$$LIBCLANG_PATH" ] || ldconfig -p 2>/dev/null | grep -q 'libclang[-.]' \

@@ -79,13 +79,12 @@ impl Consensus {
     /// [`Refusal::NotLeader`].
     pub fn verify_leader(&mut self, now: Time) -> Result<Verification, Refusal> {
         let term_start = self.check_leader()?;
-        self.begin_round(now);
         let read_index = self.commit_index.max(term_start);
         let round = self.role.leader_mut().map_or(0, |leader| {
-            leader.wanted_round = leader.round;
-            leader.round
+            leader.wanted_round = leader.round + 1;
+            leader.wanted_round
         });
-        self.confirm_rounds();
+        self.begin_round(now);
         self.finish(now);
         Ok(Verification { round, read_index })
     }
