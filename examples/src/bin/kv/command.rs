@@ -87,8 +87,7 @@ fn set(map: &mut Map, key: &[u8], value: &[u8], condition: Condition, answer: An
         Condition::Absent => !map.contains(&key),
         Condition::Present => map.contains(&key),
     };
-    let previous =
-        if holds { map.insert(key, copy(value)) } else { map.get(&key).cloned() };
+    let previous = if holds { map.insert(key, copy(value)) } else { map.get(&key).cloned() };
     match answer {
         Answer::Status if holds => Reply::OK,
         Answer::Status => Reply::Nil,

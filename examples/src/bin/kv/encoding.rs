@@ -90,9 +90,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Command<'_>> {
             Command::Mset { pairs: pairs.collect::<Option<_>>()? }
         }
         op::FLUSH_ALL => Command::FlushAll,
-        op::ANNOUNCE => {
-            Command::Announce { id: text(rest)?, resp: text(rest)?, http: text(rest)? }
-        }
+        op::ANNOUNCE => Command::Announce { id: text(rest)?, resp: text(rest)?, http: text(rest)? },
         _ => return None,
     };
     rest.is_empty().then_some(command)

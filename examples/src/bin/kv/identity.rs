@@ -44,8 +44,9 @@ pub(crate) fn claim(data: &Path, wanted: &Identity) -> Result<(), Failure> {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             refuse_strangers(data)?;
-            return write(&path, wanted)
-                .map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())));
+            return write(&path, wanted).map_err(|error| {
+                Failure::new(format!("cannot write {}: {error}", path.display()))
+            });
         }
         Err(error) => {
             return Err(Failure::new(format!("cannot read {}: {error}", path.display())));
@@ -82,9 +83,11 @@ fn list(members: &BTreeMap<String, String>) -> String {
 /// A directory without our file must be empty, or we might bury somebody's files.
 fn refuse_strangers(data: &Path) -> Result<(), Failure> {
     let shown = data.display();
-    let entries = fs::read_dir(data)
-        .map_err(|error| Failure::new(format!("cannot read the data directory {shown}: {error}")))?;
-    let names = entries.filter_map(Result::ok).map(|e| e.file_name().to_string_lossy().into_owned());
+    let entries = fs::read_dir(data).map_err(|error| {
+        Failure::new(format!("cannot read the data directory {shown}: {error}"))
+    })?;
+    let names =
+        entries.filter_map(Result::ok).map(|e| e.file_name().to_string_lossy().into_owned());
     // What a crash in `write` leaves, and what a fresh file system has.
     match names.into_iter().find(|name| name != DRAFT && name != "lost+found") {
         None => Ok(()),

@@ -66,9 +66,8 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     let Stores { log, stable, snapshots } = stores;
     let fsm = KvFsm::new(Arc::clone(&shared));
     let (election_timeout, no_leader_wait) = (options.election_timeout, options.no_leader_wait);
-    let node = Node::new(config, fsm, log, stable, snapshots, transport)
-        .await
-        .map_err(Failure::new)?;
+    let node =
+        Node::new(config, fsm, log, stable, snapshots, transport).await.map_err(Failure::new)?;
 
     let patience = Patience { no_leader: no_leader_wait, forward: options.forward_timeout };
     let server = Arc::new(Server {
@@ -198,10 +197,8 @@ impl Stores {
     async fn open(data: &Path) -> Result<Self, Failure> {
         let log = data.join("log");
         let open = move || RocksStore::open(log, RocksOptions::default());
-        let rocks = tokio::task::spawn_blocking(open)
-            .await
-            .map_err(Failure::new)?
-            .map_err(Failure::new)?;
+        let rocks =
+            tokio::task::spawn_blocking(open).await.map_err(Failure::new)?.map_err(Failure::new)?;
         let snapshots = Arc::new(raft::inmem::InmemSnapshotStore::new());
         Ok(Self { log: rocks.log_store(), stable: rocks.stable_store(), snapshots })
     }

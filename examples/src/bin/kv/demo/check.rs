@@ -71,10 +71,7 @@ pub(super) async fn holds(cluster: &Cluster, id: &str, expected: &[Pair]) -> Res
     }
 }
 
-fn difference(
-    expected: &BTreeMap<Bytes, Bytes>,
-    found: &BTreeMap<Bytes, Bytes>,
-) -> Option<String> {
+fn difference(expected: &BTreeMap<Bytes, Bytes>, found: &BTreeMap<Bytes, Bytes>) -> Option<String> {
     let lost: Vec<_> = expected.keys().filter(|key| !found.contains_key(*key)).collect();
     let wrong: Vec<_> = expected
         .iter()
@@ -108,7 +105,10 @@ mod tests {
         assert_eq!(difference(&expected, &expected), None);
         let found = map(&[("a", "1"), ("b", "x"), ("d", "4")]);
         let difference = difference(&expected, &found).unwrap();
-        assert!(difference.contains("1 keys acknowledged but lost (such as b\"c\")"), "{difference}");
+        assert!(
+            difference.contains("1 keys acknowledged but lost (such as b\"c\")"),
+            "{difference}"
+        );
         assert!(difference.contains("another value than acknowledged (such as b\"b\")"));
         assert!(difference.contains("that nobody wrote (such as b\"d\")"));
     }

@@ -204,7 +204,8 @@ impl Writer {
                 }
             },
         };
-        let set = |(key, value): &Pair| vec![Bytes::from_static(b"SET"), key.clone(), value.clone()];
+        let set =
+            |(key, value): &Pair| vec![Bytes::from_static(b"SET"), key.clone(), value.clone()];
         let requests: Vec<Args> = batch.iter().map(set).collect();
         let mut replies = Vec::with_capacity(batch.len());
         match client.call(requests.iter().map(Vec::as_slice), &mut replies).await {

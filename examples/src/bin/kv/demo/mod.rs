@@ -93,7 +93,10 @@ async fn tell(
         told_to_stop.await;
         println!();
     }
-    show.event("done", format!("in {:.1} s, everything as it must be", show.elapsed().as_secs_f64()));
+    show.event(
+        "done",
+        format!("in {:.1} s, everything as it must be", show.elapsed().as_secs_f64()),
+    );
     Ok(())
 }
 
@@ -165,24 +168,28 @@ impl Story<'_> {
         self.show.end();
         let totals = book.totals();
         let seconds = (self.show.elapsed() - started).as_secs_f64();
-        let (count, rate) = (grouped(totals.acknowledged - before), f64::from(self.writes) / seconds);
+        let (count, rate) =
+            (grouped(totals.acknowledged - before), f64::from(self.writes) / seconds);
         self.show.event("written", format!("{count} writes acknowledged, {rate:.0} a second"));
-        self.show.event("no writes", format!(
-            "were accepted for {:.2} s, the longest silence after the kill",
-            totals.longest_silence.as_secs_f64()
-        ));
-        self.show.event("repeated", format!(
-            "{} writes of unknown outcome, {} refused ones (a key has one value: no harm)",
-            grouped(totals.unknown), grouped(totals.refused)
-        ));
+        self.show.event(
+            "no writes",
+            format!(
+                "were accepted for {:.2} s, the longest silence after the kill",
+                totals.longest_silence.as_secs_f64()
+            ),
+        );
+        self.show.event(
+            "repeated",
+            format!(
+                "{} writes of unknown outcome, {} refused ones (a key has one value: no harm)",
+                grouped(totals.unknown),
+                grouped(totals.refused)
+            ),
+        );
         Ok(dead)
     }
 
-    async fn kill_in_the_middle(
-        &mut self,
-        book: &Book,
-        before: u32,
-    ) -> Result<String, Failure> {
+    async fn kill_in_the_middle(&mut self, book: &Book, before: u32) -> Result<String, Failure> {
         let written = || book.totals().acknowledged - before;
         let (mut quarter, mut dead) = (1, None);
         while written() < self.writes {
@@ -192,7 +199,10 @@ impl Story<'_> {
                 book.listen_for_silence();
                 self.cluster.kill(&leader).await?;
                 let count = grouped(written());
-                self.show.event("killed", format!("leader {leader}, with SIGKILL, after {count} writes"));
+                self.show.event(
+                    "killed",
+                    format!("leader {leader}, with SIGKILL, after {count} writes"),
+                );
                 let (next, term) = self.cluster.leader(Some(&leader)).await?;
                 self.show.event("leader", format!("{next} leads in term {term}"));
                 dead = Some(leader);
@@ -231,7 +241,8 @@ impl Story<'_> {
 
     async fn show_checksums(&self) -> Result<(), Failure> {
         let agreed = check::agreement(self.cluster).await?;
-        let (index, keys, checksum) = (grouped(agreed.index), grouped(agreed.keys), agreed.checksum);
+        let (index, keys, checksum) =
+            (grouped(agreed.index), grouped(agreed.keys), agreed.checksum);
         for id in self.cluster.running() {
             let text = format!("{id}  {checksum}  {keys} keys at entry {index}");
             self.show.event("checksum", text);
@@ -251,7 +262,8 @@ impl Story<'_> {
         let leaving = FIRST.into_iter().find(|id| *id != leader).unwrap_or(FIRST[0]);
         self.cluster.ask(&leader, &format!("/members/{leaving}"), Ask::Delete).await?;
         self.cluster.kill(leaving).await?;
-        let staying: Vec<_> = ["a", "b", "c", "d"].into_iter().filter(|id| *id != leaving).collect();
+        let staying: Vec<_> =
+            ["a", "b", "c", "d"].into_iter().filter(|id| *id != leaving).collect();
         self.members_are(&staying).await?;
         self.show.event("removed", format!("{leaving}; the members are {}", staying.join(", ")));
         self.show_checksums().await
@@ -287,7 +299,9 @@ impl Story<'_> {
         };
         let answer = asked.await.map_err(|error| Failure::new(format!("{FOURTH}: {error}")))?;
         let crate::resp::Reply::Bulk(value) = answer else {
-            return Err(Failure::new(format!("{FOURTH} does not know tz:Europe/Berlin: {answer:?}")));
+            return Err(Failure::new(format!(
+                "{FOURTH} does not know tz:Europe/Berlin: {answer:?}"
+            )));
         };
         let value = String::from_utf8_lossy(&value).into_owned();
         self.show.event("read", format!("tz:Europe/Berlin is {value:?}, says {FOURTH}"));

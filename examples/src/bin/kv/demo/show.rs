@@ -18,8 +18,7 @@ impl Show {
 
     /// Something happened.
     pub(super) fn event(&self, what: &str, text: impl AsRef<str>) {
-        let line =
-            format!("{:>6.1}s  {what:<12}  {}", self.elapsed().as_secs_f64(), text.as_ref());
+        let line = format!("{:>6.1}s  {what:<12}  {}", self.elapsed().as_secs_f64(), text.as_ref());
         match &*self.bar.borrow() {
             // Above the bar, which stays the last line.
             Some(bar) => bar.suspend(|| println!("{line}")),

@@ -46,9 +46,7 @@ fn one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
             let (found, after) = in_set(set, byte);
             (found != negated).then_some(after)
         }
-        [b'\\', literal, after @ ..] | [literal, after @ ..] => {
-            (*literal == byte).then_some(after)
-        }
+        [b'\\', literal, after @ ..] | [literal, after @ ..] => (*literal == byte).then_some(after),
     }
 }
 

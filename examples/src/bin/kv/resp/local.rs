@@ -196,13 +196,14 @@ fn config(args: &[Bytes]) -> Reply {
     match args {
         [get, patterns @ ..] if get.eq_ignore_ascii_case(b"get") && !patterns.is_empty() => {
             let asked = |name: &str| {
-                let is_asked = |pattern: &Bytes| {
-                    glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes())
-                };
+                let is_asked =
+                    |pattern: &Bytes| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes());
                 patterns.iter().any(is_asked)
             };
             let found = SETTINGS.iter().filter(|(name, _)| asked(name));
-            Reply::Map(found.map(|(name, value)| (Reply::bulk(*name), Reply::bulk(*value))).collect())
+            Reply::Map(
+                found.map(|(name, value)| (Reply::bulk(*name), Reply::bulk(*value))).collect(),
+            )
         }
         [get] if get.eq_ignore_ascii_case(b"get") => request::wrong_arity("config|get"),
         [reset] if reset.eq_ignore_ascii_case(b"resetstat") => Reply::OK,

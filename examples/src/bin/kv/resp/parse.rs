@@ -202,16 +202,11 @@ mod tests {
     fn requests_are_the_same_however_they_arrive() {
         let bytes = b"*1\r\n$4\r\nPING\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4\r\n\r\n\r\n\r\n\
             PING\r\n\r\n  get   k \n*0\r\n*-1\r\n*2\r\n$0\r\n\r\n$1\r\n*\r\n";
-        let expected: Vec<Vec<String>> = [
-            &["PING"][..],
-            &["SET", "k", "\r\n\r\n"],
-            &["PING"],
-            &["get", "k"],
-            &["", "*"],
-        ]
-        .iter()
-        .map(|words| words.iter().map(ToString::to_string).collect())
-        .collect();
+        let expected: Vec<Vec<String>> =
+            [&["PING"][..], &["SET", "k", "\r\n\r\n"], &["PING"], &["get", "k"], &["", "*"]]
+                .iter()
+                .map(|words| words.iter().map(ToString::to_string).collect())
+                .collect();
         for piece in 1..=bytes.len() {
             assert_eq!(parse(bytes, piece).as_ref(), Ok(&expected), "in pieces of {piece}");
         }
@@ -232,7 +227,10 @@ mod tests {
             (b"*1\r\n$9223372036854775807\r\n", "too big request: the limit is 1000 bytes"),
             (b"*1\r\n$1\r\nabc\r\n", "expected a line break after a string"),
             (b"\x16\x03\x01\x02", "expected '*', got '\\x16'"),
-            (b"Host: example.org\r\n", "this is not HTTP: the HTTP interface has a port of its own"),
+            (
+                b"Host: example.org\r\n",
+                "this is not HTTP: the HTTP interface has a port of its own",
+            ),
             (b"set k \"v", "quotes are not understood in inline requests"),
         ];
         for (bytes, reason) in cases {
@@ -240,7 +238,10 @@ mod tests {
                 assert_eq!(parse(bytes, piece), Err(reason.to_owned()), "{}", bytes.escape_ascii());
             }
         }
-        assert_eq!(parse(&[b'a'; MAX_INLINE_BYTES], 1 << 20), Err("too big inline request".to_owned()));
+        assert_eq!(
+            parse(&[b'a'; MAX_INLINE_BYTES], 1 << 20),
+            Err("too big inline request".to_owned())
+        );
     }
 
     #[test]

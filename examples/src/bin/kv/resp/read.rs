@@ -40,9 +40,7 @@ impl Read {
         match self {
             Self::Get(key) => get(key),
             Self::Mget(keys) => Reply::Array(keys.iter().map(get).collect()),
-            Self::Exists(keys) => {
-                Reply::count(keys.iter().filter(|key| map.contains(key)).count())
-            }
+            Self::Exists(keys) => Reply::count(keys.iter().filter(|key| map.contains(key)).count()),
             Self::Strlen(key) => Reply::count(map.get(key).map_or(0, Bytes::len)),
             Self::Type(key) => {
                 Reply::Status(if map.contains(key) { "string" } else { "none" }.into())

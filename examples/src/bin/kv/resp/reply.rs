@@ -104,10 +104,13 @@ impl Reply {
                 Self::Array(data.into_iter().map(Self::from_frame).collect())
             }
             BytesFrame::Map { data, .. } => {
-                let pairs = data.into_iter().map(|(k, v)| (Self::from_frame(k), Self::from_frame(v)));
+                let pairs =
+                    data.into_iter().map(|(k, v)| (Self::from_frame(k), Self::from_frame(v)));
                 Self::Map(pairs.collect())
             }
-            other => Self::Error(format!("ERR unexpected kind of reply: {:?}", other.kind()).into()),
+            other => {
+                Self::Error(format!("ERR unexpected kind of reply: {:?}", other.kind()).into())
+            }
         }
     }
 }

@@ -143,8 +143,7 @@ fn borrowed(args: &[Bytes]) -> Vec<&[u8]> {
 }
 
 fn integer(arg: &[u8]) -> Result<i64, Reply> {
-    parse_integer(arg)
-        .ok_or_else(|| Reply::error("ERR value is not an integer or out of range"))
+    parse_integer(arg).ok_or_else(|| Reply::error("ERR value is not an integer or out of range"))
 }
 
 fn syntax_error() -> Reply {
@@ -180,12 +179,7 @@ fn announce(args: &[Bytes]) -> Result<Meaning, Reply> {
     write(&Command::Announce { id: text(&args[1])?, resp: text(&args[2])?, http: text(&args[3])? })
 }
 
-fn set(
-    key: &[u8],
-    value: &[u8],
-    condition: Condition,
-    answer: Answer,
-) -> Result<Meaning, Reply> {
+fn set(key: &[u8], value: &[u8], condition: Condition, answer: Answer) -> Result<Meaning, Reply> {
     write(&Command::Set { key, value, condition, answer })
 }
 
