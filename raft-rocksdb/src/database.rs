@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use raft::{Entries, Entry, HardState, LogIndex, StoreError};
-use rocksdb::{DB, DBRawIterator, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{ColumnFamily, DB, DBRawIterator, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::{
     codec::{self, Bounds, Damage},
@@ -42,7 +42,8 @@ impl Database {
     pub(crate) fn open(dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
         options.validate()?;
         let stage = identity::inspect(dir)?;
-        let db = DB::open(&options.rocksdb(stage == Stage::Creating), dir)
+        let settings = options.database(stage == Stage::Creating);
+        let db = DB::open_cf_descriptors(&settings, dir, options.column_families())
             .map_err(|error| cannot_open(dir, error))?;
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
@@ -65,7 +66,7 @@ impl Database {
     fn create(&self) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
         batch.put(keys::FORMAT, codec::encode_format(codec::FORMAT_VERSION));
-        batch.put(keys::bounds(), codec::encode_bounds(&keys::bounds(), None));
+        put_bounds(&mut batch, None);
         self.write(&mut self.writer.lock(), "create the store", batch)
     }
 
@@ -112,21 +113,29 @@ impl Database {
         self.write(&mut self.writer.lock(), "save the term and vote", batch)
     }
 
+    /// The column family of the entries.
+    fn log(&self) -> Result<&ColumnFamily, StoreError> {
+        self.db.cf_handle(keys::LOG).ok_or_else(|| self.missing("the column family \"log\""))
+    }
+
     pub(crate) fn append(&self, batches: &[Entries]) -> Result<(), StoreError> {
+        let log = self.log()?;
         let mut writer = self.writer.lock();
         let bounds = self.bounds();
         let Some((first, last)) = contiguous(batches, bounds)? else { return Ok(()) };
+        let first = bounds.map_or(first, |(first, _)| first);
         let mut batch = WriteBatch::with_capacity_bytes(size_hint(batches));
         for entry in batches.iter().flat_map(|entries| entries.iter()) {
             let key = keys::entry(entry.index);
             codec::encode_entry(&key, entry, &mut writer.scratch)
                 .map_err(|Damage(reason)| StoreError::Refused { reason })?;
-            batch.put(key, &writer.scratch);
+            batch.put_cf(log, key, &writer.scratch);
         }
         writer.scratch.shrink_to(SCRATCH_KEPT_BYTES);
-        let first = bounds.map_or(first, |(first, _)| first);
-        let context = format!("append up to entry {last}");
-        self.write_with_bounds(&mut writer, &context, batch, Some((first, last)))
+        put_bounds(&mut batch, Some((first, last)));
+        self.write(&mut writer, &format!("append up to entry {last}"), batch)?;
+        *self.bounds.write() = Some((first, last));
+        Ok(())
     }
 
     pub(crate) fn truncate_suffix(&self, from: LogIndex) -> Result<(), StoreError> {
@@ -136,10 +145,8 @@ impl Database {
             return Ok(());
         }
         let from = from.max(first);
-        let mut batch = WriteBatch::default();
-        batch.delete_range(&keys::entry(from)[..], &after(last)[..]);
         let left = (first < from).then(|| (first, from.prev()));
-        self.write_with_bounds(&mut writer, &format!("remove entries from {from}"), batch, left)
+        self.remove(&mut writer, from..=last, left)
     }
 
     pub(crate) fn truncate_prefix(&self, through: LogIndex) -> Result<(), StoreError> {
@@ -149,36 +156,37 @@ impl Database {
             return Ok(());
         }
         let through = through.min(last);
-        let begin = keys::entry(LogIndex::ZERO);
-        let mut batch = WriteBatch::default();
-        batch.delete_range(&begin[..], &after(through)[..]);
         let left = (through < last).then(|| (through.next(), last));
-        self.write_with_bounds(
-            &mut writer,
-            &format!("remove entries through {through}"),
-            batch,
-            left,
-        )?;
+        self.remove(&mut writer, LogIndex::ZERO..=through, left)?;
         // Drops whole files at once; the end is inclusive. The entries are gone already, so that
         // a failure costs space, not truth. If it is the disk's, the next write will say so.
-        if let Err(error) = self.db.delete_file_in_range(begin, keys::entry(through)) {
+        let (begin, end) = (keys::entry(LogIndex::ZERO), keys::entry(through));
+        if let Err(error) = self.db.delete_file_in_range_cf(self.log()?, begin, end) {
             tracing::warn!(dir = %self.dir.display(), %error, "space was not reclaimed");
         }
         Ok(())
     }
 
-    /// Writes the batch and the new bounds as one, then lets readers see them.
-    fn write_with_bounds(
+    /// Removes the entries in `gone`, which leaves those within `left`.
+    ///
+    /// Readers lose sight of them *before* they go: see [`Self::read`].
+    fn remove(
         &self,
         writer: &mut Writer,
-        context: &str,
-        mut batch: WriteBatch,
-        bounds: Bounds,
+        gone: RangeInclusive<LogIndex>,
+        left: Bounds,
     ) -> Result<(), StoreError> {
-        batch.put(keys::bounds(), codec::encode_bounds(&keys::bounds(), bounds));
-        self.write(writer, context, batch)?;
-        *self.bounds.write() = bounds;
-        Ok(())
+        let (from, through) = gone.into_inner();
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(self.log()?, &keys::entry(from)[..], &keys::after(through)[..]);
+        put_bounds(&mut batch, left);
+        let before = std::mem::replace(&mut *self.bounds.write(), left);
+        let written =
+            self.write(writer, &format!("remove entries {from} through {through}"), batch);
+        if written.is_err() {
+            *self.bounds.write() = before;
+        }
+        written
     }
 
     /// The only place that writes.
@@ -212,15 +220,18 @@ impl Database {
             return Ok(Entries::default());
         }
         let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(after(end));
-        // The iterator sees the database as of now, whatever is written or dropped meanwhile.
-        // Reading the bounds through it too makes them fit the entries.
-        let mut records = self.db.raw_iterator_opt(options);
-        let bounds = self.bounds_seen_by(&mut records)?;
-        let Some(last) = bounds.filter(|(first, last)| *first <= start && start <= *last) else {
-            return Err(StoreError::NotFound { what: format!("log entry {start}") });
+        options.set_iterate_upper_bound(keys::after(end));
+        // The iterator goes on seeing what was there when it was made, and it is made while the
+        // bounds cannot change. An append is written before it moves them, a removal after, so that
+        // what lies within them is there.
+        let bounds = self.bounds.read();
+        let mut records = self.db.raw_iterator_cf_opt(self.log()?, options);
+        let Some((_, last)) = bounds.filter(|(first, last)| *first <= start && start <= *last)
+        else {
+            return Err(StoreError::NotFound { what: log_entry(start) });
         };
-        let last = last.1.min(end);
+        drop(bounds);
+        let last = last.min(end);
         records.seek(keys::entry(start));
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
@@ -241,19 +252,6 @@ impl Database {
         Ok(Entries::new(entries))
     }
 
-    fn bounds_seen_by(&self, records: &mut DBRawIterator<'_>) -> Result<Bounds, StoreError> {
-        let key = keys::bounds();
-        records.seek(key);
-        match records.item() {
-            Some((found, value)) if found == key => codec::decode_bounds(&key, value)
-                .map_err(|damage| self.corrupt("the bounds record", &damage)),
-            _ => {
-                records.status().map_err(|error| self.cannot_read("the bounds record", error))?;
-                Err(self.missing("the bounds record"))
-            }
-        }
-    }
-
     /// The record the iterator stands on, which has to be the entry at `index`.
     fn entry_under(
         &self,
@@ -272,12 +270,16 @@ impl Database {
     }
 
     fn entry(&self, index: LogIndex) -> Result<Entry, StoreError> {
-        let key = keys::entry(index);
-        let what = log_entry(index);
-        self.get(&key, &what, |value| codec::decode_entry(&key, index, value))?
-            .ok_or_else(|| self.missing(&what))
+        let (key, what) = (keys::entry(index), log_entry(index));
+        let value = self
+            .db
+            .get_pinned_cf(self.log()?, key)
+            .map_err(|error| self.cannot_read(&what, error))?
+            .ok_or_else(|| self.missing(&what))?;
+        codec::decode_entry(&key, index, &value).map_err(|damage| self.corrupt(&what, &damage))
     }
 
+    /// A record beside the log.
     fn get<T>(
         &self,
         key: &[u8],
@@ -314,6 +316,11 @@ impl fmt::Debug for Database {
     }
 }
 
+fn put_bounds(batch: &mut WriteBatch, bounds: Bounds) {
+    let key = keys::bounds();
+    batch.put(key, codec::encode_bounds(&key, bounds));
+}
+
 /// Room for an envelope, a key and RocksDB's own framing.
 const RECORD_OVERHEAD_BYTES: u64 = 64;
 
@@ -346,13 +353,6 @@ fn contiguous(batches: &[Entries], bounds: Bounds) -> Result<Bounds, StoreError>
         before = Some(index);
     }
     Ok(first.zip(before))
-}
-
-/// The key behind the entry at `index`.
-fn after(index: LogIndex) -> Vec<u8> {
-    let mut key = keys::entry(index).to_vec();
-    key.push(0);
-    key
 }
 
 fn log_entry(index: LogIndex) -> String {

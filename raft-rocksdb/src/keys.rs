@@ -1,4 +1,8 @@
-//! Where each record lives in RocksDB's ordered key space. Described for humans in `FORMAT.md`.
+//! Where each record lives. Described for humans in `FORMAT.md`.
+//!
+//! Entries have a column family of their own: alone, they arrive in the order of their keys, so that
+//! RocksDB's files do not overlap, are never rewritten, and can be dropped whole. One small record
+//! among them would undo all three.
 //!
 //! Numbers are big-endian, so that RocksDB's byte order is the order of the log. Every key of a
 //! server carries a group number, today always zero, so that one store can later hold the logs of
@@ -6,40 +10,55 @@
 
 use raft::LogIndex;
 
+/// The column family of everything but entries: RocksDB's default one.
+pub(crate) const META: &str = "default";
+
+/// The column family of the entries.
+pub(crate) const LOG: &str = "log";
+
 /// The store's own record: what this database is and which format it is in.
 pub(crate) const FORMAT: &[u8] = b"\0format";
 
-/// A key that belongs to one group: `[1] [group u64] [kind u8] [index u64]`.
-pub(crate) type Key = [u8; 18];
-
-const IN_GROUP: u8 = 1;
 const GROUP: u64 = 0;
 
 const HARD_STATE: u8 = 0x10;
 const BOUNDS: u8 = 0x20;
-const ENTRY: u8 = 0x30;
+
+/// The key of a record of a group in [`META`]: `[kind u8] [group u64]`.
+pub(crate) type MetaKey = [u8; 9];
+
+/// The key of an entry in [`LOG`]: `[group u64] [index u64]`.
+pub(crate) type EntryKey = [u8; 16];
 
 /// The key of the term and the vote.
-pub(crate) fn hard_state() -> Key {
-    key(HARD_STATE, LogIndex::ZERO)
+pub(crate) fn hard_state() -> MetaKey {
+    meta(HARD_STATE)
 }
 
 /// The key of the record that says where the log begins and ends.
-pub(crate) fn bounds() -> Key {
-    key(BOUNDS, LogIndex::ZERO)
+pub(crate) fn bounds() -> MetaKey {
+    meta(BOUNDS)
 }
 
 /// The key of the entry at `index`.
-pub(crate) fn entry(index: LogIndex) -> Key {
-    key(ENTRY, index)
+pub(crate) fn entry(index: LogIndex) -> EntryKey {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&GROUP.to_be_bytes());
+    key[8..].copy_from_slice(&index.0.to_be_bytes());
+    key
 }
 
-fn key(kind: u8, index: LogIndex) -> Key {
-    let mut key = [0; 18];
-    key[0] = IN_GROUP;
-    key[1..9].copy_from_slice(&GROUP.to_be_bytes());
-    key[9] = kind;
-    key[10..].copy_from_slice(&index.0.to_be_bytes());
+/// The first key behind the entry at `index`.
+pub(crate) fn after(index: LogIndex) -> [u8; 17] {
+    let mut key = [0; 17];
+    key[..16].copy_from_slice(&entry(index));
+    key
+}
+
+fn meta(kind: u8) -> MetaKey {
+    let mut key = [0; 9];
+    key[0] = kind;
+    key[1..].copy_from_slice(&GROUP.to_be_bytes());
     key
 }
 
@@ -48,16 +67,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_sort_as_the_log_does() {
-        let sorted = [
-            FORMAT.to_vec(),
-            hard_state().to_vec(),
-            bounds().to_vec(),
-            entry(LogIndex(1)).to_vec(),
-            entry(LogIndex(255)).to_vec(),
-            entry(LogIndex(256)).to_vec(),
-            entry(LogIndex(u64::MAX)).to_vec(),
-        ];
-        assert!(sorted.is_sorted());
+    fn entries_sort_as_the_log_does() {
+        let indices = [0, 1, 255, 256, u64::MAX].map(LogIndex);
+        let keys: Vec<_> =
+            indices.iter().flat_map(|i| [entry(*i).to_vec(), after(*i).to_vec()]).collect();
+        assert!(keys.is_sorted());
     }
 }

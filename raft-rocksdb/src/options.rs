@@ -1,7 +1,11 @@
 //! The few settings a user may want to change, and the many RocksDB gets because it keeps a log.
 
 use raft::StoreError;
-use rocksdb::{BlockBasedOptions, Cache, DBRecoveryMode, LogLevel, Options};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBRecoveryMode, LogLevel, Options,
+};
+
+use crate::keys;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -56,27 +60,37 @@ impl RocksOptions {
         Ok(())
     }
 
-    /// RocksDB's options. `create` allows a database to be made where there is none.
-    pub(crate) fn rocksdb(&self, create: bool) -> Options {
+    /// The options of the database. `create` allows one to be made where there is none.
+    pub(crate) fn database(&self, create: bool) -> Options {
         let mut options = Options::default();
         options.create_if_missing(create);
+        options.create_missing_column_families(create);
         durability(&mut options);
-        self.memory(&mut options);
-        files(&mut options);
-        threads(&mut options);
+        // The few small records beside the entries fill their buffer slowly and keep old log files
+        // alive until it is written out, which this forces.
+        options.set_max_total_wal_size(2 * self.write_buffer_bytes as u64);
+        // At most 65,536.
+        options.set_max_open_files(i32::try_from(self.max_open_files).unwrap_or(i32::MAX));
+        background(&mut options);
+        single_writer(&mut options);
         options
     }
 
-    fn memory(&self, options: &mut Options) {
-        let mut table = BlockBasedOptions::default();
-        // Entries are read in order, many at a time.
-        table.set_block_size(16 * KIB);
-        table.set_block_cache(&Cache::new_lru_cache(self.block_cache_bytes));
-        options.set_block_based_table_factory(&table);
-        options.set_write_buffer_size(self.write_buffer_bytes);
-        options.set_max_write_buffer_number(3);
-        // `max_open_files` is at most 65,536.
-        options.set_max_open_files(i32::try_from(self.max_open_files).unwrap_or(i32::MAX));
+    /// The options of both column families, which share one cache.
+    pub(crate) fn column_families(&self) -> [ColumnFamilyDescriptor; 2] {
+        let cache = Cache::new_lru_cache(self.block_cache_bytes);
+        [keys::META, keys::LOG].map(|name| {
+            let mut table = BlockBasedOptions::default();
+            // Entries are read in order, many at a time.
+            table.set_block_size(16 * KIB);
+            table.set_block_cache(&cache);
+            let mut options = Options::default();
+            options.set_block_based_table_factory(&table);
+            options.set_write_buffer_size(self.write_buffer_bytes);
+            options.set_max_write_buffer_number(3);
+            options.set_level_compaction_dynamic_level_bytes(true);
+            ColumnFamilyDescriptor::new(name, options)
+        })
     }
 }
 
@@ -90,12 +104,11 @@ fn durability(options: &mut Options) {
     options.set_recycle_log_file_num(0);
 }
 
-fn files(options: &mut Options) {
-    // Flushed files of an append-only log hardly overlap: they move down whole, unrewritten.
-    options.set_level_compaction_dynamic_level_bytes(true);
+fn background(options: &mut Options) {
     // Write background files out steadily, so that a synced append never queues behind a burst.
     options.set_bytes_per_sync(1 << 20);
     options.set_avoid_unnecessary_blocking_io(true);
+    options.set_max_background_jobs(2);
     // RocksDB's own diary, the file `LOG`.
     options.set_log_level(LogLevel::Warn);
     options.set_keep_log_file_num(4);
@@ -104,14 +117,13 @@ fn files(options: &mut Options) {
     options.set_stats_persist_period_sec(0);
 }
 
-/// One writer at a time: what helps many writers (concurrent memtable inserts, pipelined or
-/// unordered writes, yielding for a group commit) only costs here.
-fn threads(options: &mut Options) {
+/// What helps many writers (concurrent inserts, pipelined or unordered writes, yielding for a group
+/// commit) only costs here, where writes take turns.
+fn single_writer(options: &mut Options) {
     options.set_allow_concurrent_memtable_write(false);
     options.set_enable_pipelined_write(false);
     options.set_unordered_write(false);
     options.set_enable_write_thread_adaptive_yield(false);
-    options.set_max_background_jobs(2);
 }
 
 #[cfg(test)]

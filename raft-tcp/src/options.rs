@@ -154,7 +154,7 @@ fn check_dialable(address: &str) -> Result<(), ConfigError> {
         Err(reason) => refuse(&reason),
         Ok(_) if address.len() > MAX_ADDRESS_BYTES => refuse("has more than 512 bytes"),
         Ok((_, 0)) => refuse("has port 0"),
-        Ok((host, _)) if ip(host).is_some_and(|ip| ip.is_unspecified()) => {
+        Ok((host, _)) if ip(host).is_some_and(|ip| ip.to_canonical().is_unspecified()) => {
             refuse("is an unspecified address")
         }
         Ok(_) => Ok(()),
