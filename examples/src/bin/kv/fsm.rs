@@ -11,7 +11,6 @@ use parking_lot::RwLock;
 use raft::{
     Entry, Fsm, FsmError, FsmSnapshot, IndexedConfiguration, LogIndex, ServerId, SnapshotReader,
 };
-use tokio::sync::watch;
 
 use crate::{command::Command, encoding, map::Map, resp::Reply, snapshot};
 
@@ -37,16 +36,14 @@ pub(crate) struct State {
 }
 
 /// The state as its readers hold it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Shared {
     state: RwLock<State>,
-    contacts: watch::Sender<Contacts>,
 }
 
 impl Shared {
     pub(crate) fn new() -> Arc<Self> {
-        let contacts = watch::Sender::new(Contacts::new());
-        Arc::new(Self { state: RwLock::default(), contacts })
+        Arc::default()
     }
 
     /// Looks at the state while nothing is applied: be quick.
@@ -55,24 +52,11 @@ impl Shared {
     }
 
     pub(crate) fn contact(&self, id: &ServerId) -> Option<Contact> {
-        self.contacts.borrow().get(id).cloned()
-    }
-
-    /// Tells of every change of the contacts.
-    pub(crate) fn contact_changes(&self) -> watch::Receiver<Contacts> {
-        self.contacts.subscribe()
+        self.read(|state| state.contacts.get(id).cloned())
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state.write();
-        change(&mut state);
-        self.contacts.send_if_modified(|told| {
-            let changed = *told != state.contacts;
-            if changed {
-                told.clone_from(&state.contacts);
-            }
-            changed
-        });
+        change(&mut self.state.write());
     }
 }
 
@@ -235,16 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn a_contact_is_told_and_leaves_with_its_member() {
+    fn a_contact_leaves_with_its_member() {
         let shared = Shared::new();
         let mut fsm = KvFsm::new(Arc::clone(&shared));
-        let mut changes = shared.contact_changes();
         fsm.apply(&announce(1, "a"));
         fsm.apply(&announce(2, "b"));
-        assert!(changes.has_changed().unwrap());
-        assert_eq!(changes.borrow_and_update().len(), 2);
-        fsm.apply(&set(3, "k", "v"));
-        assert!(!changes.has_changed().unwrap());
+        assert!(shared.contact(&"a".into()).is_some());
 
         let configuration = Configuration::new([Server::voter("b", "host:0")]);
         let configuration = IndexedConfiguration { index: LogIndex(4), configuration };

@@ -232,8 +232,8 @@ impl Link {
     async fn open(leader: ServerId, address: &str) -> std::io::Result<Self> {
         let mut client = Client::connect(address, CONNECT_TIMEOUT).await?;
         // By name: another server may have taken over the address.
-        let hello = client.ask(&["RAFT.FORWARDED", leader.as_str()]);
-        timeout(CONNECT_TIMEOUT, hello).await??;
+        let hello = ["RAFT.FORWARDED", leader.as_str()];
+        timeout(CONNECT_TIMEOUT, client.ask(&hello)).await??;
         Ok(Self { leader, client })
     }
 }

@@ -1,6 +1,6 @@
 //! `kv serve`: puts a server together, runs it, and takes it down in order.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use raft::{Config, Configuration, Fatal, LogStore, Server as Member, SnapshotStore, StableStore};
@@ -8,7 +8,6 @@ use raft_rocksdb::{RocksOptions, RocksStore};
 use raft_tcp::{TcpOptions, TcpTransport};
 use serde_json::json;
 use tokio::{
-    io::AsyncReadExt,
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -267,8 +266,9 @@ async fn until_the_end(server: &Server, stop_with_stdin: bool) -> Result<(), Fai
 }
 
 async fn stdin_ended() {
-    let mut stdin = tokio::io::stdin();
-    while matches!(stdin.read(&mut [0; 64]).await, Ok(1..)) {}
+    let read = || io::copy(&mut io::stdin().lock(), &mut io::sink());
+    // However reading ends, nobody is there any more.
+    let _ = tokio::task::spawn_blocking(read).await;
 }
 
 async fn take_down(server: &Server, mut tasks: JoinSet<()>) {

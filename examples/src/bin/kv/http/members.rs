@@ -5,10 +5,12 @@ use std::time::Duration;
 use axum::{
     Json,
     body::Bytes,
-    extract::{OriginalUri, Path, State},
-    http::StatusCode,
+    extract::{Path, State},
+    http::{StatusCode, Uri},
 };
-use raft::{ConfigurationError, LogIndex, Server as Member};
+use raft::{
+    ConfigurationChange, ConfigurationError, LogIndex, Server as Member, ServerAddress, ServerId,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -17,7 +19,7 @@ use super::{
     Shared,
     answer::{Problem, read_json},
 };
-use crate::server::Server;
+use crate::{Node, server::Server};
 
 /// How often a change that only has to wait for another is tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -57,15 +59,15 @@ fn yes() -> bool {
 
 pub(super) async fn add(
     State(shared): State<Shared>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
     let Addition { id, address, voter } = read_json(&body)?;
     check_address(&address)?;
-    let node = &shared.server.node;
-    let change = async || match voter {
-        true => node.add_voter(id.as_str(), address.as_str(), None).await,
-        false => node.add_nonvoter(id.as_str(), address.as_str(), None).await,
+    let (id, address) = (ServerId::from(id), ServerAddress::from(address));
+    let change = match voter {
+        true => ConfigurationChange::AddVoter { id, address },
+        false => ConfigurationChange::AddNonvoter { id, address },
     };
     changed(&shared.server, uri.path(), change).await
 }
@@ -81,19 +83,19 @@ fn check_address(address: &str) -> Result<(), Problem> {
 
 pub(super) async fn demote(
     State(shared): State<Shared>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let change = async || shared.server.node.demote_voter(id.as_str(), None).await;
+    let change = ConfigurationChange::DemoteVoter { id: id.into() };
     changed(&shared.server, uri.path(), change).await
 }
 
 pub(super) async fn remove(
     State(shared): State<Shared>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let change = async || shared.server.node.remove_server(id.as_str(), None).await;
+    let change = ConfigurationChange::RemoveServer { id: id.into() };
     changed(&shared.server, uri.path(), change).await
 }
 
@@ -101,11 +103,11 @@ pub(super) async fn remove(
 async fn changed(
     server: &Server,
     path: &str,
-    change: impl AsyncFn() -> Result<LogIndex, ConfigurationError>,
+    change: ConfigurationChange,
 ) -> Result<Json<Value>, Problem> {
     let deadline = Instant::now() + server.no_leader_wait;
     loop {
-        match change().await {
+        match attempt(&server.node, change.clone()).await {
             Ok(index) => return Ok(Json(json!({ "index": index }))),
             Err(
                 ConfigurationError::NotReady
@@ -118,6 +120,17 @@ async fn changed(
     }
 }
 
+async fn attempt(node: &Node, change: ConfigurationChange) -> Result<LogIndex, ConfigurationError> {
+    match change {
+        ConfigurationChange::AddVoter { id, address } => node.add_voter(id, address, None).await,
+        ConfigurationChange::AddNonvoter { id, address } => {
+            node.add_nonvoter(id, address, None).await
+        }
+        ConfigurationChange::DemoteVoter { id } => node.demote_voter(id, None).await,
+        ConfigurationChange::RemoveServer { id } => node.remove_server(id, None).await,
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Transfer {
@@ -126,7 +139,7 @@ struct Transfer {
 
 pub(super) async fn transfer(
     State(shared): State<Shared>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
     let Transfer { to } = if body.is_empty() { Transfer::default() } else { read_json(&body)? };

@@ -26,10 +26,8 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request},
+    extract::Request,
     http::StatusCode,
-    middleware::{self, Next},
-    response::Response,
     routing::{delete, get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -61,18 +59,10 @@ pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>, metrics: P
         .route("/snapshot", post(members::snapshot))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
-        .layer(middleware::from_fn(count))
         .with_state(shared);
     if let Err(error) = axum::serve(listener, app).await {
         tracing::error!(%error, "the HTTP interface has stopped");
     }
-}
-
-async fn count(request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let path = path.unwrap_or_else(|| "unknown".to_owned());
-    metrics::counter!("kv_http_requests_total", "path" => path).increment(1);
-    next.run(request).await
 }
 
 #[expect(clippy::unused_async, reason = "handlers are async functions")]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use redis_protocol::resp3::types::BytesFrame;
+use redis_protocol::resp3::types::{BytesFrame, Resp3Frame};
 
 /// Which version of RESP a client reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
