@@ -27,7 +27,8 @@ mod tasks;
 
 pub mod inmem;
 
-// pub mod testing;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use self::{
     api::Raft,

@@ -260,7 +260,7 @@ impl InmemNetwork {
         self.shared.has_faults.store(faults.any(), Ordering::Release);
     }
 
-    fn has_faults(&self) -> bool {
+    pub(super) fn has_faults(&self) -> bool {
         self.shared.has_faults.load(Ordering::Acquire)
     }
 

@@ -1,0 +1,4 @@
+//! The transport over real sockets.
+
+mod common;
+mod talk;
