@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt::Display, future::Future, time::Duration};
 
 use bytes::Bytes;
 use raft::{
-    ApplyError, Config, ConfigurationError, Fatal, LogIndex, Message, Outcome, Raft,
-    SnapshotError, TransferError, VerifyError,
+    ApplyError, Config, ConfigurationError, Fatal, LogIndex, Message, Outcome, Raft, SnapshotError,
+    TransferError, VerifyError,
     testing::{Cluster, Journal},
 };
 use tokio::task::JoinSet;

@@ -3,7 +3,8 @@
 
 use raft::{
     ConfigurationError, InvalidConfiguration, LogIndex, Message, Raft, Role, Server, ServerId,
-    Suffrage, testing::{Cluster, Journal},
+    Suffrage,
+    testing::{Cluster, Journal},
 };
 
 const ABC: [&str; 3] = ["a", "b", "c"];
@@ -62,7 +63,10 @@ async fn adding_a_voter_again_changes_its_address() {
     let follower = cluster.followers()[0].id().clone();
     leader.add_voter(follower.clone(), "elsewhere", None).await.unwrap();
     let configuration = leader.configuration().configuration;
-    assert_eq!(configuration.server(&follower), Some(&Server::voter(follower.clone(), "elsewhere")));
+    assert_eq!(
+        configuration.server(&follower),
+        Some(&Server::voter(follower.clone(), "elsewhere"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,9 +131,9 @@ async fn one_change_at_a_time() {
     let cluster = Cluster::new(ABC).await;
     let leader = cluster.leader().await;
     cluster.converge().await;
-    cluster
-        .network()
-        .set_drop(|_, _, message| matches!(message, Message::AppendEntriesReply(_) | Message::HeartbeatReply(_)));
+    cluster.network().set_drop(|_, _, message| {
+        matches!(message, Message::AppendEntriesReply(_) | Message::HeartbeatReply(_))
+    });
     let first = tokio::spawn({
         let leader = leader.clone();
         async move { leader.add_nonvoter("d", "d", None).await }

@@ -62,6 +62,7 @@ struct Running {
     transport: Arc<InmemTransport>,
 }
 
+#[expect(clippy::missing_panics_doc, reason = "said once, on the type")]
 impl Cluster {
     /// A cluster of these voters, with default settings and one seed per server. The first one is
     /// bootstrapped with all of them.
@@ -74,7 +75,8 @@ impl Cluster {
         voters: impl IntoIterator<Item = &'a str>,
         configure: fn(Config) -> Config,
     ) -> Self {
-        let mut cluster = Self { network: InmemNetwork::new(), servers: BTreeMap::new(), configure };
+        let mut cluster =
+            Self { network: InmemNetwork::new(), servers: BTreeMap::new(), configure };
         let voters: Vec<&str> = voters.into_iter().collect();
         for id in &voters {
             cluster.start(id).await;
