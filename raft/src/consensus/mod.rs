@@ -40,6 +40,8 @@ mod quorum;
 mod role;
 mod rules;
 mod saved;
+#[cfg(test)]
+mod sim;
 mod time;
 mod transfer;
 
