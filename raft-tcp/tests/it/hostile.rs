@@ -217,3 +217,25 @@ async fn a_newer_connection_of_a_lane_replaces_the_older() {
     raw_closed(&mut old).await;
     assert_eq!(raw_read_frame(&mut other).await, (0, vec![]), "the other lane lives");
 }
+
+/// Two servers that were given one id by mistake: the first stays, and the second learns why.
+#[tokio::test]
+async fn a_second_server_with_the_same_id_is_refused_until_the_first_is_gone() {
+    let b = node("b").await;
+    let first = raw_peer("x", &b.server).await;
+    for lane in [1, 2] {
+        let mut hello = hello("x", "b");
+        hello.address = "127.0.0.1:10".to_owned();
+        hello.lane = lane;
+        let mut second = raw_dial(&b.server, &hello.bytes()).await;
+        let text = "a server with the id \"x\" is connected already, the one at 127.0.0.1:9";
+        assert_eq!(raw_answer(&mut second).await, (8, text.to_owned()));
+    }
+    drop(first);
+    soon("the second is let in", async {
+        let mut hello = hello("x", "b");
+        hello.address = "127.0.0.1:10".to_owned();
+        while raw_answer(&mut raw_dial(&b.server, &hello.bytes()).await).await.0 != 0 {}
+    })
+    .await;
+}

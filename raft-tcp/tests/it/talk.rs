@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use raft::{Message, Transport as _};
 use raft_tcp::TcpOptions;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
 
 use crate::common::*;
 
@@ -62,6 +66,21 @@ async fn quiet_connections_live_on() {
         while b.inbox.recv().await.unwrap().message != heartbeat(u64::MAX) {}
     })
     .await;
+}
+
+/// A reader that never has to wait must not forget to show that it lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn busy_connections_live_on() {
+    let idle_timeout = Duration::from_millis(400);
+    let b = node_with("b", TcpOptions { idle_timeout, ..options() }).await;
+    let (mut read, mut write) = raw_peer("x", &b.server).await.into_split();
+    let flood = raw_frame(0, &[]).repeat(100_000);
+    let flooding = tokio::spawn(async move { while write.write_all(&flood).await.is_ok() {} });
+    for _ in 0..10 {
+        let alive = timeout(5 * idle_timeout, read.read_exact(&mut [0; 10])).await;
+        alive.expect("a sign of life in time").unwrap();
+    }
+    flooding.abort();
 }
 
 #[tokio::test]
