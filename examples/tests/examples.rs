@@ -30,7 +30,9 @@ fn election_shows_every_message_and_ends_with_one_leader() {
     for server in ["s1", "s2", "s3"] {
         assert!(header.contains(server), "no column for {server}: {header}");
     }
-    for kind in ["RequestPreVote ", "RequestVote ", "RequestVoteReply ", "Heartbeat ", "AppendEntries "] {
+    for kind in
+        ["RequestPreVote ", "RequestVote ", "RequestVoteReply ", "Heartbeat ", "AppendEntries "]
+    {
         assert!(text.contains(kind), "no {kind} in\n{text}");
     }
     assert!(text.contains("== leader term="), "nobody became leader:\n{text}");
@@ -75,7 +77,9 @@ fn log_marks_move_in_order_on_every_server() {
         .collect();
     assert!(9 <= rows.len(), "too few rows:\n{text}");
     for row in &rows {
-        let [last, offset, stable, committed, applying, applied] = row[..] else { panic!("{row:?}") };
+        let [last, offset, stable, committed, applying, applied] = row[..] else {
+            panic!("{row:?}")
+        };
         assert_eq!(offset, stable + 1, "{row:?}");
         assert!(stable <= last && applied <= applying && applying <= committed, "{row:?}");
     }
@@ -99,7 +103,8 @@ fn readme_names_only_commands_that_work() {
         let quoted = line.split('`').skip(1).step_by(2);
         for command in quoted.chain([line.trim()]) {
             if let Some(rest) = command.strip_prefix("cargo run --release --bin ") {
-                let words: Vec<&str> = rest.split_whitespace().filter(|word| *word != "--").collect();
+                let words: Vec<&str> =
+                    rest.split_whitespace().filter(|word| *word != "--").collect();
                 run(words[0], &words[1..]);
                 programs += 1;
             } else if let Some(target) = command.strip_prefix("make ") {

@@ -5,9 +5,7 @@ use super::{
     checks::Check,
     world::{Event, World},
 };
-use crate::{
-    consensus::WriteId, log::Term, observer::Role, rpc::Message, stable::HardState,
-};
+use crate::{consensus::WriteId, log::Term, observer::Role, rpc::Message, stable::HardState};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bug {
