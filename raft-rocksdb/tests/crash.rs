@@ -23,7 +23,7 @@ use common::all;
 use raft::{Entries, Entry, EntryPayload, HardState, LogIndex, LogStore, StableStore, Term};
 use raft_rocksdb::{RocksOptions, RocksStore};
 
-const ROUNDS: u64 = 100;
+const ROUNDS: u64 = 60;
 const CHILD_DIR: &str = "RAFT_ROCKSDB_CRASH_DIR";
 const CHILD_SEED: &str = "RAFT_ROCKSDB_CRASH_SEED";
 
