@@ -534,3 +534,6 @@ impl Consensus {
         self.writes.front().map(|write| write.issued_at + self.rules.write_stall_timeout)
     }
 }
+
+#[cfg(test)]
+mod tests;
