@@ -8,19 +8,18 @@
 use std::{sync::Arc, time::Duration};
 
 use raft::{
-    Entry, EntryPayload, Envelope, Inbox, LogId, LogIndex, Message, Server, Term, Transport,
-    TransportError,
+    Entry, EntryPayload, Inbox, LogId, LogIndex, Message, Server, Term, Transport, TransportError,
     rpc::{AppendEntriesRequest, HeartbeatRequest},
 };
 use raft_tcp::{TcpOptions, TcpTransport};
-use tokio::{sync::mpsc, task::yield_now, time::Instant};
+use tokio::{task::yield_now, time::Instant};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 struct Node {
     server: Server,
     transport: Arc<TcpTransport>,
-    inbox: mpsc::Receiver<Envelope>,
+    inbox: raft::Received,
 }
 
 async fn node(id: &str) -> Result<Node, Failure> {

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use raft::{
-    Entry, EntryPayload, Envelope, Inbox, LogId, LogIndex, Message, Server, Term, Transport as _,
+    Entry, EntryPayload, Inbox, LogId, LogIndex, Message, Server, Term, Transport as _,
     TransportError,
     rpc::{AppendEntriesRequest, HeartbeatRequest},
 };
@@ -12,7 +12,6 @@ use raft_tcp::{TcpOptions, TcpTransport};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
     time::timeout,
 };
 
@@ -44,7 +43,7 @@ pub(crate) fn options() -> TcpOptions {
 pub(crate) struct Node {
     pub(crate) server: Server,
     pub(crate) transport: Arc<TcpTransport>,
-    pub(crate) inbox: mpsc::Receiver<Envelope>,
+    pub(crate) inbox: raft::Received,
 }
 
 pub(crate) async fn node_with(id: &str, options: TcpOptions) -> Node {
