@@ -113,13 +113,11 @@ impl Peers {
         let sent = transport.send(&peer.server, message);
         if sent.is_ok() != peer.is_reachable {
             peer.is_reachable = sent.is_ok();
-            match &sent {
-                Ok(()) => {
-                    tracing::info!(server = %shared.id, peer = %to, "peer is reachable again")
-                }
-                Err(error) => {
-                    tracing::warn!(server = %shared.id, peer = %to, %error, "cannot send")
-                }
+            let server = &shared.id;
+            if let Err(error) = &sent {
+                tracing::warn!(%server, peer = %to, %error, "cannot send");
+            } else {
+                tracing::info!(%server, peer = %to, "can send again");
             }
         }
         sent.is_ok()

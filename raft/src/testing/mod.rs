@@ -1,4 +1,5 @@
-//! Conformance suites: every promise of the library's traits, as code that checks it.
+//! Conformance suites: every promise of the library's traits, as code that checks it. And a
+//! [`Cluster`] in one process, for tests of what is built on the library.
 //!
 //! An implementer calls one function per trait from a test of their own and gives it a way to make
 //! fresh, empty instances. A suite runs its checks one after the other and panics on the first
@@ -15,7 +16,9 @@
 //! Deliberately absent: what survives a crash. A suite sees a store only while it is open; reopening,
 //! killing and damaging it is up to the implementer's own tests.
 
+mod cluster;
 mod fsm_suite;
+mod journal;
 mod log_store_suite;
 mod snapshot_store_suite;
 mod stable_store_suite;
@@ -26,7 +29,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub use self::{
-    fsm_suite::fsm_suite, log_store_suite::log_store_suite,
+    cluster::Cluster, fsm_suite::fsm_suite, journal::Journal, log_store_suite::log_store_suite,
     snapshot_store_suite::snapshot_store_suite, stable_store_suite::stable_store_suite,
     transport_suite::transport_suite,
 };
