@@ -3,7 +3,9 @@
 //! On a multi-threaded runtime the call is made in place, after the thread's other tasks were moved
 //! to another thread: no hand-over lies on the way of a write, which takes as long as a plain
 //! blocking call. Everywhere else the call goes to the blocking pool and takes about 1.2 times as
-//! long; a thread of our own lies between the two (`examples/handoff.rs` measures all of them).
+//! long; a thread of our own lies between the two (`examples/handoff.rs` measures all of them). That
+//! order holds on an idle machine and under load of the same process. Where other programs take every
+//! processor, the scheduler decides, and differently each time.
 
 use std::{panic, sync::Arc};
 

@@ -28,9 +28,8 @@
 //! be short. What is left: damage to a length field in the last 32 KiB of the newest file looks
 //! like the end of it. No store can tell the two apart without a second synced place.
 //!
-//! Limits: one process per directory (it is locked); one writer (calls take turns); Unix and Windows
-//! paths as RocksDB takes them; an entry of up to 4 GiB in principle, though
-//! `raft::Config::max_command_bytes` ends far below; Rust's `overflow-checks` stay on.
+//! Limits: one process per directory (it is locked); one writer (calls take turns); Unix; entries
+//! below 4 GiB, though `raft::Config::max_command_bytes` ends far below.
 //!
 //! # Guarantees
 //!
@@ -50,7 +49,8 @@
 //! [`block_in_place`](tokio::task::block_in_place), elsewhere
 //! [`spawn_blocking`](tokio::task::spawn_blocking). A synced append of 256 bytes took as long as a
 //! plain blocking call the first way and 1.2 times as long the second; `cargo run --release -p
-//! raft-rocksdb --example handoff` measures it here and now.
+//! raft-rocksdb --example handoff` measures it here and now. Both need a runtime: outside of one, and
+//! inside a [`LocalSet`](tokio::task::LocalSet) of a multi-threaded one, the calls panic.
 //!
 //! # Example
 //!

@@ -23,7 +23,7 @@ const MIB: usize = 1024 * KIB;
 pub struct RocksOptions {
     /// Bytes of new records gathered in memory before they are sorted into a file. Default 64 MiB;
     /// 64 KiB to 1 GiB. Up to three such buffers exist while the disk is busy, and a start replays
-    /// about as many bytes of write-ahead log as they hold.
+    /// up to about twice as many bytes of write-ahead log.
     pub write_buffer_bytes: usize,
     /// Bytes of file blocks kept in memory for reading at most. Default 32 MiB; 64 KiB to 64 GiB.
     /// It serves followers that are far behind; recent entries are cached by the `raft` crate.

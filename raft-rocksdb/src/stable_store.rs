@@ -14,6 +14,9 @@ use crate::{blocking, database::Database};
 ///
 /// # Cancel safety
 /// A write that was begun is finished even if its future is dropped; the next call waits for it.
+///
+/// # Panics
+/// Calls panic outside of a tokio runtime, and inside a `LocalSet` of a multi-threaded one.
 #[derive(Debug)]
 pub struct RocksStableStore {
     database: Arc<Database>,

@@ -24,7 +24,7 @@ impl RocksStore {
     /// Checks whose directory it is, its format, the term and vote, and both ends of the log. The
     /// entries between are checked when they are read.
     ///
-    /// Blocks: RocksDB replays its write-ahead log, up to about three
+    /// Blocks: RocksDB replays its write-ahead log, up to about twice
     /// [`write_buffer_bytes`](RocksOptions::write_buffer_bytes). Call it before the runtime is
     /// busy, or from `spawn_blocking`.
     ///

@@ -1,4 +1,5 @@
 //! Damaged, foreign and unreachable directories: what is noticed, when, and in which words.
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod common;
 

@@ -7,6 +7,7 @@
 //!
 //! A killed process loses nothing that the kernel already has, so that this shows atomicity,
 //! order and recovery. That every write is synced is shown in `database/tests.rs`.
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod common;
 
@@ -22,7 +23,7 @@ use common::all;
 use raft::{Entries, Entry, EntryPayload, HardState, LogIndex, LogStore, StableStore, Term};
 use raft_rocksdb::{RocksOptions, RocksStore};
 
-const ROUNDS: u64 = 100;
+const ROUNDS: u64 = 60;
 const CHILD_DIR: &str = "RAFT_ROCKSDB_CRASH_DIR";
 const CHILD_SEED: &str = "RAFT_ROCKSDB_CRASH_SEED";
 
@@ -97,9 +98,9 @@ impl Model {
         self.first + self.terms.len() as u64 - 1
     }
 
-    fn after(&self, write: Step) -> Self {
+    fn after(&self, step: Step) -> Self {
         let mut next = self.clone();
-        match write {
+        match step {
             Step::Append { term, first, last } => {
                 if next.terms.is_empty() {
                     next.first = first;
@@ -163,8 +164,8 @@ async fn child() {
     let (mut log, mut stable) = (store.log_store(), store.stable_store());
     let reader = log.reader();
     let mut term = stable.hard_state().await.unwrap().map_or(0, |saved| saved.current_term.0);
-    let say = |word: &str, write: Step| {
-        let line = format!("\n{word} {}\n", write.line());
+    let say = |word: &str, step: Step| {
+        let line = format!("\n{word} {}\n", step.line());
         std::io::stdout().write_all(line.as_bytes()).unwrap();
     };
     loop {
@@ -185,8 +186,8 @@ async fn child() {
                 Step::Append { term, first, last: first + random.below(20) }
             }
         };
-        say("begin", write);
-        match write {
+        say("begin", step);
+        match step {
             Step::Append { term, first, last } => {
                 let cut = first + random.below(last - first + 1);
                 let batch = |range: std::ops::RangeInclusive<u64>| -> Entries {
@@ -200,7 +201,7 @@ async fn child() {
             }
             Step::Vote { term } => stable.save_hard_state(&vote(term)).await.unwrap(),
         }
-        say("done", write);
+        say("done", step);
     }
 }
 

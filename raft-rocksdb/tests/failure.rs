@@ -2,6 +2,7 @@
 //!
 //! The child is this program, started again under a limit on the size of files: a full disk without
 //! a disk to fill.
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //!
 //! `tests/format-1.txt` holds one record a line, `column family`, `key`, `value`, in hexadecimal.
 //! It is never edited; a new format gets a file of its own, and this one stays readable.
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod common;
 

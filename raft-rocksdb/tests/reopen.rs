@@ -1,4 +1,5 @@
 //! What was acknowledged is there after the store was closed and opened again.
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod common;
 

@@ -98,6 +98,8 @@ pub(crate) enum Reason {
     WrongServer,
     /// Too many connections.
     Busy,
+    /// Another server with the dialler's id is connected.
+    Duplicate,
     /// A reason of a later version.
     Other(u8),
 }
@@ -112,6 +114,7 @@ impl Reason {
             Self::OwnId => 5,
             Self::WrongServer => 6,
             Self::Busy => 7,
+            Self::Duplicate => 8,
             Self::Other(code) => code,
         }
     }
@@ -125,6 +128,7 @@ impl Reason {
             5 => Self::OwnId,
             6 => Self::WrongServer,
             7 => Self::Busy,
+            8 => Self::Duplicate,
             other => Self::Other(other),
         }
     }
@@ -151,6 +155,13 @@ impl Refusal {
     pub(crate) fn busy(limit: usize) -> Self {
         let text = format!("the server already has {limit} connections, its `max_inbound`");
         Self { reason: Reason::Busy, text }
+    }
+
+    /// Two servers with one id: the one that is here stays.
+    pub(crate) fn duplicate(id: &str, present: &ServerAddress) -> Self {
+        let text =
+            format!("a server with the id {id:?} is connected already, the one at {present}");
+        Self { reason: Reason::Duplicate, text }
     }
 }
 
@@ -370,8 +381,12 @@ pub(crate) enum Decision {
     Refused { claimed: Option<String>, refusal: Refusal },
 }
 
-/// The acceptor's side. Reads not one byte beyond the hello.
-pub(crate) async fn accept<S>(stream: &mut S, identity: &Identity) -> io::Result<Decision>
+/// The acceptor's side; `objection` has the last word. Reads not one byte beyond the hello.
+pub(crate) async fn accept<S>(
+    stream: &mut S,
+    identity: &Identity,
+    objection: impl Fn(&Hello) -> Option<Refusal>,
+) -> io::Result<Decision>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -379,7 +394,9 @@ where
     let judged = match read_hello(stream).await? {
         Ok((version, hello)) => {
             claimed = Some(hello.from.clone());
-            identity.check(&hello).map(|()| (version, hello))
+            let checked =
+                identity.check(&hello).and_then(|()| objection(&hello).map_or(Ok(()), Err));
+            checked.map(|()| (version, hello))
         }
         Err(refusal) => Err(refusal),
     };

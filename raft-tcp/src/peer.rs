@@ -256,13 +256,18 @@ async fn keep_connected(peer: Arc<Peer>, lane: Lane, dialler: Dialler) {
     let work = async {
         loop {
             let attempted_at = Instant::now();
+            let mut is_heard = false;
+            // An attempt that began when nobody was there may wait long for nothing.
+            let hopeless = async {
+                queue.life().await;
+                is_heard = true;
+                sleep_until(attempted_at + options.connect_timeout / 4).await;
+            };
             let attempt = select! {
                 biased;
-                // The attempt may have begun when nobody was there, and wait for a timeout.
-                () = queue.life() => None,
+                () = hopeless => None,
                 attempt = dial(&peer, lane, &dialler) => Some(attempt),
             };
-            let was_cut_short = attempt.is_none();
             match attempt {
                 Some(Ok(stream)) => {
                     peer.connected(lane);
@@ -275,7 +280,7 @@ async fn keep_connected(peer: Arc<Peer>, lane: Lane, dialler: Dialler) {
                 Some(Err(error)) => peer.failed(lane, error.trouble(), &error.to_string()),
                 None => {}
             }
-            if !was_cut_short {
+            if !is_heard {
                 select! {
                     biased;
                     () = queue.life() => {}

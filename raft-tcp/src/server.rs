@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 use crate::{
     codec,
     connection::{Ended, FrameReader, FrameWriter, ended},
-    handshake::{self, Decision, Identity, Lane, Reason, Refusal},
+    handshake::{self, Decision, Hello, Identity, Lane, Reason, Refusal},
     options::TcpOptions,
     peer::Peers,
 };
@@ -36,6 +36,7 @@ pub(crate) struct Acceptor {
     pub(crate) options: Arc<TcpOptions>,
     pub(crate) inbox: Inbox,
     pub(crate) peers: Arc<Peers>,
+    /// Cancelled when the transport is closed, and when nobody reads the inbox any more.
     pub(crate) token: CancellationToken,
     pub(crate) tracker: TaskTracker,
     pub(crate) accepted: Mutex<Accepted>,
@@ -46,7 +47,7 @@ pub(crate) struct Acceptor {
 #[derive(Debug, Default)]
 pub(crate) struct Accepted {
     serial: u64,
-    lanes: BTreeMap<(ServerId, Lane), (u64, CancellationToken)>,
+    lanes: BTreeMap<(ServerId, Lane), Connection>,
 }
 
 /// A server that was let in.
@@ -62,6 +63,15 @@ impl Dialler {
     fn who(&self) -> Who {
         Who::Claimed(self.ip, self.id.as_str().to_owned())
     }
+}
+
+#[derive(Debug)]
+struct Connection {
+    serial: u64,
+    /// Where the peer can be dialled.
+    address: ServerAddress,
+    /// Ends it in favour of a newer one.
+    replaced: CancellationToken,
 }
 
 /// What was last logged about whom.
@@ -163,8 +173,9 @@ impl Acceptor {
             debug!(%remote, %error, "lost a connection");
             return;
         }
-        let decision = timeout_at(deadline, handshake::accept(&mut stream, &self.identity)).await;
-        let reason = match decision {
+        let objection = |hello: &Hello| self.objection(hello);
+        let decision = handshake::accept(&mut stream, &self.identity, objection);
+        let reason = match timeout_at(deadline, decision).await {
             Ok(Ok(Decision::Accepted { from, address, lane })) => {
                 let (read, write) = stream.into_split();
                 let dialler = Dialler { id: from, address, lane, ip: remote };
@@ -195,38 +206,54 @@ impl Acceptor {
         let ended = select! {
             biased;
             () = replaced.cancelled() => Ended::Closed,
-            ended = self.receive(FrameReader::new(read, &self.options), dialler) => ended,
+            // Before the reading, which on a busy connection leaves no turn to what comes after it.
             ended = self.show_life(FrameWriter::new(write, &self.options)) => ended,
+            ended = self.receive(FrameReader::new(read, &self.options), dialler) => ended,
         };
         self.leave(dialler, serial);
         match ended {
             Ended::Frame(_) | Ended::Payload(_) | Ended::WrongWay => {
                 self.report(dialler.who(), Trouble::Broken, &ended.to_string());
             }
+            // Whoever dials a server that has stopped is to find nobody.
+            Ended::Stopped => self.token.cancel(),
             // The dialler notices, says so in its own log, and comes back.
-            Ended::Closed | Ended::Silent(_) | Ended::Io(_) | Ended::Stopped => {
+            Ended::Closed | Ended::Silent(_) | Ended::Io(_) => {
                 let Dialler { id, lane, .. } = dialler;
                 debug!(peer = %id, ?lane, reason = %ended, "a connection from a peer ended");
             }
         }
     }
 
+    /// Two servers that were given one id by mistake would push each other out without end.
+    fn objection(&self, hello: &Hello) -> Option<Refusal> {
+        let accepted = self.accepted.lock();
+        let id = ServerId::from(hello.from.as_str());
+        let present = [Lane::Urgent, Lane::Entries].into_iter().find_map(|lane| {
+            let connection = accepted.lanes.get(&(id.clone(), lane))?;
+            (connection.address.as_str() != hello.address).then_some(&connection.address)
+        });
+        present.map(|address| Refusal::duplicate(&hello.from, address))
+    }
+
     /// Makes this the connection of the lane, and ends the one before it.
     fn enter(&self, dialler: &Dialler) -> (u64, CancellationToken) {
         let mut accepted = self.accepted.lock();
         accepted.serial += 1;
-        let current = (accepted.serial, CancellationToken::new());
-        let key = (dialler.id.clone(), dialler.lane);
-        if let Some((_, before)) = accepted.lanes.insert(key, current.clone()) {
-            before.cancel();
+        let (serial, replaced) = (accepted.serial, CancellationToken::new());
+        let Dialler { id, address, lane, .. } = dialler;
+        let (address, token) = (address.clone(), replaced.clone());
+        let connection = Connection { serial, address, replaced: token };
+        if let Some(before) = accepted.lanes.insert((id.clone(), *lane), connection) {
+            before.replaced.cancel();
         }
-        current
+        (serial, replaced)
     }
 
     fn leave(&self, dialler: &Dialler, serial: u64) {
         let mut accepted = self.accepted.lock();
         let key = (dialler.id.clone(), dialler.lane);
-        if accepted.lanes.get(&key).is_some_and(|(current, _)| *current == serial) {
+        if accepted.lanes.get(&key).is_some_and(|current| current.serial == serial) {
             accepted.lanes.remove(&key);
         }
     }

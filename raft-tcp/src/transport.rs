@@ -141,7 +141,7 @@ impl Transport for TcpTransport {
             options: Arc::clone(&self.options),
             inbox,
             peers: Arc::clone(&self.peers),
-            token: self.token.clone(),
+            token: self.token.child_token(),
             tracker: self.tracker.clone(),
             accepted: Mutex::default(),
             reports: Mutex::default(),

@@ -50,5 +50,5 @@ pub use self::{
     snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
     status::{LogMarks, PeerStatus, ProgressState, Status},
-    transport::{Inbox, Transport},
+    transport::{Inbox, Received, Transport},
 };

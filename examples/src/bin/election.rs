@@ -59,7 +59,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
 
-    let configuration = Configuration::new(ids.iter().map(|id| Server::voter(id.clone(), id.as_str())));
+    let configuration =
+        Configuration::new(ids.iter().map(|id| Server::voter(id.clone(), id.as_str())));
     let mut servers = Vec::new();
     for (column, id) in ids.iter().enumerate() {
         let config = Config {

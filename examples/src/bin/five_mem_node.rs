@@ -36,7 +36,11 @@ fn parse_put(text: &str) -> Option<(u64, &str)> {
     Some((key.parse().ok()?, value.strip_prefix('"')?.strip_suffix('"')?))
 }
 
-async fn start(id: &str, network: &InmemNetwork, map: Map) -> Result<Raft<Store>, raft::StartError> {
+async fn start(
+    id: &str,
+    network: &InmemNetwork,
+    map: Map,
+) -> Result<Raft<Store>, raft::StartError> {
     Raft::new(
         Config::new(id),
         Store(map),
@@ -60,7 +64,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         servers.push(start(id, &network, map).await?);
         println!("server {id} started, knowing nobody");
     }
-    let (Some(leader), others) = (servers.first(), &ids[1..]) else { return Err("no server".into()) };
+    let (Some(leader), others) = (servers.first(), &ids[1..]) else {
+        return Err("no server".into());
+    };
 
     leader.bootstrap_cluster(Configuration::new([Server::voter(ids[0], ids[0])])).await?;
     leader.leader_changes().wait_for(Option::is_some).await?;

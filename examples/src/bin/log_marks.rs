@@ -65,8 +65,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     println!("server {} leads; two entries are proposed", leader.id());
-    println!("{:>8} {:>6} {:>5} {:>7} {:>7} {:>10} {:>9} {:>8}", "ms", "server", "last", "offset",
-        "stable", "committed", "applying", "applied");
+    println!(
+        "{:>8} {:>6} {:>5} {:>7} {:>7} {:>10} {:>9} {:>8}",
+        "ms", "server", "last", "offset", "stable", "committed", "applying", "applied"
+    );
     let start = Instant::now();
     let (first, second) = (leader.apply("first"), leader.apply("second"));
     let last = index.plus(2);
@@ -98,7 +100,12 @@ fn print(start: Instant, raft: &Raft<Slow>, marks: LogMarks) {
     let ms = start.elapsed().as_secs_f64() * 1000.0;
     println!(
         "{ms:>8.1} {:>6} {:>5} {:>7} {:>7} {:>10} {:>9} {:>8}",
-        raft.id(), marks.last, marks.offset, marks.stable, marks.committed, marks.applying,
+        raft.id(),
+        marks.last,
+        marks.offset,
+        marks.stable,
+        marks.committed,
+        marks.applying,
         marks.applied
     );
 }

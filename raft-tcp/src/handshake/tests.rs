@@ -14,7 +14,7 @@ async fn answer(bytes: &[u8]) -> io::Result<Result<u16, HandshakeError>> {
     let (mut client, mut server) = tokio::io::duplex(1 << 16);
     client.write_all(bytes).await.unwrap();
     client.shutdown().await.unwrap();
-    accept(&mut server, &identity()).await?;
+    accept(&mut server, &identity(), |_| None).await?;
     drop(server);
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).await.unwrap();
@@ -49,7 +49,7 @@ async fn a_peer_is_let_in() {
     let (mut client, mut server) = tokio::io::duplex(1 << 16);
     let (hello, identity) = (hello(), identity());
     let (dialled, accepted) =
-        tokio::join!(dial(&mut client, &hello), accept(&mut server, &identity));
+        tokio::join!(dial(&mut client, &hello), accept(&mut server, &identity, |_| None));
     assert_eq!(dialled.unwrap(), 1);
     match accepted.unwrap() {
         Decision::Accepted { from, address, lane } => {

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use raft::{
-    Entry, EntryPayload, Envelope, Inbox, LogId, LogIndex, Message, Server, Term, Transport as _,
+    Entry, EntryPayload, Inbox, LogId, LogIndex, Message, Server, Term, Transport as _,
     TransportError,
     rpc::{AppendEntriesRequest, HeartbeatRequest},
 };
@@ -12,7 +12,6 @@ use raft_tcp::{TcpOptions, TcpTransport};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
     time::timeout,
 };
 
@@ -44,7 +43,7 @@ pub(crate) fn options() -> TcpOptions {
 pub(crate) struct Node {
     pub(crate) server: Server,
     pub(crate) transport: Arc<TcpTransport>,
-    pub(crate) inbox: mpsc::Receiver<Envelope>,
+    pub(crate) inbox: raft::Received,
 }
 
 pub(crate) async fn node_with(id: &str, options: TcpOptions) -> Node {
@@ -222,16 +221,22 @@ impl RawServer {
         Self { server: Server::voter(id, address), listener }
     }
 
-    /// Accepts one connection: its lane, and the stream after the handshake.
+    /// Accepts one connection: its lane, and the stream after the handshake. Those that the
+    /// dialler has given up already are passed over.
     pub(crate) async fn accept(&self) -> (u8, TcpStream) {
-        let (mut stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
-        let mut head = [0; 14];
-        soon("a hello", stream.read_exact(&mut head)).await.unwrap();
-        assert_eq!(&head[..8], b"raft-tcp");
-        let mut body = vec![0; usize::from(u16::from_le_bytes([head[12], head[13]])) + 4];
-        soon("the hello's body", stream.read_exact(&mut body)).await.unwrap();
-        stream.write_all(&raw_yes()).await.unwrap();
-        (body[0], stream)
+        loop {
+            let (mut stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
+            let mut head = [0; 14];
+            soon("a hello", stream.read_exact(&mut head)).await.unwrap();
+            assert_eq!(&head[..8], b"raft-tcp");
+            let mut body = vec![0; usize::from(u16::from_le_bytes([head[12], head[13]])) + 4];
+            soon("the hello's body", stream.read_exact(&mut body)).await.unwrap();
+            let _ = stream.write_all(&raw_yes()).await;
+            // A dialler that is there shows it at once.
+            if soon("a first frame", stream.peek(&mut [0])).await.is_ok_and(|bytes| bytes > 0) {
+                return (body[0], stream);
+            }
+        }
     }
 
     /// Accepts both lanes of one dialler: urgent, entries.

@@ -80,6 +80,7 @@ impl Consensus {
     pub fn verify_leader(&mut self, now: Time) -> Result<Verification, Refusal> {
         let term_start = self.check_leader()?;
         let read_index = self.commit_index.max(term_start);
+        // Wanted before it begins: a server that is its own majority confirms it at once.
         let round = self.role.leader_mut().map_or(0, |leader| {
             leader.wanted_round = leader.round + 1;
             leader.wanted_round

@@ -3,7 +3,6 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::{
     io::AsyncWriteExt,
-    sync::mpsc,
     time::{Instant, timeout},
 };
 
@@ -214,7 +213,7 @@ async fn of_two_snapshots_of_one_place_the_later_is_the_newer() {
 struct Peer {
     server: Server,
     transport: Arc<InmemTransport>,
-    inbox: mpsc::Receiver<Envelope>,
+    inbox: crate::transport::Received,
 }
 
 impl Peer {

@@ -6,7 +6,8 @@
 //! and touches neither disk nor state machine, so a heartbeat never waits for either.
 //!
 //! When the core is saturated no requests are taken, and when its window of writes is full no
-//! messages either: they stay in their bounded queues, and whoever fills these waits.
+//! entries either: they stay in their bounded queues, and whoever fills these waits. Heartbeats and
+//! votes have a lane of their own and go on.
 
 use std::{
     future::{Future, poll_fn},
@@ -39,6 +40,7 @@ use crate::{
     observer::{Observation, Role},
     rpc::{Envelope, Message},
     status::Status,
+    transport::Received,
 };
 
 /// Messages taken in one turn at most. Each can cause a write, so a turn can overshoot the core's
@@ -52,7 +54,7 @@ const REQUESTS_MAX: usize = 1024;
 /// what is still queued can be answered.
 pub(super) struct Mail<R> {
     pub(super) requests: mpsc::Receiver<Request<R>>,
-    pub(super) inbox: mpsc::Receiver<Envelope>,
+    pub(super) inbox: Received,
 }
 
 pub(super) struct Run<R> {
@@ -135,7 +137,8 @@ impl<R: Send + 'static> Run<R> {
     /// Waits until something is ready, and takes a batch from every source that is. The sources are
     /// polled in a fixed order; taking from one is never undone, so nothing is lost.
     async fn wait(&mut self, mail: &mut Mail<R>) {
-        let takes_messages = !self.core.is_write_window_full() && !self.turn.inbox_is_closed;
+        let takes_messages = !self.core.is_write_window_overrun() && !self.turn.inbox_is_closed;
+        let takes_entries = !self.core.is_write_window_full();
         let takes_requests = !self.core.is_saturated();
         if self.awaits_applied(!takes_requests) {
             return;
@@ -146,10 +149,10 @@ impl<R: Send + 'static> Run<R> {
         poll_fn(|cx| {
             let mut is_ready = signalled.as_mut().poll(cx).is_ready();
             if takes_messages
-                && let Poll::Ready(count) =
-                    mail.inbox.poll_recv_many(cx, &mut turn.messages, MESSAGES_MAX)
+                && let Poll::Ready(is_open) =
+                    mail.inbox.poll_take(cx, &mut turn.messages, MESSAGES_MAX, takes_entries)
             {
-                turn.inbox_is_closed = count == 0;
+                turn.inbox_is_closed = !is_open;
                 is_ready = true;
             }
             if takes_requests

@@ -3,10 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use super::{entries, entry, kept};
 use crate::{
@@ -72,7 +69,7 @@ pub async fn transport_suite<Fut: Future<Output = Vec<(Server, Arc<dyn Transport
 struct Peer {
     server: Server,
     transport: Arc<dyn Transport>,
-    inbox: mpsc::Receiver<Envelope>,
+    inbox: crate::transport::Received,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
