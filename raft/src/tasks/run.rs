@@ -229,10 +229,8 @@ impl<R: Send + 'static> Run<R> {
             }
             Request::ApplyBatch { commands, responder } => {
                 let first = LogIndex(self.turn.payloads.len() as u64);
-                let applied = Vec::with_capacity(commands.len());
+                let batch = PendingBatch::new(first, commands.len(), responder.taken());
                 self.turn.payloads.extend(commands.into_iter().map(EntryPayload::Command));
-                let responder = responder.taken();
-                let batch = PendingBatch { first, applied, responder };
                 self.proposed_by(Pending::Batch(Box::new(batch)));
             }
             Request::Barrier { responder } => {
@@ -287,7 +285,7 @@ impl<R: Send + 'static> Run<R> {
                 for Waiter { index, answer } in &mut proposers {
                     index.0 += first.0;
                     if let Pending::Batch(batch) = answer {
-                        batch.first.0 += first.0;
+                        batch.part.first.0 += first.0;
                     }
                 }
                 self.waiters.proposed(now, proposers);
