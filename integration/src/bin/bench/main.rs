@@ -2,13 +2,18 @@
 //!
 //! Every figure printed is measured in this very invocation. See `bench --help`.
 
+mod durable;
+mod failover;
 mod in_memory;
 mod isolated;
 mod load;
 mod machine;
+mod memory;
 mod ours;
 mod peer_openraft;
+mod processes;
 mod report;
+mod server;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -19,13 +24,17 @@ use crate::{in_memory::Side, machine::Machine};
 
 /// Measures this Raft library side by side with openraft, and against what it promises.
 ///
-/// The sections, all run by default:
+/// Four sections, all run by default:
 ///
 ///   in-memory  three servers in one process, beside openraft 0.9: what consensus itself costs
+///   durable    three processes with RocksDB and TCP: what a real deployment reaches
+///   failover   SIGKILL the leader, 20 times: how long until the next one has committed a command
+///   memory     a million applies: does memory grow by more than the log and the configured bounds?
 ///
 /// Every figure is the median (min–max) of several runs. Close other programs first: each table
 /// says what share of the machine they took meanwhile. On a shared machine, `chrt -r 1 bench` (as
-/// root) keeps others off the cores, though not out of the caches.
+/// root) keeps others off the cores, though not out of the caches. A full run takes about six
+/// minutes.
 ///
 /// Exit code: 0 if every apply succeeded and every promise was kept; 1 if an apply or a whole run
 /// failed; 2 if a promise was broken (not judged with --quick).
@@ -51,7 +60,7 @@ struct Cli {
     /// Bytes per command.
     #[arg(long, default_value_t = 256)]
     payload: usize,
-    /// Concurrent clients [default: 1,64,256,1024,4096 in memory].
+    /// Concurrent clients [default: 1,64,256,1024,4096 in memory; 1,64,256 durable].
     #[arg(long, value_delimiter = ',')]
     clients: Option<Vec<usize>>,
     /// Whom to measure in memory, in this order.
@@ -64,6 +73,15 @@ struct Cli {
     /// Worker threads of the runtime that carries servers and clients [default: one per core].
     #[arg(long)]
     workers: Option<usize>,
+    /// Where the durable sections put their data: a directory on the disk to be measured.
+    #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
+    data: PathBuf,
+    /// Leaders to kill [default: 20; quick: 2].
+    #[arg(long)]
+    trials: Option<usize>,
+    /// Commands of the memory section [default: 1000000; quick: 20000].
+    #[arg(long)]
+    applies: Option<usize>,
     /// Write every raw run to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -75,6 +93,9 @@ struct Cli {
 #[serde(rename_all = "kebab-case")]
 enum Section {
     InMemory,
+    Durable,
+    Failover,
+    Memory,
 }
 
 impl std::fmt::Display for Section {
@@ -88,6 +109,10 @@ impl std::fmt::Display for Section {
 enum Process {
     #[command(hide = true)]
     InMemoryRun(in_memory::RunArgs),
+    #[command(hide = true)]
+    MemoryRun(memory::RunArgs),
+    #[command(hide = true)]
+    Server(server::ServerArgs),
 }
 
 /// What the sections work from: the command line with every default filled in.
@@ -99,6 +124,11 @@ struct Options {
     warm_up: f64,
     payload: usize,
     clients: Vec<usize>,
+    durable_clients: Vec<usize>,
+    trials: usize,
+    applies: usize,
+    #[serde(skip)]
+    data: PathBuf,
     sides: Vec<Side>,
     peer_keeps_log: bool,
     workers: Option<usize>,
@@ -114,6 +144,10 @@ impl Options {
             warm_up: cli.warm_up.unwrap_or(or(0.1, 0.5)),
             payload: cli.payload,
             clients: cli.clients.clone().unwrap_or_else(|| vec![1, 64, 256, 1024, 4096]),
+            durable_clients: cli.clients.clone().unwrap_or_else(|| vec![1, 64, 256]),
+            trials: cli.trials.unwrap_or(if cli.quick { 2 } else { 20 }),
+            applies: cli.applies.unwrap_or(if cli.quick { 20_000 } else { 1_000_000 }),
+            data: cli.data.clone(),
             sides: cli.sides.clone(),
             peer_keeps_log: cli.peer_keeps_log,
             workers: cli.workers,
@@ -134,6 +168,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let ended = match &cli.process {
         Some(Process::InMemoryRun(args)) => in_memory::run(args).map(|()| ExitCode::SUCCESS),
+        Some(Process::MemoryRun(args)) => memory::run(args).map(|()| ExitCode::SUCCESS),
+        Some(Process::Server(args)) => server::run(args).map(|()| ExitCode::SUCCESS),
         None => isolated::stopwatch().and_then(|runtime| runtime.block_on(all(&cli))),
     };
     ended.unwrap_or_else(|error| {
@@ -148,6 +184,9 @@ struct Record {
     machine: Machine,
     options: Options,
     in_memory: Vec<in_memory::Run>,
+    durable: Vec<durable::Run>,
+    failover: Vec<failover::Trial>,
+    memory: Option<memory::Raw>,
     /// Applies or whole runs that failed.
     failures: Vec<String>,
     /// Promises that were not kept.
@@ -159,6 +198,9 @@ async fn all(cli: &Cli) -> Result<ExitCode, String> {
         machine: Machine::this(),
         options: Options::new(cli),
         in_memory: Vec::new(),
+        durable: Vec::new(),
+        failover: Vec::new(),
+        memory: None,
         failures: Vec::new(),
         broken: Vec::new(),
     };
@@ -191,6 +233,23 @@ impl Record {
                 let (runs, failures) = in_memory::section(options).await;
                 self.in_memory = runs;
                 self.failures.extend(failures);
+            }
+            Section::Durable => {
+                let (runs, failures) = durable::section(options).await;
+                self.durable = runs;
+                self.failures.extend(failures);
+            }
+            Section::Failover => {
+                let outcome = failover::section(options).await;
+                self.failover = outcome.trials;
+                self.failures.extend(outcome.failures);
+                self.broken.extend(outcome.broken.filter(|_| !options.quick));
+            }
+            Section::Memory => {
+                let outcome = memory::section(options).await;
+                self.memory = outcome.raw;
+                self.failures.extend(outcome.failures);
+                self.broken.extend(outcome.broken.filter(|_| !options.quick));
             }
         }
     }
