@@ -52,7 +52,8 @@ pub struct Config {
     /// Requests waiting to be taken up by the `run` task at most. Default 1024; at least 1. When it
     /// is full, `apply` waits.
     pub apply_queue: usize,
-    /// Received messages waiting to be taken up by the `run` task at most. Default 1024; at least 16.
+    /// Received messages waiting to be taken up by the `run` task at most, in each of the inbox's two
+    /// lanes (entries, everything else). Default 1024; at least 16.
     pub rpc_queue: usize,
     /// How long a request may wait for a place in the queue before it is refused with
     /// `EnqueueTimeout`. Default 5 s; at least 1 ms. A request that was taken up is not bounded by
@@ -64,7 +65,7 @@ pub struct Config {
     /// The same in bytes of entries. Default 64 MiB; at least 1 KiB.
     pub max_unapplied_bytes: u64,
     /// Log writes accepted but not durable at most; with more, the server reads neither requests
-    /// nor messages. Default 256; at least 16.
+    /// nor entries. Default 256; at least 16.
     pub max_pending_writes: usize,
     /// Bytes of recent entries kept in memory beside the store, so that followers and the state
     /// machine rarely read the disk. Entries not yet durable are kept whatever this says (they are

@@ -1,6 +1,10 @@
 //! A Raft library in the shape that Consul made familiar.
 #![cfg_attr(not(test), warn(missing_docs))]
 
+mod api;
+mod bootstrap;
+mod future;
+
 pub mod config;
 pub mod configuration;
 pub mod error;
@@ -18,11 +22,17 @@ pub mod consensus;
 #[cfg(not(feature = "unstable-core"))]
 pub(crate) mod consensus;
 
-// pub mod inmem;
+mod log_tail;
+mod tasks;
 
-// pub mod testing;
+pub mod inmem;
+
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use self::{
+    api::Raft,
+    bootstrap::{bootstrap_cluster, has_existing_state},
     config::Config,
     configuration::{
         Configuration, ConfigurationChange, IndexedConfiguration, InvalidConfiguration, Server,
@@ -33,11 +43,12 @@ pub use self::{
         SnapshotError, StartError, StoreError, TransferError, TransportError, VerifyError,
     },
     fsm::{Fsm, FsmError, FsmSnapshot},
+    future::{Applied, ApplyBatchFuture, ApplyFuture, BarrierFuture, VerifyFuture},
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     observer::{Observation, Observer, Role},
     rpc::{Envelope, Message},
     snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
     status::{LogMarks, PeerStatus, ProgressState, Status},
-    transport::{Inbox, Transport},
+    transport::{Inbox, Received, Transport},
 };

@@ -205,7 +205,7 @@ impl Entries {
     #[must_use]
     pub fn skip(&self, n: usize) -> Self {
         let mut rest = self.clone();
-        rest.start = rest.end.min(rest.start + n);
+        rest.start += n.min(rest.len());
         rest
     }
 
@@ -214,7 +214,8 @@ impl Entries {
     pub fn within(&self, range: RangeInclusive<LogIndex>) -> Self {
         let Some(first) = self.first().map(|entry| entry.index) else { return Self::default() };
         let lo = range.start().since(first).min(self.len() as u64) as usize;
-        let hi = range.end().next().since(first).min(self.len() as u64) as usize;
+        let hi =
+            LogIndex(range.end().0.saturating_add(1)).since(first).min(self.len() as u64) as usize;
         let mut part = self.clone();
         part.end = part.start + hi.max(lo);
         part.start += lo;
@@ -342,3 +343,6 @@ pub trait LogReader: Send + Sync + 'static {
         max_bytes: u64,
     ) -> Result<Entries, StoreError>;
 }
+
+#[cfg(test)]
+mod tests;

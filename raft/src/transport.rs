@@ -1,6 +1,9 @@
 //! How messages reach other servers.
 
-use std::fmt;
+use std::{
+    fmt,
+    task::{Context, Poll},
+};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -57,20 +60,39 @@ pub trait Transport: Send + Sync + 'static {
 }
 
 /// The receiving end of a server, handed to its transport by [`Transport::start`]. Cheap to clone.
+///
+/// It has two lanes, as a transport does: a heartbeat or a vote never waits for room behind
+/// entries, however many a saturated server has left unread.
 #[derive(Clone)]
 pub struct Inbox {
-    sender: mpsc::Sender<Envelope>,
+    urgent: mpsc::Sender<Envelope>,
+    entries: mpsc::Sender<Envelope>,
 }
 
 impl Inbox {
-    /// An inbox that holds up to `capacity` messages (at least one), and the end it is read from.
+    /// An inbox with room for `capacity` messages (at least one) in each lane, and the end it is
+    /// read from.
     #[must_use]
-    pub fn new(capacity: usize) -> (Self, mpsc::Receiver<Envelope>) {
-        let (sender, receiver) = mpsc::channel(capacity.max(1));
-        (Self { sender }, receiver)
+    pub fn new(capacity: usize) -> (Self, Received) {
+        let (urgent, urgent_end) = mpsc::channel(capacity.max(1));
+        let (entries, entries_end) = mpsc::channel(capacity.max(1));
+        (Self { urgent, entries }, Received { urgent: urgent_end, entries: entries_end })
     }
 
-    /// Delivers a message, waiting for room: a saturated server pushes back on its peers.
+    fn lane(&self, message: &Message) -> &mpsc::Sender<Envelope> {
+        match message {
+            Message::AppendEntries(_) => &self.entries,
+            Message::AppendEntriesReply(_)
+            | Message::Heartbeat(_)
+            | Message::HeartbeatReply(_)
+            | Message::RequestVote(_)
+            | Message::RequestVoteReply(_)
+            | Message::TimeoutNow(_) => &self.urgent,
+        }
+    }
+
+    /// Delivers a message, waiting for room in its lane: a saturated server pushes back on its
+    /// peers.
     ///
     /// # Errors
     /// [`TransportError::Closed`] when the server has stopped.
@@ -78,16 +100,17 @@ impl Inbox {
     /// # Cancel safety
     /// Dropping the future before it ends does not deliver the message.
     pub async fn deliver(&self, envelope: Envelope) -> Result<(), TransportError> {
-        self.sender.send(envelope).await.map_err(|_| TransportError::Closed)
+        let lane = self.lane(&envelope.message);
+        lane.send(envelope).await.map_err(|_| TransportError::Closed)
     }
 
-    /// Delivers a message if there is room.
+    /// Delivers a message if there is room in its lane.
     ///
     /// # Errors
     /// [`TransportError::Full`] when there is none, [`TransportError::Closed`] when the server has
     /// stopped.
     pub fn try_deliver(&self, envelope: Envelope) -> Result<(), TransportError> {
-        self.sender.try_send(envelope).map_err(|error| match error {
+        self.lane(&envelope.message).try_send(envelope).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => TransportError::Full,
             mpsc::error::TrySendError::Closed(_) => TransportError::Closed,
         })
@@ -96,6 +119,67 @@ impl Inbox {
 
 impl fmt::Debug for Inbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbox").field("room", &self.sender.capacity()).finish()
+        f.debug_struct("Inbox")
+            .field("urgent_room", &self.urgent.capacity())
+            .field("entries_room", &self.entries.capacity())
+            .finish()
+    }
+}
+
+/// Where what was delivered to an [`Inbox`] is read: the urgent lane first.
+#[derive(Debug)]
+pub struct Received {
+    urgent: mpsc::Receiver<Envelope>,
+    entries: mpsc::Receiver<Envelope>,
+}
+
+impl Received {
+    /// The next message, or `None` when every [`Inbox`] is gone and all is read.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn recv(&mut self) -> Option<Envelope> {
+        tokio::select! {
+            biased;
+            Some(envelope) = self.urgent.recv() => Some(envelope),
+            Some(envelope) = self.entries.recv() => Some(envelope),
+            else => None,
+        }
+    }
+
+    /// The next message if one is waiting.
+    ///
+    /// # Errors
+    /// [`mpsc::error::TryRecvError`] when none is.
+    pub fn try_recv(&mut self) -> Result<Envelope, mpsc::error::TryRecvError> {
+        self.urgent.try_recv().or_else(|_| self.entries.try_recv())
+    }
+
+    /// Takes up to `limit` messages of each lane that is asked for, the urgent lane first. Ready
+    /// with `false` when every [`Inbox`] is gone and nothing is left.
+    pub(crate) fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        taken: &mut Vec<Envelope>,
+        limit: usize,
+        takes_entries: bool,
+    ) -> Poll<bool> {
+        let urgent = self.urgent.poll_recv_many(cx, taken, limit);
+        let entries = if takes_entries {
+            self.entries.poll_recv_many(cx, taken, limit)
+        } else {
+            Poll::Pending
+        };
+        match (urgent, entries) {
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+            (Poll::Ready(0), Poll::Ready(0) | Poll::Pending) => Poll::Ready(false),
+            _ => Poll::Ready(true),
+        }
+    }
+
+    /// Refuses further messages; what is queued can still be read.
+    pub fn close(&mut self) {
+        self.urgent.close();
+        self.entries.close();
     }
 }

@@ -1,1 +1,121 @@
 use super::*;
+
+/// A change of one field that breaks its rule, or just keeps it.
+type Change = fn(&mut Config);
+
+fn changed(change: Change) -> Config {
+    let mut config = Config::new("a");
+    change(&mut config);
+    config
+}
+
+#[test]
+fn the_defaults_are_valid() {
+    let config = Config::new("a");
+    assert_eq!(config.validate(), Ok(()));
+    assert_eq!(config.local_id, ServerId::from("a"));
+}
+
+#[test]
+fn every_rule_names_its_field_and_itself() {
+    const MS: Duration = Duration::from_millis(1);
+    const NS: Duration = Duration::from_nanos(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+    let table: &[(&str, &str, Change)] = &[
+        ("local_id", "must not be empty", |c| c.local_id = ServerId::from("")),
+        ("heartbeat_interval", "1ms to 3600s", |c| c.heartbeat_interval = Duration::ZERO),
+        ("heartbeat_interval", "1ms to 3600s", |c| c.heartbeat_interval = MS - NS),
+        ("heartbeat_interval", "1ms to 3600s", |c| c.heartbeat_interval = HOUR + NS),
+        ("election_timeout", "10ms to 3600s", |c| {
+            (c.election_timeout, c.heartbeat_interval) = (10 * MS - NS, MS);
+        }),
+        ("election_timeout", "10ms to 3600s", |c| c.election_timeout = HOUR + NS),
+        ("election_timeout", "300ms to 3600s", |c| c.election_timeout = 300 * MS - NS),
+        ("leader_lease_timeout", "200ms to 1s", |c| c.leader_lease_timeout = 200 * MS - NS),
+        ("leader_lease_timeout", "200ms to 1s", |c| c.leader_lease_timeout = 1000 * MS + NS),
+        ("write_stall_timeout", "1s to 86400s", |c| c.write_stall_timeout = 1000 * MS - NS),
+        ("write_stall_timeout", "1s to 86400s", |c| c.write_stall_timeout = 24 * HOUR + NS),
+        ("max_append_entries", "1 to 65536", |c| c.max_append_entries = 0),
+        ("max_append_entries", "1 to 65536", |c| c.max_append_entries = 65_537),
+        ("max_append_bytes", "1024 to 1073741824", |c| c.max_append_bytes = 1023),
+        ("max_append_bytes", "1024 to 1073741824", |c| c.max_append_bytes = (1 << 30) + 1),
+        ("max_inflight_appends", "1 to 1024", |c| c.max_inflight_appends = 0),
+        ("max_inflight_appends", "1 to 1024", |c| c.max_inflight_appends = 1025),
+        ("max_inflight_bytes", "1048576 to 17179869184", |c| c.max_inflight_bytes = (1 << 20) - 1),
+        ("max_inflight_bytes", "1048576 to 17179869184", |c| c.max_inflight_bytes = (1 << 34) + 1),
+        ("max_command_bytes", "1 to 67108864", |c| c.max_command_bytes = 0),
+        ("max_command_bytes", "1 to 67108864", |c| c.max_command_bytes = (64 << 20) + 1),
+        ("apply_queue", "1 to 1048576", |c| c.apply_queue = 0),
+        ("apply_queue", "1 to 1048576", |c| c.apply_queue = (1 << 20) + 1),
+        ("rpc_queue", "16 to 1048576", |c| c.rpc_queue = 15),
+        ("rpc_queue", "16 to 1048576", |c| c.rpc_queue = (1 << 20) + 1),
+        ("enqueue_timeout", "1ms to 86400s", |c| c.enqueue_timeout = MS - NS),
+        ("enqueue_timeout", "1ms to 86400s", |c| c.enqueue_timeout = 24 * HOUR + NS),
+        ("max_unapplied_entries", "1 to 1073741824", |c| c.max_unapplied_entries = 0),
+        ("max_unapplied_entries", "1 to 1073741824", |c| c.max_unapplied_entries = (1 << 30) + 1),
+        ("max_unapplied_bytes", "1024 to 1099511627776", |c| c.max_unapplied_bytes = 1023),
+        ("max_unapplied_bytes", "1024 to 1099511627776", |c| c.max_unapplied_bytes = (1 << 40) + 1),
+        ("max_pending_writes", "16 to 1048576", |c| c.max_pending_writes = 15),
+        ("max_pending_writes", "16 to 1048576", |c| c.max_pending_writes = (1 << 20) + 1),
+        ("log_cache_bytes", "0 to 1099511627776", |c| c.log_cache_bytes = (1 << 40) + 1),
+        ("max_apply_batch", "1 to 1048576", |c| c.max_apply_batch = 0),
+        ("max_apply_batch", "1 to 1048576", |c| c.max_apply_batch = (1 << 20) + 1),
+    ];
+    for (field, rule, change) in table {
+        let error = changed(*change).validate().unwrap_err();
+        assert_eq!(error.field, *field, "{error}");
+        assert!(error.rule.contains(rule), "{error} does not say {rule:?}");
+        assert!(error.to_string().contains(field), "{error} does not name {field}");
+    }
+}
+
+#[test]
+fn the_edges_of_every_rule_are_valid() {
+    const MS: Duration = Duration::from_millis(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+    let table: &[Change] = &[
+        |c| {
+            (c.heartbeat_interval, c.election_timeout) = (MS, 10 * MS);
+            (c.leader_lease_timeout, c.write_stall_timeout) = (2 * MS, 10 * MS);
+        },
+        |c| {
+            (c.heartbeat_interval, c.election_timeout) = (HOUR / 3, HOUR);
+            (c.leader_lease_timeout, c.write_stall_timeout) = (HOUR, 24 * HOUR);
+        },
+        |c| c.election_timeout = 500 * MS,
+        |c| c.leader_lease_timeout = 200 * MS,
+        |c| c.leader_lease_timeout = c.election_timeout,
+        |c| c.write_stall_timeout = c.election_timeout,
+        |c| (c.max_append_entries, c.max_append_bytes) = (1, 1 << 10),
+        |c| c.max_append_entries = 65_536,
+        |c| (c.max_append_bytes, c.max_inflight_bytes) = (1 << 30, 1 << 30),
+        |c| (c.max_inflight_appends, c.max_inflight_bytes) = (1, 1 << 20),
+        |c| (c.max_inflight_appends, c.max_inflight_bytes) = (1024, 1 << 34),
+        |c| c.max_command_bytes = 1,
+        |c| c.max_command_bytes = 64 << 20,
+        |c| (c.apply_queue, c.rpc_queue) = (1, 16),
+        |c| (c.apply_queue, c.rpc_queue) = (1 << 20, 1 << 20),
+        |c| c.enqueue_timeout = MS,
+        |c| c.enqueue_timeout = 24 * HOUR,
+        |c| (c.max_unapplied_entries, c.max_unapplied_bytes) = (1, 1 << 10),
+        |c| (c.max_unapplied_entries, c.max_unapplied_bytes) = (1 << 30, 1 << 40),
+        |c| (c.max_pending_writes, c.max_apply_batch) = (16, 1),
+        |c| (c.max_pending_writes, c.max_apply_batch) = (1 << 20, 1 << 20),
+        |c| c.log_cache_bytes = 0,
+        |c| c.log_cache_bytes = 1 << 40,
+        |c| c.pre_vote = false,
+        |c| c.seed = Some(u64::MAX),
+    ];
+    for (number, change) in table.iter().enumerate() {
+        assert_eq!(changed(*change).validate(), Ok(()), "line {number} of the table");
+    }
+}
+
+#[test]
+fn an_error_reads_as_one_sentence() {
+    let error = changed(|c| c.max_apply_batch = 0).validate().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "invalid setting `max_apply_batch`: must be 1 to 1048576, but is 0"
+    );
+}

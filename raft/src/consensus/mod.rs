@@ -40,6 +40,8 @@ mod quorum;
 mod role;
 mod rules;
 mod saved;
+#[cfg(test)]
+mod sim;
 mod time;
 mod transfer;
 
@@ -290,11 +292,18 @@ impl Consensus {
             || self.is_write_window_full()
     }
 
-    /// Whether so many writes are waiting for the disk that nothing that may cause another should
-    /// be taken, neither requests nor messages.
+    /// Whether so many writes are waiting for the disk that no more entries should be taken,
+    /// neither requests nor messages that carry them.
     #[must_use]
     pub fn is_write_window_full(&self) -> bool {
         self.rules.max_pending_writes <= self.writes.len()
+    }
+
+    /// Whether twice as many are waiting: then no message at all should be taken. Only a stuck disk
+    /// and many changes of term lead here.
+    #[must_use]
+    pub fn is_write_window_overrun(&self) -> bool {
+        2 * self.rules.max_pending_writes <= self.writes.len()
     }
 
     /// This server.

@@ -1,0 +1,308 @@
+//! The command line.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
+
+const AFTER_HELP: &str = "\
+Example, a cluster of three on one machine:
+  kv serve --id a --data /tmp/a --raft 127.0.0.1:7001 --resp 127.0.0.1:6381 --http 127.0.0.1:8081 \\
+           --bootstrap
+  kv serve --id b --data /tmp/b --raft 127.0.0.1:7002 --resp 127.0.0.1:6382 --http 127.0.0.1:8082 \\
+           --join 127.0.0.1:8081
+  kv serve --id c --data /tmp/c --raft 127.0.0.1:7003 --resp 127.0.0.1:6383 --http 127.0.0.1:8083 \\
+           --join 127.0.0.1:8081
+  redis-cli -p 6382 set greeting hello     # any server takes any request
+  kv ctl --http 127.0.0.1:8081 status";
+
+/// A replicated key-value server that speaks the protocol of Redis.
+#[derive(Debug, Parser)]
+#[command(name = "kv", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs one server of a cluster.
+    #[command(after_help = AFTER_HELP)]
+    Serve(Box<Serve>),
+    /// Asks and changes a running cluster.
+    Ctl(Ctl),
+    /// Shows a cluster of three losing its leader, on this machine, in a minute.
+    Demo(Demo),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Serve {
+    /// The server's name in the cluster. Never changes for a data directory.
+    #[arg(long, env = "KV_ID", value_parser = parse_id)]
+    pub(crate) id: String,
+    /// Where the server keeps everything. Made if it is missing.
+    #[arg(long, env = "KV_DATA", value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Where to listen for other servers.
+    #[arg(long, env = "KV_RAFT", value_name = "HOST:PORT", default_value = "127.0.0.1:7000",
+          value_parser = parse_address)]
+    pub(crate) raft: String,
+    /// Where to listen for Redis clients.
+    #[arg(long, env = "KV_RESP", value_name = "HOST:PORT", default_value = "127.0.0.1:6379",
+          value_parser = parse_address)]
+    pub(crate) resp: String,
+    /// Where to listen for operators (HTTP: /status, /members, /metrics, /health, …).
+    #[arg(long, env = "KV_HTTP", value_name = "HOST:PORT", default_value = "127.0.0.1:8080",
+          value_parser = parse_address)]
+    pub(crate) http: String,
+    /// The cluster's name: servers of another cluster are refused. The same on all its servers.
+    #[arg(long, env = "KV_CLUSTER", value_name = "NAME", default_value = "kv",
+          value_parser = parse_id)]
+    pub(crate) cluster: String,
+    /// The host under which others reach this server, if it is not the one it listens on. Needed
+    /// when listening on every address (0.0.0.0).
+    #[arg(long, env = "KV_ADVERTISE", value_name = "HOST")]
+    pub(crate) advertise: Option<String>,
+
+    /// First start of a new cluster: this server is a member, with every --peer. Later starts may
+    /// keep the flag.
+    #[arg(long, env = "KV_BOOTSTRAP", conflicts_with = "join", help_heading = "First start")]
+    pub(crate) bootstrap: bool,
+    /// Another first member, by its Raft address; may be repeated. Every first member is started
+    /// with --bootstrap and the same list (which may name the server itself).
+    #[arg(long = "peer", env = "KV_PEERS", value_name = "ID=HOST:PORT", requires = "bootstrap",
+          value_delimiter = ',', value_parser = parse_peer, help_heading = "First start")]
+    pub(crate) peers: Vec<(String, String)>,
+    /// First start as a new member of a running cluster: ask the member with this HTTP address.
+    #[arg(long, env = "KV_JOIN", value_name = "HOST:PORT", value_parser = parse_address,
+          help_heading = "First start")]
+    pub(crate) join: Option<String>,
+    /// Join without a vote: a copy for reading, or until `kv ctl add` makes it a voter.
+    #[arg(long, requires = "join", help_heading = "First start")]
+    pub(crate) nonvoter: bool,
+
+    /// How long a follower waits for its leader before it stands for election (up to twice that).
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration,
+          help_heading = "Times, such as 500ms, 5s or 2m")]
+    pub(crate) election_timeout: Duration,
+    /// How often a leader says that it leads.
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_duration,
+          help_heading = "Times, such as 500ms, 5s or 2m")]
+    pub(crate) heartbeat: Duration,
+    /// How long a request waits for a leader before it is answered with CLUSTERDOWN.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration,
+          help_heading = "Times, such as 500ms, 5s or 2m")]
+    pub(crate) no_leader_wait: Duration,
+    /// How long a request that was passed on waits for the leader's answer before it is answered
+    /// with UNKNOWN.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration,
+          help_heading = "Times, such as 500ms, 5s or 2m")]
+    pub(crate) forward_timeout: Duration,
+    /// How long a client may be silent before it is disconnected; 0s: for ever.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration,
+          help_heading = "Times, such as 500ms, 5s or 2m")]
+    pub(crate) idle_timeout: Duration,
+
+    /// Redis connections at most.
+    #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Limits",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_connections: u32,
+    /// The largest request, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, help_heading = "Limits",
+          value_parser = clap::value_parser!(u32).range(1024..=8 << 20))]
+    pub(crate) max_request_bytes: u32,
+    /// Requests of one connection that are carried out together at most.
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Limits",
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) max_pipeline: u32,
+    /// /health answers 503 when more commands than this are committed but not applied here.
+    #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Limits")]
+    pub(crate) health_max_lag: u64,
+
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as
+    /// `info,raft=debug`.
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+    /// Stop when standard input ends: a child that must not outlive its parent, however that ends.
+    #[arg(long, hide = true)]
+    pub(crate) stop_with_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ctl {
+    /// The HTTP address of any member.
+    #[arg(long, env = "KV_HTTP", value_name = "HOST:PORT", default_value = "127.0.0.1:8080",
+          value_parser = parse_address, global = true)]
+    pub(crate) http: String,
+    #[command(subcommand)]
+    pub(crate) action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Shows how every member is.
+    Status {
+        /// Print what the asked member says, as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists the members.
+    Members,
+    /// Adds a member (its server must be running), or makes a nonvoter a voter.
+    Add {
+        /// Its name.
+        #[arg(value_parser = parse_id)]
+        id: String,
+        /// Its Raft address.
+        #[arg(value_name = "HOST:PORT", value_parser = parse_address)]
+        address: String,
+        /// Without a vote.
+        #[arg(long)]
+        nonvoter: bool,
+    },
+    /// Takes a member's vote away.
+    Demote {
+        /// Its name.
+        #[arg(value_parser = parse_id)]
+        id: String,
+    },
+    /// Removes a member.
+    Remove {
+        /// Its name.
+        #[arg(value_parser = parse_id)]
+        id: String,
+    },
+    /// Hands leadership to another voter.
+    Transfer {
+        /// To whom; the one that is furthest if nobody is named.
+        #[arg(value_parser = parse_id)]
+        to: Option<String>,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Demo {
+    /// How many generated writes follow the data set.
+    #[arg(long, value_name = "N", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    pub(crate) writes: u32,
+    /// Leave the cluster running until Ctrl-C.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// What the servers log, each into a file beside its data.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+}
+
+/// Reads the command line. Help goes to standard output; a mistake is one line on standard error.
+pub(crate) fn parse() -> Result<Command, ExitCode> {
+    let error = match Cli::try_parse() {
+        Ok(cli) => return Ok(cli.command),
+        Err(error) => error,
+    };
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        // A closed pipe is not worth a word.
+        let _ = error.print();
+        return Err(if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS });
+    }
+    eprintln!("kv: {}", one_line(&error.to_string()));
+    Err(ExitCode::from(2))
+}
+
+/// The part of clap's message that says what is wrong.
+fn one_line(message: &str) -> String {
+    let words = message.strip_prefix("error: ").unwrap_or(message);
+    let lines = words.lines().map(str::trim);
+    let telling = lines.take_while(|line| {
+        !line.starts_with("Usage:") && !line.starts_with("For more information")
+    });
+    let telling: Vec<_> = telling.filter(|line| !line.is_empty()).collect();
+    telling.join(" ") + " (see `kv --help`)"
+}
+
+fn parse_id(text: &str) -> Result<String, String> {
+    const MAX_BYTES: usize = 64;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.is_empty() {
+        return Err("an id must not be empty".to_owned());
+    }
+    if MAX_BYTES < text.len() || !text.chars().all(is_plain) {
+        return Err("an id is up to 64 letters, digits, '-', '_' and '.'".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_address(text: &str) -> Result<String, String> {
+    let is_right = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if is_right {
+        return Ok(text.to_owned());
+    }
+    Err("an address is HOST:PORT, with a port from 1 to 65535".to_owned())
+}
+
+fn parse_peer(text: &str) -> Result<(String, String), String> {
+    let (id, address) = text.split_once('=').ok_or("a peer is ID=HOST:PORT")?;
+    Ok((parse_id(id)?, parse_address(address)?))
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let explain = || "a time is a number with its unit: 500ms, 5s or 2m".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u32 = number.parse().map_err(|_| explain())?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        _ => return Err(explain()),
+    };
+    Ok(unit * number)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_read_or_refused() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for text in ["", "5", "s", "1.5s", "-1s", "5h", "99999999999s"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_peer("a=h:1"), Ok(("a".to_owned(), "h:1".to_owned())));
+        for text in ["a", "=h:1", "a=h", "a=h:0", "a=h:99999", "a=:1", "a b=h:1"] {
+            assert!(parse_peer(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_one_line() {
+        let mistakes: [&[&str]; 5] = [
+            &["kv", "serve"],
+            &["kv", "serve", "--id", "", "--data", "x"],
+            &["kv", "serve", "--id", "a", "--data", "x", "--resp", "nowhere"],
+            &["kv", "fly"],
+            &["kv", "serve", "--id", "a", "--data", "x", "--bootstrap", "--join", "h:1"],
+        ];
+        for args in mistakes {
+            let error = Cli::try_parse_from(args).unwrap_err();
+            let line = one_line(&error.to_string());
+            assert!(!line.contains('\n') && line.contains("kv --help"), "{line}");
+            assert!(!line.starts_with("error"), "{line}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `kv`: a replicated key-value server that speaks the protocol of Redis.
+//!
+//! `kv serve` runs one server, `kv ctl` asks and changes a cluster, and `kv demo` shows all of it on
+//! one machine. `README.md` beside this package leads through the code:
+//!
+//! - What is replicated: [`command`], its bytes in the log ([`encoding`]), the [`map`] it changes,
+//!   the state machine around it ([`fsm`]) and its [`snapshot`].
+//! - Requests: [`resp`] reads and answers them, [`route`] takes them to the leader, [`reads`] keeps
+//!   answers from being stale, [`announce`] tells everybody where everybody is.
+//! - Around it: [`serve`] puts a [`server`] together, [`identity`] guards its directory, [`http`] is
+//!   for operators, [`ctl`] their terminal, and [`demo`] the proof.
+
+mod announce;
+mod cli;
+mod command;
+mod ctl;
+mod demo;
+mod encoding;
+mod failure;
+mod fsm;
+mod http;
+mod identity;
+mod map;
+mod operator;
+mod reads;
+mod resp;
+mod route;
+mod serve;
+mod server;
+mod snapshot;
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use crate::{cli::Command, failure::Failure};
+
+/// The library's handle, with our state machine behind it.
+type Node = raft::Raft<fsm::KvFsm>;
+
+fn main() -> ExitCode {
+    let command = match cli::parse() {
+        Ok(command) => command,
+        Err(code) => return code,
+    };
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("kv: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    let filter = match &command {
+        Command::Serve(options) => options.log.as_str(),
+        Command::Ctl(_) | Command::Demo(_) => "error",
+    };
+    log_to_stderr(filter)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
+    let end = match command {
+        Command::Serve(options) => runtime.block_on(serve::run(*options)),
+        Command::Ctl(options) => ctl::run(&options),
+        Command::Demo(options) => runtime.block_on(demo::run(options)),
+    };
+    // What is still going on (a read of standard input, a client that is being sent away) need not
+    // be waited for: everything that must be durable is.
+    runtime.shutdown_background();
+    end
+}
+
+fn log_to_stderr(filter: &str) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Failure::new(format!("the log filter {filter:?} is wrong: {error}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! `kv serve`: puts a server together, runs it, and takes it down in order.
+
+use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use raft::{Config, Configuration, Fatal, LogStore, Server as Member, SnapshotStore, StableStore};
+use raft_rocksdb::{RocksOptions, RocksStore};
+use raft_tcp::{TcpOptions, TcpTransport};
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    Node, announce,
+    cli::Serve,
+    failure::Failure,
+    fsm::{Contact, KvFsm, Shared},
+    http, identity,
+    identity::Identity,
+    operator::{Ask, Operator},
+    resp,
+    route::{Patience, Router},
+    server::{Counters, Limits, Server},
+};
+
+/// A command is a little longer in the log than its strings.
+const COMMAND_OVERHEAD_BYTES: u64 = 1024;
+/// How long a server that joins waits between attempts.
+const JOIN_PAUSE: Duration = Duration::from_secs(1);
+/// How long a member may take to answer a server that joins: it may have to wait for an election.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// Runs a server until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or its node ends by itself.
+pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
+    let config = config(&options);
+    config.validate().map_err(Failure::new)?;
+    let addresses = Addresses::new(&options)?;
+
+    let first_members = first_members(&options, &addresses)?;
+
+    // The ports first: a first start that fails because of one must leave nothing behind that the
+    // next one, with another port, would trip over.
+    let resp_listener = listen(&options.resp, "Redis clients").await?;
+    let http_listener = listen(&options.http, "operators").await?;
+    let transport = transport(&options, &addresses, config.max_command_bytes).await?;
+
+    let data = identity::directory(&options.data)?;
+    let wanted = Identity { id: options.id.clone(), first_members: first_members.clone() };
+    identity::claim(&data, &wanted)?;
+    let metrics = PrometheusBuilder::new()
+        .install_recorder()
+        .map_err(|error| Failure::new(format!("cannot collect metrics: {error}")))?;
+
+    let shared = Shared::new();
+    let mut stores = Stores::open(&data).await?;
+    if let Some(members) = first_members {
+        stores.bootstrap(&members).await?;
+    }
+    let Stores { log, stable, snapshots } = stores;
+    let fsm = KvFsm::new(Arc::clone(&shared));
+    let (election_timeout, no_leader_wait) = (options.election_timeout, options.no_leader_wait);
+    let node =
+        Node::new(config, fsm, log, stable, snapshots, transport).await.map_err(Failure::new)?;
+
+    let patience = Patience { no_leader: no_leader_wait, forward: options.forward_timeout };
+    let server = Arc::new(Server {
+        router: Router::new(node.clone(), Arc::clone(&shared), patience),
+        node,
+        shared,
+        address: addresses.raft.as_str().into(),
+        contact: addresses.contact,
+        limits: limits(&options),
+        election_timeout,
+        no_leader_wait,
+        started: Instant::now(),
+        counters: Counters::default(),
+    });
+    tracing::info!(
+        id = options.id, resp = options.resp, http = options.http, raft = options.raft,
+        data = %data.display(), "serving"
+    );
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(resp::listen::serve(resp_listener, Arc::clone(&server)));
+    tasks.spawn(http::serve(http_listener, Arc::clone(&server), metrics.clone()));
+    tasks.spawn(announce::run(Arc::clone(&server)));
+    tasks.spawn(keep_metrics_small(metrics));
+    if let Some(member) = options.join {
+        tasks.spawn(join(Arc::clone(&server), member, !options.nonvoter));
+    }
+    let end = until_the_end(&server, options.stop_with_stdin).await;
+    take_down(&server, tasks).await;
+    end
+}
+
+fn config(options: &Serve) -> Config {
+    let defaults = Config::new(options.id.as_str());
+    Config {
+        election_timeout: options.election_timeout,
+        heartbeat_interval: options.heartbeat,
+        leader_lease_timeout: options.election_timeout / 2,
+        write_stall_timeout: defaults.write_stall_timeout.max(options.election_timeout),
+        max_command_bytes: u64::from(options.max_request_bytes) + COMMAND_OVERHEAD_BYTES,
+        ..defaults
+    }
+}
+
+fn limits(options: &Serve) -> Limits {
+    Limits {
+        connections: options.max_connections as usize,
+        request_bytes: options.max_request_bytes as usize,
+        pipeline: options.max_pipeline as usize,
+        idle: Some(options.idle_timeout).filter(|limit| !limit.is_zero()),
+        health_lag: options.health_max_lag,
+    }
+}
+
+/// Where others reach this server.
+struct Addresses {
+    raft: String,
+    contact: Contact,
+}
+
+impl Addresses {
+    fn new(options: &Serve) -> Result<Self, Failure> {
+        let advertised = |address: &str| {
+            let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+            let host = options.advertise.as_deref().unwrap_or(host);
+            if matches!(host, "0.0.0.0" | "[::]" | "") {
+                return Err(Failure::new(format!(
+                    "listening on {address} says nothing about where others reach this server: \
+                     give --advertise HOST"
+                )));
+            }
+            Ok(format!("{host}:{port}"))
+        };
+        let (resp, http) = (advertised(&options.resp)?, advertised(&options.http)?);
+        Ok(Self { raft: advertised(&options.raft)?, contact: Contact { resp, http } })
+    }
+}
+
+/// The cluster's first members, if this is to be one of them.
+fn first_members(
+    options: &Serve,
+    addresses: &Addresses,
+) -> Result<Option<BTreeMap<String, String>>, Failure> {
+    if !options.bootstrap {
+        return Ok(None);
+    }
+    let mut members = BTreeMap::from([(options.id.clone(), addresses.raft.clone())]);
+    for (id, address) in &options.peers {
+        let known = members.entry(id.clone()).or_insert_with(|| address.clone());
+        if known != address {
+            return Err(Failure::new(format!(
+                "cannot bootstrap: server {id} is said to be at {known} and at {address}"
+            )));
+        }
+    }
+    Ok(Some(members))
+}
+
+async fn listen(address: &str, whom: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::new(format!("cannot listen on {address} for {whom}: {error}")))
+}
+
+async fn transport(
+    options: &Serve,
+    addresses: &Addresses,
+    max_command_bytes: u64,
+) -> Result<Arc<TcpTransport>, Failure> {
+    let defaults = TcpOptions::new(options.raft.as_str(), options.cluster.as_str());
+    let options = TcpOptions {
+        advertise: Some(addresses.raft.clone()),
+        max_frame_bytes: defaults.max_frame_bytes.max(2 * max_command_bytes),
+        ..defaults
+    };
+    TcpTransport::bind(options).await.map_err(Failure::new)
+}
+
+/// Everything the node keeps.
+struct Stores {
+    log: raft_rocksdb::RocksLogStore,
+    stable: raft_rocksdb::RocksStableStore,
+    snapshots: Arc<dyn SnapshotStore>,
+}
+
+impl Stores {
+    async fn open(data: &Path) -> Result<Self, Failure> {
+        let log = data.join("log");
+        let open = move || RocksStore::open(log, RocksOptions::default());
+        let rocks =
+            tokio::task::spawn_blocking(open).await.map_err(Failure::new)?.map_err(Failure::new)?;
+        let snapshots = Arc::new(raft::inmem::InmemSnapshotStore::new());
+        Ok(Self { log: rocks.log_store(), stable: rocks.stable_store(), snapshots })
+    }
+
+    /// Writes the first configuration, unless there is one already: starting again with the flags
+    /// of the first start is no mistake, and `identity` has seen to it that they are the same.
+    async fn bootstrap(&mut self, members: &BTreeMap<String, String>) -> Result<(), Failure> {
+        let log: &mut dyn LogStore = &mut self.log;
+        let stable: &mut dyn StableStore = &mut self.stable;
+        let exists = raft::has_existing_state(&*log, stable, &*self.snapshots).await;
+        if exists.map_err(Failure::new)? {
+            return Ok(());
+        }
+        let members = members.iter().map(|(id, at)| Member::voter(id.as_str(), at.as_str()));
+        let configuration = Configuration::new(members);
+        raft::bootstrap_cluster(log, stable, &*self.snapshots, configuration)
+            .await
+            .map_err(Failure::new)
+    }
+}
+
+/// Asks `member` to make this server a member, until it is one.
+async fn join(server: Arc<Server>, member: String, voter: bool) {
+    let id = server.node.id().clone();
+    let body = json!({ "id": id, "address": server.address, "voter": voter });
+    let is_member = || server.node.configuration().configuration.server(&id).is_some();
+    while !is_member() {
+        let (operator, ask) = (Operator::new(&member, JOIN_TIMEOUT), Ask::Post(body.clone()));
+        let asked = tokio::task::spawn_blocking(move || operator.ask("/members", &ask)).await;
+        match asked {
+            Ok(Ok(_)) => return tracing::info!(member, voter, "joined the cluster"),
+            Ok(Err(failure)) => tracing::warn!(member, %failure, "not joined yet"),
+            Err(error) => tracing::warn!(member, %error, "not joined yet"),
+        }
+        sleep(JOIN_PAUSE).await;
+    }
+}
+
+/// The exporter wants to be reminded to forget old samples.
+async fn keep_metrics_small(metrics: PrometheusHandle) {
+    loop {
+        sleep(METRICS_UPKEEP).await;
+        metrics.run_upkeep();
+    }
+}
+
+/// Returns when the server is to stop: because it was told to, or because its node has ended.
+async fn until_the_end(server: &Server, stop_with_stdin: bool) -> Result<(), Failure> {
+    let handler = |kind| {
+        signal(kind).map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))
+    };
+    let (mut interrupt, mut terminate) =
+        (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
+    // Observations end when the node does.
+    let mut node_ended = server.node.observe(1, |_| false);
+    tokio::select! {
+        biased;
+        _ = node_ended.recv() => match server.node.fatal() {
+            Some(Fatal::Shutdown) | None => Ok(()),
+            Some(end) => Err(Failure::new(end)),
+        },
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        () = stdin_ended(), if stop_with_stdin => Ok(()),
+    }
+}
+
+async fn stdin_ended() {
+    let read = || io::copy(&mut io::stdin().lock(), &mut io::sink());
+    // However reading ends, nobody is there any more.
+    let _ = tokio::task::spawn_blocking(read).await;
+}
+
+async fn take_down(server: &Server, mut tasks: JoinSet<()>) {
+    tracing::info!("stopping");
+    if server.node.role() == raft::Role::Leader {
+        // So that the cluster need not first find out that its leader is gone. It is a courtesy:
+        // nothing depends on its success.
+        let _ = timeout(server.election_timeout, server.node.leadership_transfer()).await;
+    }
+    tasks.shutdown().await;
+    server.node.shutdown().await;
+}

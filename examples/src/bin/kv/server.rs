@@ -1,0 +1,72 @@
+//! A running server, as its two interfaces see it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use raft::ServerAddress;
+use tokio::time::Instant;
+
+use crate::{
+    Node,
+    fsm::{Contact, Shared},
+    route::Router,
+};
+
+/// What clients may ask of a server at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connections: usize,
+    pub(crate) request_bytes: usize,
+    /// Requests of one connection carried out together.
+    pub(crate) pipeline: usize,
+    /// `None`: a connection may be silent for ever.
+    pub(crate) idle: Option<Duration>,
+    /// Commands committed but not applied here with which the server still counts as healthy.
+    pub(crate) health_lag: u64,
+}
+
+/// Everything the interfaces of a server share.
+pub(crate) struct Server {
+    pub(crate) node: Node,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) router: Router,
+    /// Where other servers reach this one.
+    pub(crate) address: ServerAddress,
+    /// Where everybody else does.
+    pub(crate) contact: Contact,
+    pub(crate) limits: Limits,
+    pub(crate) election_timeout: Duration,
+    /// How long changes wait for a leader that is ready for them.
+    pub(crate) no_leader_wait: Duration,
+    pub(crate) started: Instant,
+    pub(crate) counters: Counters,
+}
+
+/// What a server counts for `INFO`.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) connections: AtomicUsize,
+    pub(crate) requests: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("id", self.node.id()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,121 @@
+//! Runs every small example as a user would, and every command the README names.
+
+use std::process::{Command, Output};
+
+/// Where cargo put a program of this package.
+fn program(name: &str) -> Command {
+    let path = match name {
+        "election" => env!("CARGO_BIN_EXE_election"),
+        "five_mem_node" => env!("CARGO_BIN_EXE_five_mem_node"),
+        "log_marks" => env!("CARGO_BIN_EXE_log_marks"),
+        "raw_node" => env!("CARGO_BIN_EXE_raw_node"),
+        "kv" => env!("CARGO_BIN_EXE_kv"),
+        other => panic!("there is no program {other}"),
+    };
+    Command::new(path)
+}
+
+fn run(name: &str, args: &[&str]) -> (Output, String) {
+    let output = program(name).args(args).output().unwrap();
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} {args:?} failed:\n{text}\n{errors}");
+    (output, text)
+}
+
+#[test]
+fn election_shows_every_message_and_ends_with_one_leader() {
+    let (_, text) = run("election", &["--seed", "7"]);
+    let header = text.lines().next().unwrap();
+    for server in ["s1", "s2", "s3"] {
+        assert!(header.contains(server), "no column for {server}: {header}");
+    }
+    for kind in
+        ["RequestPreVote ", "RequestVote ", "RequestVoteReply ", "Heartbeat ", "AppendEntries "]
+    {
+        assert!(text.contains(kind), "no {kind} in\n{text}");
+    }
+    assert!(text.contains("== leader term="), "nobody became leader:\n{text}");
+    assert!(text.lines().last().unwrap().starts_with("all 3 servers follow s"), "{text}");
+}
+
+#[test]
+fn election_takes_the_number_of_servers_and_refuses_nonsense() {
+    let (_, text) = run("election", &["--servers", "5"]);
+    assert!(text.lines().last().unwrap().starts_with("all 5 servers follow s"), "{text}");
+    let refused = program("election").args(["--servers", "0"]).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("0 is not in 1..=9"));
+}
+
+#[test]
+fn five_mem_node_ends_with_five_equal_maps() {
+    let (_, text) = run("five_mem_node", &[]);
+    for line in [
+        "server 1 bootstrapped alone and leads",
+        "server 5 added at index 7: the members are 1 2 3 4 5",
+        "100 proposals applied, the last at index 107",
+        "server 5 holds 100 pairs",
+        "all five maps are equal",
+    ] {
+        assert!(text.contains(line), "no line {line:?} in\n{text}");
+    }
+}
+
+#[test]
+fn log_marks_move_in_order_on_every_server() {
+    let (_, text) = run("log_marks", &[]);
+    let rows: Vec<Vec<u64>> = text
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            words.next()?.parse::<f64>().ok()?;
+            words.next()?;
+            let marks: Vec<u64> = words.map_while(|word| word.parse().ok()).collect();
+            (marks.len() == 6).then_some(marks)
+        })
+        .collect();
+    assert!(9 <= rows.len(), "too few rows:\n{text}");
+    for row in &rows {
+        let [last, offset, stable, committed, applying, applied] = row[..] else {
+            panic!("{row:?}")
+        };
+        assert_eq!(offset, stable + 1, "{row:?}");
+        assert!(stable <= last && applied <= applying && applying <= committed, "{row:?}");
+    }
+    assert!(rows.iter().any(|row| row[2] < row[0]), "the unstable tail was never seen:\n{text}");
+    assert!(rows.iter().any(|row| row[5] < row[4]), "applying was never seen:\n{text}");
+    assert!(text.contains("are applied everywhere"), "{text}");
+}
+
+#[test]
+fn raw_node_applies_all_proposals_on_all_servers() {
+    let (_, text) = run("raw_node", &[]);
+    assert!(text.contains("all 10 proposals were applied by all 3 servers"), "{text}");
+}
+
+#[test]
+fn readme_names_only_commands_that_work() {
+    const README: &str = include_str!("../../README.md");
+    let mut programs = 0;
+    let mut targets = 0;
+    for line in README.lines() {
+        let quoted = line.split('`').skip(1).step_by(2);
+        for command in quoted.chain([line.trim()]) {
+            if let Some(rest) = command.strip_prefix("cargo run --release --bin ") {
+                let words: Vec<&str> =
+                    rest.split_whitespace().filter(|word| *word != "--").collect();
+                run(words[0], &words[1..]);
+                programs += 1;
+            } else if let Some(target) = command.strip_prefix("make ") {
+                let target = target.split_whitespace().next().unwrap();
+                let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+                let plan = Command::new("make").args(["-n", "-C", root, target]).output().unwrap();
+                assert!(plan.status.success(), "there is no `make {target}`");
+                targets += 1;
+            }
+        }
+    }
+    assert!(5 <= programs, "the README names only {programs} programs");
+    assert!(3 <= targets, "the README names only {targets} make targets");
+}

@@ -1,0 +1,408 @@
+//! One open RocksDB database: what it promises about every read and write of this crate.
+//!
+//! Writes are synced, taken one at a time, and end for good with the first that fails. Everything
+//! here blocks; [`blocking`](crate::blocking) is how async code calls it.
+
+use std::{
+    fmt,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use parking_lot::{Mutex, RwLock};
+use raft::{Entries, Entry, HardState, LogIndex, StoreError};
+use rocksdb::{
+    ColumnFamily, DB, DBRawIterator, ErrorKind, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+
+use crate::{
+    codec::{self, Bounds, Damage},
+    identity::{self, Stage},
+    keys,
+    options::RocksOptions,
+};
+
+pub(crate) struct Database {
+    db: DB,
+    dir: PathBuf,
+    synced: WriteOptions,
+    /// The first and last index as of the last completed write.
+    bounds: RwLock<Bounds>,
+    /// Held for the whole of a write.
+    writer: Mutex<Writer>,
+}
+
+#[derive(Default)]
+struct Writer {
+    /// What the first failed write said. Nothing is written after it.
+    failure: Option<String>,
+    /// Where values are laid out before RocksDB copies them.
+    scratch: Vec<u8>,
+}
+
+impl Database {
+    pub(crate) fn open(dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
+        Self::open_with(dir, options, |_| {})
+    }
+
+    /// As [`Self::open`], after `adjust` has seen RocksDB's options.
+    fn open_with(
+        dir: &Path,
+        options: &RocksOptions,
+        adjust: impl FnOnce(&mut Options),
+    ) -> Result<Self, StoreError> {
+        options.validate()?;
+        let stage = identity::inspect(dir)?;
+        let mut settings = options.database(stage == Stage::Creating);
+        adjust(&mut settings);
+        let db = DB::open_cf_descriptors(&settings, dir, options.column_families())
+            .map_err(|error| cannot_open(dir, error))?;
+        let mut synced = WriteOptions::default();
+        synced.set_sync(true);
+        let database = Self {
+            db,
+            dir: dir.to_owned(),
+            synced,
+            bounds: RwLock::new(None),
+            writer: Mutex::new(Writer::default()),
+        };
+        if stage == Stage::Creating {
+            database.create()?;
+            identity::complete(dir)?;
+        }
+        database.check()?;
+        Ok(database)
+    }
+
+    /// Writes the records every database has.
+    fn create(&self) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        batch.put(keys::FORMAT, codec::encode_format(codec::FORMAT_VERSION));
+        put_bounds(&mut batch, None);
+        self.write(&mut self.writer.lock(), "create the store", batch)
+    }
+
+    /// What can be checked without reading the whole log: the format, the vote, both ends.
+    fn check(&self) -> Result<(), StoreError> {
+        match self.get(keys::FORMAT, "the format record", codec::decode_format)? {
+            Some(codec::FORMAT_VERSION) => {}
+            Some(newer) => return Err(identity::too_new(&self.dir, "key \"\\0format\"", newer)),
+            None => return Err(self.missing("the format record (key \"\\0format\")")),
+        }
+        self.hard_state()?;
+        let key = keys::bounds();
+        let bounds = self
+            .get(&key, "the bounds record", |value| codec::decode_bounds(&key, value))?
+            .ok_or_else(|| self.missing("the bounds record"))?;
+        if let Some((first, last)) = bounds {
+            let first = self.entry(first)?;
+            let last = self.entry(last)?;
+            if last.term < first.term {
+                let reason = format!(
+                    "its term is {}, but that of entry {} before it is {}",
+                    last.term, first.index, first.term
+                );
+                return Err(self.corrupt_entry(last.index, &Damage(reason)));
+            }
+        }
+        *self.bounds.write() = bounds;
+        Ok(())
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        *self.bounds.read()
+    }
+
+    pub(crate) fn hard_state(&self) -> Result<Option<HardState>, StoreError> {
+        let key = keys::hard_state();
+        self.get(&key, "the term and vote", |value| codec::decode_hard_state(&key, value))
+    }
+
+    pub(crate) fn save_hard_state(&self, hard_state: &HardState) -> Result<(), StoreError> {
+        let key = keys::hard_state();
+        let mut batch = WriteBatch::default();
+        batch.put(key, codec::encode_hard_state(&key, hard_state));
+        self.write(&mut self.writer.lock(), "save the term and vote", batch)
+    }
+
+    /// The column family of the entries.
+    fn log(&self) -> Result<&ColumnFamily, StoreError> {
+        self.db.cf_handle(keys::LOG).ok_or_else(|| self.missing("the column family \"log\""))
+    }
+
+    pub(crate) fn append(&self, batches: &[Entries]) -> Result<(), StoreError> {
+        let log = self.log()?;
+        let mut writer = self.writer.lock();
+        let bounds = self.bounds();
+        let Some((first, last)) = contiguous(batches, bounds)? else { return Ok(()) };
+        let first = bounds.map_or(first, |(first, _)| first);
+        let mut batch = WriteBatch::with_capacity_bytes(size_hint(batches));
+        for entry in batches.iter().flat_map(|entries| entries.iter()) {
+            let key = keys::entry(entry.index);
+            codec::encode_entry(&key, entry, &mut writer.scratch)
+                .map_err(|Damage(reason)| StoreError::Refused { reason })?;
+            batch.put_cf(log, key, &writer.scratch);
+        }
+        writer.scratch.shrink_to(SCRATCH_KEPT_BYTES);
+        put_bounds(&mut batch, Some((first, last)));
+        self.write(&mut writer, &format!("append up to entry {last}"), batch)?;
+        *self.bounds.write() = Some((first, last));
+        Ok(())
+    }
+
+    pub(crate) fn truncate_suffix(&self, from: LogIndex) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock();
+        let Some((first, last)) = self.bounds() else { return Ok(()) };
+        if last < from {
+            return Ok(());
+        }
+        let from = from.max(first);
+        let left = (first < from).then(|| (first, from.prev()));
+        self.remove(&mut writer, from..=last, left)
+    }
+
+    pub(crate) fn truncate_prefix(&self, through: LogIndex) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock();
+        let Some((first, last)) = self.bounds() else { return Ok(()) };
+        if through < first {
+            return Ok(());
+        }
+        let through = through.min(last);
+        let left = (through < last).then(|| (through.next(), last));
+        self.remove(&mut writer, LogIndex::ZERO..=through, left)?;
+        // Drops whole files at once; the end is inclusive. The entries are gone already, so that
+        // a failure costs space, not truth. If it is the disk's, the next write will say so.
+        let (begin, end) = (keys::entry(LogIndex::ZERO), keys::entry(through));
+        if let Err(error) = self.db.delete_file_in_range_cf(self.log()?, begin, end) {
+            tracing::warn!(dir = %self.dir.display(), %error, "space was not reclaimed");
+        }
+        Ok(())
+    }
+
+    /// Removes the entries in `gone`, which leaves those within `left`.
+    ///
+    /// Readers lose sight of them *before* they go: see [`Self::read`].
+    fn remove(
+        &self,
+        writer: &mut Writer,
+        gone: RangeInclusive<LogIndex>,
+        left: Bounds,
+    ) -> Result<(), StoreError> {
+        let (from, through) = gone.into_inner();
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(self.log()?, &keys::entry(from)[..], &keys::after(through)[..]);
+        put_bounds(&mut batch, left);
+        let before = std::mem::replace(&mut *self.bounds.write(), left);
+        let written =
+            self.write(writer, &format!("remove entries {from} through {through}"), batch);
+        if written.is_err() {
+            *self.bounds.write() = before;
+        }
+        written
+    }
+
+    /// The only place that writes.
+    fn write(
+        &self,
+        writer: &mut Writer,
+        context: &str,
+        batch: WriteBatch,
+    ) -> Result<(), StoreError> {
+        if let Some(failure) = &writer.failure {
+            let reason = format!(
+                "the store in {} writes no more since a write failed ({failure}); what reached \
+                 the disk is unknown: mend the disk, then start again from what is on it",
+                self.dir.display()
+            );
+            return Err(StoreError::Refused { reason });
+        }
+        self.db.write_opt(batch, &self.synced).map_err(|error| {
+            writer.failure = Some(error.to_string());
+            StoreError::io(format!("cannot {context} in {}", self.dir.display()), error)
+        })
+    }
+
+    pub(crate) fn read(
+        &self,
+        range: RangeInclusive<LogIndex>,
+        max_bytes: u64,
+    ) -> Result<Entries, StoreError> {
+        let (start, end) = range.into_inner();
+        if end < start {
+            return Ok(Entries::default());
+        }
+        // The iterator goes on seeing what was there when it was made, and it is made while the
+        // bounds cannot change. An append is written before it moves them, a removal after, so that
+        // what lies within them is there.
+        let bounds = self.bounds.read();
+        let Some((_, last)) = bounds.filter(|(first, last)| *first <= start && start <= *last)
+        else {
+            return Err(StoreError::NotFound { what: log_entry(start) });
+        };
+        let last = last.min(end);
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(keys::after(last));
+        let mut records = self.db.raw_iterator_cf_opt(self.log()?, options);
+        drop(bounds);
+        records.seek(keys::entry(start));
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        for index in (start.0..=last.0).map(LogIndex) {
+            let entry = self.entry_under(&records, index)?;
+            bytes += entry.cost_bytes();
+            if !entries.is_empty() && max_bytes < bytes {
+                break;
+            }
+            if let Some(before) = entries.last().filter(|before| entry.term < before.term) {
+                let reason =
+                    format!("its term is {}, after an entry of term {}", entry.term, before.term);
+                return Err(self.corrupt_entry(index, &Damage(reason)));
+            }
+            entries.push(entry);
+            // Behind the last entry may lie thousands that were removed, and a step there would
+            // pass them all, whatever the upper bound.
+            if index < last {
+                records.next();
+            }
+        }
+        Ok(Entries::new(entries))
+    }
+
+    /// The record the iterator stands on, which has to be the entry at `index`.
+    fn entry_under(
+        &self,
+        records: &DBRawIterator<'_>,
+        index: LogIndex,
+    ) -> Result<Entry, StoreError> {
+        let key = keys::entry(index);
+        match records.item() {
+            Some((found, value)) if found == key => codec::decode_entry(&key, index, value)
+                .map_err(|damage| self.corrupt_entry(index, &damage)),
+            _ => {
+                records.status().map_err(|error| self.cannot_read(&log_entry(index), error))?;
+                Err(self.missing(&log_entry(index)))
+            }
+        }
+    }
+
+    fn entry(&self, index: LogIndex) -> Result<Entry, StoreError> {
+        let (key, what) = (keys::entry(index), log_entry(index));
+        let value = self
+            .db
+            .get_pinned_cf(self.log()?, key)
+            .map_err(|error| self.cannot_read(&what, error))?
+            .ok_or_else(|| self.missing(&what))?;
+        codec::decode_entry(&key, index, &value).map_err(|damage| self.corrupt(&what, &damage))
+    }
+
+    /// A record beside the log.
+    fn get<T>(
+        &self,
+        key: &[u8],
+        what: &str,
+        decode: impl FnOnce(&[u8]) -> Result<T, Damage>,
+    ) -> Result<Option<T>, StoreError> {
+        let value = self.db.get_pinned(key).map_err(|error| self.cannot_read(what, error))?;
+        value.map(|v| decode(&v)).transpose().map_err(|damage| self.corrupt(what, &damage))
+    }
+
+    fn cannot_read(&self, what: &str, error: rocksdb::Error) -> StoreError {
+        if error.kind() == ErrorKind::Corruption {
+            return self.corrupt(what, &Damage(error.to_string()));
+        }
+        StoreError::io(format!("cannot read {what} in {}", self.dir.display()), error)
+    }
+
+    fn corrupt_entry(&self, index: LogIndex, damage: &Damage) -> StoreError {
+        self.corrupt(&log_entry(index), damage)
+    }
+
+    fn missing(&self, what: &str) -> StoreError {
+        self.corrupt(what, &Damage("it is missing".to_owned()))
+    }
+
+    fn corrupt(&self, what: &str, Damage(reason): &Damage) -> StoreError {
+        corrupt(&self.dir, what, reason)
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("dir", &self.dir).field("bounds", &self.bounds()).finish()
+    }
+}
+
+fn put_bounds(batch: &mut WriteBatch, bounds: Bounds) {
+    let key = keys::bounds();
+    batch.put(key, codec::encode_bounds(&key, bounds));
+}
+
+/// Room for an envelope, a key and RocksDB's own framing.
+const RECORD_OVERHEAD_BYTES: u64 = 64;
+
+/// A scratch buffer that had to grow beyond this for one huge entry is given back.
+const SCRATCH_KEPT_BYTES: usize = 64 << 10;
+
+fn size_hint(batches: &[Entries]) -> usize {
+    let bytes = |entries: &Entries| {
+        entries.cost_bytes() + RECORD_OVERHEAD_BYTES * (entries.len() as u64 + 1)
+    };
+    usize::try_from(batches.iter().map(bytes).sum::<u64>()).unwrap_or(0)
+}
+
+/// The first and last index of `batches`, which must follow each other and the log.
+fn contiguous(batches: &[Entries], bounds: Bounds) -> Result<Bounds, StoreError> {
+    let mut first = None;
+    let mut before = bounds.map(|(_, last)| last);
+    for entry in batches.iter().flat_map(|entries| entries.iter()) {
+        let index = entry.index;
+        let follows = before
+            .map_or(LogIndex::ZERO < index, |before| before.0.checked_add(1) == Some(index.0));
+        if !follows {
+            let reason = match before {
+                Some(before) => format!("entry {index} does not follow entry {before}"),
+                None => "the first entry of a log has index 1 or more".to_owned(),
+            };
+            return Err(StoreError::Refused { reason });
+        }
+        first = first.or(Some(index));
+        before = Some(index);
+    }
+    Ok(first.zip(before))
+}
+
+fn log_entry(index: LogIndex) -> String {
+    format!("log entry {index}")
+}
+
+fn cannot_open(dir: &Path, error: rocksdb::Error) -> StoreError {
+    let said = error.to_string();
+    if error.kind() == ErrorKind::IOError && said.contains("/LOCK") && said.contains(" lock ") {
+        let context = format!(
+            "the store in {} is in use, by this process or another; stop that one first",
+            dir.display()
+        );
+        return StoreError::io(context, error);
+    }
+    match error.kind() {
+        ErrorKind::Corruption => corrupt(dir, "the database", &said),
+        // The identity file says that there was one.
+        ErrorKind::InvalidArgument if said.contains("does not exist") => {
+            corrupt(dir, "the database", "RocksDB's files are gone")
+        }
+        _ => StoreError::io(format!("cannot open the store in {}", dir.display()), error),
+    }
+}
+
+fn corrupt(dir: &Path, what: &str, reason: &str) -> StoreError {
+    StoreError::corrupt(
+        format!("{what} in {}", dir.display()),
+        format!(
+            "{reason}; this server may have promised what it no longer knows: remove it from the \
+             cluster, delete the directory, and add it again under a new id"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests;

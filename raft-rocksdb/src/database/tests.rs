@@ -1,0 +1,87 @@
+use raft::{EntryPayload, Term};
+use rocksdb::{
+    perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats},
+    statistics::{StatsLevel, Ticker},
+};
+
+use super::*;
+
+fn commands(indices: RangeInclusive<u64>) -> Entries {
+    let entry = |index| Entry {
+        term: Term(1),
+        index: LogIndex(index),
+        payload: EntryPayload::Command(vec![7; 100].into()),
+    };
+    indices.map(entry).collect::<Vec<_>>().into()
+}
+
+/// Killing a process does not show that a write is synced; RocksDB's own count does.
+#[test]
+fn every_write_is_exactly_one_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut statistics = None;
+    let database = Database::open_with(dir.path(), &RocksOptions::default(), |settings| {
+        settings.enable_statistics();
+        settings.set_statistics_level(StatsLevel::ExceptDetailedTimers);
+        statistics = Some(settings.clone());
+    })
+    .unwrap();
+    let statistics = statistics.unwrap();
+    let syncs = || statistics.get_ticker_count(Ticker::WalFileSynced);
+    let writes = || statistics.get_ticker_count(Ticker::WriteWithWal);
+    let mut before = (syncs(), writes());
+    let mut once = |what: &str, write: &dyn Fn() -> Result<(), StoreError>| {
+        write().unwrap();
+        let now = (syncs(), writes());
+        assert_eq!((now.0 - before.0, now.1 - before.1), (1, 1), "{what}: syncs, writes");
+        before = now;
+    };
+    once("append", &|| database.append(&[commands(1..=10), commands(11..=11), commands(12..=500)]));
+    once("truncate suffix", &|| database.truncate_suffix(LogIndex(400)));
+    once("truncate prefix", &|| database.truncate_prefix(LogIndex(300)));
+    once("vote", &|| {
+        database.save_hard_state(&HardState { current_term: Term(1), voted_for: Some("a".into()) })
+    });
+    once("remove everything", &|| database.truncate_prefix(LogIndex(u64::MAX)));
+    assert_eq!(database.bounds(), None);
+}
+
+/// How many records RocksDB steps over on this thread while `work` runs.
+fn steps<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut context = PerfContext::default();
+    context.reset();
+    let result = work();
+    (result, context.metric(PerfMetric::NextOnMemtableCount))
+}
+
+/// Opening and reading must not wade through what was removed.
+#[test]
+fn what_was_removed_slows_nothing_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Database::open(dir.path(), &RocksOptions::default()).unwrap();
+    let database = open();
+    database.append(&[commands(1..=20_000)]).unwrap();
+    database.truncate_prefix(LogIndex(9_990)).unwrap();
+    database.truncate_suffix(LogIndex(10_001)).unwrap();
+    database.append(&[commands(10_001..=10_010)]).unwrap();
+    let all = LogIndex(9_991)..=LogIndex(u64::MAX);
+    let (read, steps_taken) = steps(|| database.read(all.clone(), u64::MAX).unwrap());
+    assert_eq!(read.len(), 20);
+    assert!(steps_taken < 100, "reading took {steps_taken} steps");
+    // The count counts: looking for the end by seeking does wade.
+    let (_, steps_taken) = steps(|| {
+        let mut records = database.db.raw_iterator_cf(database.log().unwrap());
+        records.seek(keys::entry(LogIndex(10_011)));
+        assert!(!records.valid());
+    });
+    assert!(9_000 < steps_taken, "seeking took {steps_taken} steps");
+    drop(database);
+
+    // Replaying RocksDB's log takes its time; looking at what is there does not.
+    let database = open();
+    assert_eq!(database.bounds(), Some((LogIndex(9_991), LogIndex(10_010))));
+    let (checked, steps_taken) = steps(|| database.check());
+    checked.unwrap();
+    assert!(steps_taken < 100, "checking took {steps_taken} steps");
+}

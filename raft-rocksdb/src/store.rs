@@ -1,0 +1,53 @@
+//! The open directory, from which the two stores are taken.
+
+use std::{path::Path, sync::Arc};
+
+use raft::StoreError;
+
+use crate::{
+    database::Database, log_store::RocksLogStore, options::RocksOptions,
+    stable_store::RocksStableStore,
+};
+
+/// A directory with the log, the term and the vote of one server.
+///
+/// The directory stays locked until this, both stores and every reader are dropped and no call is
+/// under way.
+#[derive(Debug)]
+pub struct RocksStore {
+    database: Arc<Database>,
+}
+
+impl RocksStore {
+    /// Opens the store in `dir`, or makes one if the directory is missing or empty.
+    ///
+    /// Checks whose directory it is, its format, the term and vote, and both ends of the log. The
+    /// entries between are checked when they are read.
+    ///
+    /// Blocks: RocksDB replays its write-ahead log, up to about twice
+    /// [`write_buffer_bytes`](RocksOptions::write_buffer_bytes). Call it before the runtime is
+    /// busy, or from `spawn_blocking`.
+    ///
+    /// # Errors
+    /// Every error is one line and names the directory.
+    /// [`StoreError::Refused`]: an option is out of its range, the path is a file, the directory
+    /// holds something else, or a format this release does not know.
+    /// [`StoreError::Corrupt`]: a check failed, or RocksDB found damage.
+    /// [`StoreError::Io`]: the store is in use, or the operating system refused.
+    pub fn open(dir: impl AsRef<Path>, options: RocksOptions) -> Result<Self, StoreError> {
+        let database = Arc::new(Database::open(dir.as_ref(), &options)?);
+        Ok(Self { database })
+    }
+
+    /// The log. Take one: it is meant to have a single owner, though two would only take turns.
+    #[must_use]
+    pub fn log_store(&self) -> RocksLogStore {
+        RocksLogStore::new(Arc::clone(&self.database))
+    }
+
+    /// The term and vote. Take one.
+    #[must_use]
+    pub fn stable_store(&self) -> RocksStableStore {
+        RocksStableStore::new(Arc::clone(&self.database))
+    }
+}

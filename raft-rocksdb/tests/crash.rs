@@ -1,0 +1,279 @@
+//! Kills a process that writes, again and again, and checks what it had acknowledged.
+//!
+//! The child is this program, started again. It says on its standard output what it is about to do
+//! and when that was acknowledged; the parent kills it (SIGKILL) at a random moment, opens the
+//! directory and finds exactly the state that was acknowledged last, or that plus the one write
+//! under way: all of it or nothing.
+//!
+//! A killed process loses nothing that the kernel already has, so that this shows atomicity,
+//! order and recovery. That every write is synced is shown in `database/tests.rs`.
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
+
+mod common;
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
+    str::FromStr,
+};
+
+use common::all;
+use raft::{Entries, Entry, EntryPayload, HardState, LogIndex, LogStore, StableStore, Term};
+use raft_rocksdb::{RocksOptions, RocksStore};
+
+const ROUNDS: u64 = 60;
+const CHILD_DIR: &str = "RAFT_ROCKSDB_CRASH_DIR";
+const CHILD_SEED: &str = "RAFT_ROCKSDB_CRASH_SEED";
+
+/// Small buffers, so that files are flushed, merged and dropped while we kill.
+fn open(dir: &Path) -> RocksStore {
+    let options = RocksOptions { write_buffer_bytes: 64 << 10, ..RocksOptions::default() };
+    RocksStore::open(dir, options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A small generator (splitmix64): the rounds are the same on every machine.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+}
+
+/// One write, as text between child and parent.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Append { term: u64, first: u64, last: u64 },
+    TruncateSuffix { from: u64 },
+    TruncatePrefix { through: u64 },
+    Vote { term: u64 },
+}
+
+impl Step {
+    fn line(self) -> String {
+        match self {
+            Self::Append { term, first, last } => format!("append {term} {first} {last}"),
+            Self::TruncateSuffix { from } => format!("suffix {from}"),
+            Self::TruncatePrefix { through } => format!("prefix {through}"),
+            Self::Vote { term } => format!("vote {term}"),
+        }
+    }
+}
+
+impl FromStr for Step {
+    type Err = String;
+
+    fn from_str(line: &str) -> Result<Self, String> {
+        let words: Vec<_> = line.split(' ').collect();
+        let number = |word: &str| word.parse().map_err(|error| format!("{line:?}: {error}"));
+        match words[..] {
+            ["append", term, first, last] => {
+                Ok(Self::Append { term: number(term)?, first: number(first)?, last: number(last)? })
+            }
+            ["suffix", from] => Ok(Self::TruncateSuffix { from: number(from)? }),
+            ["prefix", through] => Ok(Self::TruncatePrefix { through: number(through)? }),
+            ["vote", term] => Ok(Self::Vote { term: number(term)? }),
+            _ => Err(format!("what is {line:?}?")),
+        }
+    }
+}
+
+/// What the store should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Model {
+    /// Terms of the entries from `first` on.
+    terms: Vec<u64>,
+    first: u64,
+    vote: Option<u64>,
+}
+
+impl Model {
+    fn last(&self) -> u64 {
+        self.first + self.terms.len() as u64 - 1
+    }
+
+    fn after(&self, step: Step) -> Self {
+        let mut next = self.clone();
+        match step {
+            Step::Append { term, first, last } => {
+                if next.terms.is_empty() {
+                    next.first = first;
+                }
+                next.terms.extend((first..=last).map(|_| term));
+            }
+            Step::TruncateSuffix { from } => {
+                next.terms.truncate(from.saturating_sub(next.first) as usize);
+            }
+            Step::TruncatePrefix { through } => {
+                let gone = (through + 1 - next.first).min(next.terms.len() as u64);
+                next.terms.drain(..gone as usize);
+                next.first += gone;
+            }
+            Step::Vote { term } => next.vote = Some(term),
+        }
+        if next.terms.is_empty() {
+            next.first = 0;
+        }
+        next
+    }
+
+    fn entries(&self) -> Entries {
+        let entries: Vec<_> =
+            self.terms.iter().zip(self.first..).map(|(term, index)| entry(*term, index)).collect();
+        entries.into()
+    }
+
+    fn hard_state(&self) -> Option<HardState> {
+        self.vote.map(vote)
+    }
+}
+
+/// The entry follows from its term and index, the vote from its term.
+fn entry(term: u64, index: u64) -> Entry {
+    let length = Random(term ^ index << 32).below(2000) as usize;
+    let byte = (term ^ index).to_be_bytes()[7];
+    Entry {
+        term: Term(term),
+        index: LogIndex(index),
+        payload: EntryPayload::Command(vec![byte; length].into()),
+    }
+}
+
+fn vote(term: u64) -> HardState {
+    HardState { current_term: Term(term), voted_for: Some(format!("server-{term}").into()) }
+}
+
+async fn stored(dir: &Path) -> (Entries, Option<HardState>) {
+    let store = open(dir);
+    let log = store.log_store();
+    (all(&log).await, store.stable_store().hard_state().await.expect("hard state"))
+}
+
+/// Not a test: what the child does. Does nothing in an ordinary run.
+#[tokio::test]
+async fn child() {
+    let (Ok(dir), Ok(seed)) = (env::var(CHILD_DIR), env::var(CHILD_SEED)) else { return };
+    let mut random = Random(seed.parse().unwrap());
+    let store = open(Path::new(&dir));
+    let (mut log, mut stable) = (store.log_store(), store.stable_store());
+    let reader = log.reader();
+    let mut term = stable.hard_state().await.unwrap().map_or(0, |saved| saved.current_term.0);
+    let say = |word: &str, step: Step| {
+        let line = format!("\n{word} {}\n", step.line());
+        std::io::stdout().write_all(line.as_bytes()).unwrap();
+    };
+    loop {
+        let bounds = reader.bounds().await.unwrap().map(|(first, last)| (first.0, last.0));
+        let step = match (random.below(10), bounds) {
+            (0, Some((first, last))) => {
+                Step::TruncateSuffix { from: last + 1 - random.below((last - first + 2).min(40)) }
+            }
+            (1, Some((first, last))) => {
+                Step::TruncatePrefix { through: first + random.below((last - first + 1).min(60)) }
+            }
+            (2, _) => {
+                term += 1;
+                Step::Vote { term }
+            }
+            (_, bounds) => {
+                let first = bounds.map_or(1 + random.below(1000), |(_, last)| last + 1);
+                Step::Append { term, first, last: first + random.below(20) }
+            }
+        };
+        say("begin", step);
+        match step {
+            Step::Append { term, first, last } => {
+                let cut = first + random.below(last - first + 1);
+                let batch = |range: std::ops::RangeInclusive<u64>| -> Entries {
+                    range.map(|index| entry(term, index)).collect::<Vec<_>>().into()
+                };
+                log.append(&[batch(first..=cut), batch(cut + 1..=last)]).await.unwrap();
+            }
+            Step::TruncateSuffix { from } => log.truncate_suffix(LogIndex(from)).await.unwrap(),
+            Step::TruncatePrefix { through } => {
+                log.truncate_prefix(LogIndex(through)).await.unwrap();
+            }
+            Step::Vote { term } => stable.save_hard_state(&vote(term)).await.unwrap(),
+        }
+        say("done", step);
+    }
+}
+
+fn start(dir: &Path, seed: u64) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["child", "--exact", "--nocapture"])
+        .env(CHILD_DIR, dir)
+        .env(CHILD_SEED, seed.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_any_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut random = Random(20_140_522);
+    let mut model = Model::default();
+    let (mut acknowledged, mut cut_short, mut kept) = (0_u64, 0_u64, 0_u64);
+    for round in 0..ROUNDS {
+        let mut child = start(dir.path(), random.below(u64::MAX));
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut under_way = None;
+        let mut take = |line: String, model: &mut Model| {
+            if let Some(write) = line.strip_prefix("begin ") {
+                under_way = Some(write.parse::<Step>().unwrap());
+            } else if let Some(write) = line.strip_prefix("done ") {
+                assert_eq!(under_way.take().map(Step::line).as_deref(), Some(write));
+                *model = model.after(write.parse().unwrap());
+                acknowledged += 1;
+                return true;
+            }
+            false
+        };
+        let mut until = random.below(40);
+        while 0 < until {
+            let line = lines.next().expect("the child ended by itself");
+            until -= u64::from(take(line, &mut model));
+        }
+        // Up to about a write's time, without a clock.
+        for _ in 0..random.below(20_000) {
+            std::hint::spin_loop();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it still said; a line is one write to the pipe, whole or not there.
+        for line in lines {
+            take(line, &mut model);
+        }
+
+        let (entries, hard_state) = stored(dir.path()).await;
+        let fits = |model: &Model| entries == model.entries() && hard_state == model.hard_state();
+        if let Some(write) = under_way {
+            cut_short += 1;
+            let next = model.after(write);
+            if fits(&next) {
+                kept += 1;
+                model = next;
+            }
+        }
+        assert!(
+            fits(&model),
+            "round {round}: found {:?} to {:?} and {hard_state:?}; acknowledged {} to {} and {:?}; \
+             under way {under_way:?}",
+            entries.first().map(Entry::id),
+            entries.last_id(),
+            model.first,
+            if model.terms.is_empty() { 0 } else { model.last() },
+            model.hard_state(),
+        );
+    }
+    println!("{acknowledged} acknowledged, {cut_short} cut short, {kept} of them complete");
+    assert!(ROUNDS < acknowledged && 0 < cut_short, "nothing was tested");
+}

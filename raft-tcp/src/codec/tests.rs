@@ -1,0 +1,268 @@
+use proptest::prelude::*;
+use raft::{
+    Server,
+    rpc::{
+        AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, RequestVoteReply,
+        RequestVoteRequest, TimeoutNowRequest,
+    },
+};
+
+use super::*;
+
+fn entry(term: u64, index: u64, payload: EntryPayload) -> Entry {
+    Entry { term: Term(term), index: LogIndex(index), payload }
+}
+
+fn append(entries: Vec<Entry>) -> Message {
+    Message::AppendEntries(AppendEntriesRequest {
+        term: Term(3),
+        round: 4,
+        prev: LogId::new(2, 5),
+        entries: entries.into(),
+        commit_index: LogIndex(1),
+    })
+}
+
+fn every_entry() -> Message {
+    let configuration =
+        Configuration::new([Server::voter("a", "h:1"), Server::nonvoter("b", "h:2")]);
+    append(vec![
+        entry(2, 6, EntryPayload::Noop),
+        entry(2, 7, EntryPayload::Command(b"cmd".as_slice().into())),
+        entry(3, 8, EntryPayload::Barrier),
+        entry(3, 9, EntryPayload::Configuration(configuration)),
+    ])
+}
+
+/// Every kind of message, and its payload in hexadecimal. Changing any of these breaks clusters
+/// whose servers are updated one by one: that takes a new protocol version.
+fn fixtures() -> Vec<(Message, &'static str)> {
+    let reply = |outcome| {
+        Message::AppendEntriesReply(AppendEntriesReply { term: Term(3), round: 300, outcome })
+    };
+    vec![
+        (
+            every_entry(),
+            "0300000000000000 0400000000000000 0200000000000000 0500000000000000 \
+             0100000000000000 \
+             0600000000000000 04000000 \
+             0200000000000000 01 00000000 \
+             0200000000000000 00 03000000 636d64 \
+             0300000000000000 02 00000000 \
+             0300000000000000 03 0f000000 02016103683a3100016203683a3201",
+        ),
+        (
+            append(vec![]),
+            "0300000000000000 0400000000000000 0200000000000000 0500000000000000 \
+             0100000000000000 \
+             0000000000000000 00000000",
+        ),
+        (reply(AppendOutcome::Matched { match_index: LogIndex(9) }), "01 03 fb2c01 00 09"),
+        (
+            reply(AppendOutcome::Conflict { prev_index: LogIndex(5), hint: LogId::new(1, 4) }),
+            "01 03 fb2c01 01 05 01 04",
+        ),
+        (reply(AppendOutcome::StaleTerm), "01 03 fb2c01 02"),
+        (
+            Message::Heartbeat(HeartbeatRequest {
+                term: Term(3),
+                round: 70_000,
+                commit_index: LogIndex(u64::MAX),
+            }),
+            "02 03 fc70110100 fdffffffffffffffff",
+        ),
+        (
+            Message::HeartbeatReply(HeartbeatReply {
+                term: Term(3),
+                round: 4,
+                accepted_index: LogIndex(9),
+                match_index: LogIndex(8),
+            }),
+            "03 03 04 09 08",
+        ),
+        (
+            Message::RequestVote(RequestVoteRequest {
+                term: Term(3),
+                last: LogId::new(2, 5),
+                is_pre_vote: true,
+                is_leadership_transfer: false,
+            }),
+            "04 03 02 05 01 00",
+        ),
+        (
+            Message::RequestVoteReply(RequestVoteReply {
+                term: Term(3),
+                requested_term: Term(4),
+                is_pre_vote: false,
+                is_granted: true,
+            }),
+            "05 03 04 00 01",
+        ),
+        (Message::TimeoutNow(TimeoutNowRequest { term: Term(3) }), "06 03"),
+    ]
+}
+
+fn payload(message: &Message) -> (Kind, Bytes) {
+    let mut out = BytesMut::new();
+    let kind = encode(message, &mut out).unwrap();
+    (kind, out.freeze())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn the_bytes_are_pinned() {
+    let found: Vec<_> = fixtures().iter().map(|(message, _)| hex(&payload(message).1)).collect();
+    let pinned: Vec<_> = fixtures().iter().map(|(_, bytes)| bytes.replace(' ', "")).collect();
+    assert_eq!(found, pinned);
+}
+
+#[test]
+fn every_message_comes_back() {
+    for (message, _) in fixtures() {
+        let (kind, payload) = payload(&message);
+        assert_eq!(decode(kind, &payload), Ok(Some(message)));
+    }
+    assert_eq!(decode(Kind::Alive, &Bytes::new()), Ok(None));
+}
+
+#[test]
+fn a_payload_cut_at_any_byte_is_an_error() {
+    for (message, _) in fixtures() {
+        let (kind, payload) = payload(&message);
+        for cut in 0..payload.len() {
+            assert!(decode(kind, &payload.slice(..cut)).is_err(), "{message} cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_byte_too_many_is_an_error() {
+    for (message, _) in fixtures() {
+        let (kind, payload) = payload(&message);
+        let longer = [&payload[..], &[0]].concat().into();
+        assert!(decode(kind, &longer).is_err(), "{message}");
+    }
+    assert!(decode(Kind::Alive, &Bytes::from_static(b"x")).is_err());
+}
+
+/// The checksum of the frame keeps such payloads out; nothing must hang on that.
+#[test]
+fn flipped_bits_never_panic() {
+    for (message, _) in fixtures() {
+        let (kind, payload) = payload(&message);
+        for bit in 0..payload.len() * 8 {
+            let mut bytes = payload.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let _ = decode(kind, &bytes.into());
+        }
+    }
+}
+
+#[test]
+fn entries_do_not_travel_in_the_general_form() {
+    let mut out = BytesMut::new();
+    encode_value(&every_entry(), &mut out).unwrap();
+    assert_eq!(out[0], APPEND_ENTRIES_VARIANT);
+    let error = decode(Kind::Message, &out.freeze()).unwrap_err();
+    assert!(error.to_string().contains("entries in the form"), "{error}");
+}
+
+#[test]
+fn entries_that_break_the_order_of_a_log_are_refused() {
+    let (kind, good) =
+        payload(&append(vec![entry(2, 6, EntryPayload::Noop), entry(3, 7, EntryPayload::Noop)]));
+    let with = |at: usize, number: u64| {
+        let mut bytes = good.to_vec();
+        bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        decode(kind, &bytes.into())
+    };
+    let first_index = 5 * 8;
+    let second_term = REQUEST_BYTES as usize + ENTRY_BYTES;
+    assert!(with(first_index, 1).is_ok());
+    assert!(with(first_index, u64::MAX - 1).unwrap_err().to_string().contains("range"));
+    assert!(with(first_index, u64::MAX).unwrap_err().to_string().contains("range"));
+    assert!(with(first_index, u64::MAX - 2).is_ok());
+    assert!(with(second_term, 2).is_ok());
+    assert!(with(second_term, 1).unwrap_err().to_string().contains("terms"));
+}
+
+#[test]
+fn a_false_count_takes_no_memory() {
+    let (kind, payload) = payload(&append(vec![]));
+    let mut bytes = payload.to_vec();
+    bytes[48..52].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert!(decode(kind, &bytes.into()).unwrap_err().to_string().contains("too early"));
+}
+
+#[test]
+fn a_large_command_shares_the_buffer_and_a_small_one_does_not() {
+    let command = |bytes| EntryPayload::Command(vec![1; bytes].into());
+    let received = |sizes: &[usize]| -> Vec<bool> {
+        let entries = (1..).zip(sizes).map(|(index, bytes)| entry(1, index, command(*bytes)));
+        let (kind, payload) = payload(&append(entries.collect()));
+        let range = payload.as_ptr_range();
+        match decode(kind, &payload) {
+            Ok(Some(Message::AppendEntries(request))) => {
+                request.entries.iter().map(|e| range.contains(&e.data().as_ptr())).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(received(&[100]), [false]);
+    assert_eq!(received(&[1 << 20]), [true]);
+    assert_eq!(received(&[1 << 20, 100, 9_000, 1 << 18]), [true, false, false, true]);
+}
+
+#[test]
+fn the_estimate_covers_the_payload() {
+    for (message, _) in fixtures() {
+        let (kind, payload) = payload(&message);
+        if kind == Kind::Entries {
+            assert!(payload.len() as u64 <= max_bytes(&message), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_value_over_the_limit_is_not_sent() {
+    let name = "x".repeat(MAX_VALUE_BYTES);
+    let configuration = Configuration::new([Server::voter(name.as_str(), "h:1")]);
+    let message = append(vec![entry(1, 1, EntryPayload::Configuration(configuration))]);
+    let error = encode(&message, &mut BytesMut::new()).unwrap_err();
+    assert!(matches!(error, EncodeError::TooLong { .. }), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn any_entries_come_back(
+        prev in any::<(u32, u32)>(),
+        commands in prop::collection::vec((0..3u64, prop::collection::vec(any::<u8>(), 0..200)), 0..20),
+    ) {
+        let mut term = 1;
+        let entries = (1..).zip(commands).map(|(index, (step, data))| {
+            term += step;
+            entry(term, index, EntryPayload::Command(data.into()))
+        });
+        let message = Message::AppendEntries(AppendEntriesRequest {
+            term: Term(9),
+            round: 1,
+            prev: LogId::new(prev.0.into(), prev.1.into()),
+            entries: entries.collect::<Vec<_>>().into(),
+            commit_index: LogIndex(0),
+        });
+        let (kind, payload) = payload(&message);
+        prop_assert!(payload.len() as u64 <= max_bytes(&message));
+        prop_assert_eq!(decode(kind, &payload), Ok(Some(message)));
+    }
+
+    #[test]
+    fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let bytes = Bytes::from(bytes);
+        for kind in [Kind::Alive, Kind::Message, Kind::Entries] {
+            let _ = decode(kind, &bytes);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+use super::*;
+
+fn frame(payload: &[u8]) -> BytesMut {
+    let mut out = BytesMut::new();
+    append(&mut out, 1 << 20, |out| -> Result<Kind, TooLong> {
+        out.put_slice(payload);
+        Ok(Kind::Message)
+    })
+    .unwrap();
+    out
+}
+
+fn decoder() -> FrameDecoder {
+    FrameDecoder::new(1 << 20)
+}
+
+#[test]
+fn the_bytes_are_pinned() {
+    // crc32, length, version, kind, payload
+    assert_eq!(frame(b"abc")[..], *b"\x6e\xfe\x3d\x90\x03\0\0\0\x01\x01abc");
+    let mut alive = BytesMut::new();
+    append_alive(&mut alive);
+    assert_eq!(alive[..], *b"\xe2\x90\xd9\xa8\0\0\0\0\x01\x00");
+}
+
+#[test]
+fn frames_come_out_as_they_went_in() {
+    let mut bytes = frame(b"first");
+    append_alive(&mut bytes);
+    bytes.extend_from_slice(&frame(b""));
+    let mut next = || decoder().decode(&mut bytes).unwrap();
+    let found = |kind, payload: &'static [u8]| Some(Frame { kind, payload: payload.into() });
+    assert_eq!(next(), found(Kind::Message, b"first"));
+    assert_eq!(next(), found(Kind::Alive, b""));
+    assert_eq!(next(), found(Kind::Message, b""));
+    assert_eq!(next(), None);
+}
+
+#[test]
+fn a_frame_cut_at_any_byte_is_unfinished_and_at_the_end_an_error() {
+    let whole = frame(b"some payload");
+    for cut in 1..whole.len() {
+        let mut part = BytesMut::from(&whole[..cut]);
+        assert_eq!(decoder().decode(&mut part).unwrap(), None);
+        assert_eq!(part.len(), cut, "nothing is taken");
+        let error = decoder().decode_eof(&mut part).unwrap_err();
+        assert!(matches!(error, FrameError::Truncated { bytes } if bytes == cut), "{error}");
+    }
+    assert_eq!(decoder().decode_eof(&mut BytesMut::new()).unwrap(), None);
+}
+
+#[test]
+fn no_single_flipped_bit_goes_unnoticed() {
+    let whole = frame(b"some payload");
+    for bit in 0..whole.len() * 8 {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert!(decoder().decode_eof(&mut bytes).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn an_announcement_over_the_limit_is_refused_before_anything_is_read() {
+    let mut bytes = frame(&[0; 100]);
+    bytes.truncate(HEADER_BYTES);
+    let error = FrameDecoder::new(99).decode(&mut bytes).unwrap_err();
+    assert!(matches!(error, FrameError::TooLong { bytes: 100, limit: 99 }), "{error}");
+}
+
+#[test]
+fn an_announcement_alone_takes_little_memory() {
+    let mut bytes = frame(&vec![0; 1 << 20]);
+    bytes.truncate(HEADER_BYTES);
+    let mut bytes = BytesMut::from(&bytes[..]);
+    assert_eq!(decoder().decode(&mut bytes).unwrap(), None);
+    assert!(bytes.capacity() < 2 * MAX_RESERVE_BYTES, "{}", bytes.capacity());
+}
+
+#[test]
+fn a_payload_that_does_not_fit_leaves_no_trace() {
+    let mut out = frame(b"before");
+    let before = out.clone();
+    let error = append(&mut out, 9, |out| -> Result<Kind, TooLong> {
+        out.put_slice(&[0; 10]);
+        Ok(Kind::Message)
+    })
+    .unwrap_err();
+    assert_eq!(error.bytes, 10);
+    assert_eq!(out, before);
+}

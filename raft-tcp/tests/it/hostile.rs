@@ -1,0 +1,241 @@
+//! Strangers and damage: each costs one connection, and the peers talk on.
+
+use std::time::Duration;
+
+use raft_tcp::TcpOptions;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+
+use crate::common::*;
+
+fn short() -> TcpOptions {
+    TcpOptions {
+        handshake_timeout: Duration::from_millis(300),
+        idle_timeout: Duration::from_millis(300),
+        ..options()
+    }
+}
+
+/// Two nodes that talk before and after `attack` on the second one.
+async fn survives(attack: impl AsyncFnOnce(&Node)) {
+    let (mut a, mut b) = (node_with("a", short()).await, node_with("b", short()).await);
+    talk(&a, &mut b).await;
+    attack(&b).await;
+    talk(&a, &mut b).await;
+    talk(&b, &mut a).await;
+}
+
+async fn refused(change: impl Fn(&mut RawHello), code: u8, text: &str) {
+    survives(async |b: &Node| {
+        let mut hello = hello("x", "b");
+        change(&mut hello);
+        let mut stream = raw_dial(&b.server, &hello.bytes()).await;
+        let answer = raw_answer(&mut stream).await;
+        assert_eq!((answer.0, answer.1.as_str()), (code, text));
+        raw_closed(&mut stream).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_protocol_is_refused() {
+    let text = "this is a raft-tcp server, and the bytes are not a raft-tcp hello";
+    refused(|hello| hello.magic = *b"GET / HT", 1, text).await;
+}
+
+#[tokio::test]
+async fn another_version_is_refused() {
+    let text = "the dialler speaks protocol versions 2 to 3, this server 1 to 1";
+    refused(|hello| (hello.oldest, hello.newest) = (2, 3), 2, text).await;
+}
+
+#[tokio::test]
+async fn another_cluster_is_refused() {
+    let text = "the dialler is of cluster \"prod\", this server of \"test\"";
+    refused(|hello| hello.cluster = "prod".to_owned(), 3, text).await;
+}
+
+#[tokio::test]
+async fn an_empty_or_too_long_id_is_refused() {
+    let text = "a server id has 1 to 255 bytes, the dialler's 0";
+    refused(|hello| hello.from = String::new(), 4, text).await;
+    let text = "a server id has 1 to 255 bytes, the dialler's 300";
+    refused(|hello| hello.from = "x".repeat(300), 4, text).await;
+}
+
+#[tokio::test]
+async fn the_acceptors_own_id_is_refused() {
+    let text = "the dialler claims to be \"b\", and so does this server";
+    refused(|hello| hello.from = "b".to_owned(), 5, text).await;
+}
+
+#[tokio::test]
+async fn a_dialler_that_means_another_server_is_refused() {
+    let text = "the dialler means server \"c\", but this is \"b\"";
+    refused(|hello| hello.to = "c".to_owned(), 6, text).await;
+}
+
+#[tokio::test]
+async fn an_unknown_lane_and_a_too_long_hello_are_refused() {
+    refused(|hello| hello.lane = 3, 1, "the hello names no lane").await;
+    refused(|hello| hello.to = "x".repeat(5000), 1, "the hello is too long").await;
+}
+
+#[tokio::test]
+async fn a_hello_that_does_not_end_is_cut_off() {
+    survives(async |b: &Node| {
+        let bytes = hello("x", "b").bytes();
+        let mut stream = raw_dial(&b.server, &bytes[..bytes.len() - 1]).await;
+        raw_closed(&mut stream).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hello_that_drips_is_cut_off_by_the_clock() {
+    survives(async |b: &Node| {
+        let start = Instant::now();
+        let mut stream = TcpStream::connect(b.server.address.as_str()).await.unwrap();
+        soon("the drip is cut off", async {
+            for byte in hello("x", "b").bytes().iter().cycle() {
+                if stream.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        assert!(start.elapsed() < Duration::from_secs(10));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn silence_before_the_handshake_is_cut_off() {
+    survives(async |b: &Node| raw_closed(&mut raw_dial(&b.server, b"").await).await).await;
+}
+
+/// After a good handshake.
+async fn bad_bytes(bytes: &[u8]) {
+    survives(async |b: &Node| {
+        let mut stream = raw_peer("x", &b.server).await;
+        stream.write_all(bytes).await.unwrap();
+        raw_closed(&mut stream).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn garbage_closes_its_connection() {
+    bad_bytes(&[0xa5; 4096]).await;
+}
+
+#[tokio::test]
+async fn an_oversized_length_closes_its_connection() {
+    let mut frame = raw_frame(1, &[]);
+    frame[4..8].copy_from_slice(&(16u32 * 1024 * 1024 + 1).to_le_bytes());
+    bad_bytes(&frame).await;
+}
+
+#[tokio::test]
+async fn a_bad_checksum_closes_its_connection() {
+    let mut frame = raw_frame(1, &[6, 1]);
+    frame[0] ^= 1;
+    bad_bytes(&frame).await;
+}
+
+#[tokio::test]
+async fn an_undecodable_payload_closes_its_connection() {
+    bad_bytes(&raw_frame(1, &[99])).await;
+    bad_bytes(&raw_frame(2, &[0; 51])).await;
+    bad_bytes(&raw_frame(0, &[1])).await;
+}
+
+#[tokio::test]
+async fn an_unknown_kind_or_version_of_a_frame_closes_its_connection() {
+    bad_bytes(&raw_frame(9, &[])).await;
+    let mut frame = raw_frame(0, &[]);
+    frame[8] = 2;
+    bad_bytes(&frame).await;
+}
+
+#[tokio::test]
+async fn half_a_frame_and_silence_closes_its_connection() {
+    bad_bytes(&raw_frame(1, &[6, 1])[..7]).await;
+}
+
+#[tokio::test]
+async fn what_was_valid_before_the_damage_is_delivered() {
+    let mut b = node("b").await;
+    let mut stream = raw_peer("x", &b.server).await;
+    stream.write_all(&raw_frame(1, &[6, 1])).await.unwrap();
+    stream.write_all(&[0; 100]).await.unwrap();
+    let envelope = soon("a message", b.inbox.recv()).await.unwrap();
+    assert_eq!((envelope.from.as_str(), envelope.address.as_str()), ("x", "127.0.0.1:9"));
+    assert_eq!(envelope.message.kind(), "TimeoutNow");
+    raw_closed(&mut stream).await;
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_are_refused_until_there_is_room() {
+    let b = node_with("b", TcpOptions { max_inbound: 2, ..options() }).await;
+    let first = raw_peer("x", &b.server).await;
+    let _second = raw_peer("y", &b.server).await;
+    let mut third = raw_dial(&b.server, b"").await;
+    let answer = raw_answer(&mut third).await;
+    assert_eq!(answer, (7, "the server already has 2 connections, its `max_inbound`".to_owned()));
+    drop(first);
+    soon("room again", async {
+        loop {
+            let mut stream = raw_dial(&b.server, &hello("z", "b").bytes()).await;
+            // The answer of a full server may be lost.
+            if tokio::spawn(async move { raw_answer(&mut stream).await.0 == 0 })
+                .await
+                .is_ok_and(|is_in| is_in)
+            {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+/// A half-open connection must not hold its place until the clock finds it.
+#[tokio::test]
+async fn a_newer_connection_of_a_lane_replaces_the_older() {
+    let b =
+        node_with("b", TcpOptions { idle_timeout: Duration::from_secs(3600), ..options() }).await;
+    let mut old = raw_peer("x", &b.server).await;
+    let mut other = hello("x", "b");
+    other.lane = 2;
+    let mut other = raw_dial(&b.server, &other.bytes()).await;
+    assert_eq!(raw_answer(&mut other).await.0, 0);
+    let _new = raw_peer("x", &b.server).await;
+    raw_closed(&mut old).await;
+    assert_eq!(raw_read_frame(&mut other).await, (0, vec![]), "the other lane lives");
+}
+
+/// Two servers that were given one id by mistake: the first stays, and the second learns why.
+#[tokio::test]
+async fn a_second_server_with_the_same_id_is_refused_until_the_first_is_gone() {
+    let b = node("b").await;
+    let first = raw_peer("x", &b.server).await;
+    for lane in [1, 2] {
+        let mut hello = hello("x", "b");
+        hello.address = "127.0.0.1:10".to_owned();
+        hello.lane = lane;
+        let mut second = raw_dial(&b.server, &hello.bytes()).await;
+        let text = "a server with the id \"x\" is connected already, the one at 127.0.0.1:9";
+        assert_eq!(raw_answer(&mut second).await, (8, text.to_owned()));
+    }
+    drop(first);
+    soon("the second is let in", async {
+        let mut hello = hello("x", "b");
+        hello.address = "127.0.0.1:10".to_owned();
+        while raw_answer(&mut raw_dial(&b.server, &hello.bytes()).await).await.0 != 0 {}
+    })
+    .await;
+}

@@ -1,0 +1,605 @@
+//! The handle: what a user calls. It checks, makes a request, and returns the future of its answer;
+//! everything else happens in the tasks.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    config::Config,
+    configuration::{
+        Configuration, ConfigurationChange, IndexedConfiguration, ServerAddress, ServerId,
+    },
+    error::{
+        ApplyError, BootstrapError, ConfigurationError, Fatal, Leader, Outcome, SnapshotError,
+        StartError, TransferError,
+    },
+    fsm::Fsm,
+    future::{
+        ApplyBatchFuture, ApplyFuture, BarrierFuture, Call, Ended, EnqueueError, EnqueueTimeout,
+        Receiver, Responder, VerifyFuture,
+    },
+    log::{LogIndex, LogStore, Term},
+    observer::{Observation, Observer, Role},
+    snapshot::{SnapshotMeta, SnapshotStore},
+    stable::StableStore,
+    status::{LogMarks, Status},
+    tasks::{self, Change, Node, Request, Shared},
+    transport::Transport,
+};
+
+/// A running server of a Raft cluster.
+///
+/// A cheap handle: clone it freely, share it between tasks and threads. The server runs until
+/// [`shutdown`](Self::shutdown) is called, the last handle is dropped, its storage fails or a task
+/// panics; from then on every call and every waiting future is told why, and
+/// [`fatal`](Self::fatal) says it too. Every future resolves, exactly once, whatever happens.
+///
+/// Requests of one handle (and of one caller on several clones) take effect in the order of the
+/// calls, whatever their kind.
+///
+/// ```
+/// use std::sync::Arc;
+/// use raft::{Config, Configuration, Entry, Fsm, Raft, Server, inmem};
+///
+/// struct Counter(u64);
+///
+/// impl Fsm for Counter {
+///     type Response = u64;
+///
+///     fn apply(&mut self, entry: &Entry) -> u64 {
+///         self.0 += entry.data().len() as u64;
+///         self.0
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let network = inmem::InmemNetwork::new();
+/// let raft = Raft::new(
+///     Config::new("a"),
+///     Counter(0),
+///     inmem::InmemLogStore::new(),
+///     inmem::InmemStableStore::new(),
+///     Arc::new(inmem::InmemSnapshotStore::new()),
+///     network.transport("a:1"),
+/// )
+/// .await?;
+/// raft.bootstrap_cluster(Configuration::new([Server::voter("a", "a:1")])).await?;
+/// raft.leader_changes().wait_for(Option::is_some).await?;
+///
+/// let applied = raft.apply("hello").await?;
+/// assert_eq!(applied.response, 5);
+/// raft.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Source: hashicorp/raft `Raft`.
+pub struct Raft<F: Fsm> {
+    handle: Arc<Handle<F::Response>>,
+}
+
+/// What the clones of a handle share. Dropping it ends the node.
+struct Handle<R> {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request<R>>,
+    max_command_bytes: u64,
+    enqueue_timeout: Duration,
+}
+
+impl<R> Drop for Handle<R> {
+    fn drop(&mut self) {
+        self.shared.stop(Fatal::Shutdown);
+    }
+}
+
+impl<F: Fsm> Raft<F> {
+    /// Starts a server on what its stores hold: term and vote, the newest snapshot that can be
+    /// restored into `fsm`, and the log. `fsm` must be empty. An empty server waits to be
+    /// bootstrapped or to be contacted by a leader.
+    ///
+    /// Committed entries after the snapshot are applied again, as soon as a leader has confirmed
+    /// how far the log is committed. A recorder of the `metrics` crate must be installed before.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running. [`Config`](StartError::Config): change the
+    /// setting. [`Store`](StartError::Store): mend the store. [`Snapshot`](StartError::Snapshot):
+    /// there are snapshots but none can be used; what the log was compacted to would be lost
+    /// without one. [`Transport`](StartError::Transport): free the address.
+    ///
+    /// # Panics
+    /// When called outside a tokio runtime with a timer, or when [`Fsm::restore`] panics.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before it ends starts nothing, but the transport may be left started.
+    pub async fn new<L: LogStore, S: StableStore>(
+        config: Config,
+        fsm: F,
+        log_store: L,
+        stable_store: S,
+        snapshot_store: Arc<dyn SnapshotStore>,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self, StartError> {
+        let Config { max_command_bytes, enqueue_timeout, .. } = config;
+        let Node { shared, requests } =
+            tasks::start(config, fsm, log_store, stable_store, snapshot_store, transport).await?;
+        let handle = Handle { shared, requests, max_command_bytes, enqueue_timeout };
+        Ok(Self { handle: Arc::new(handle) })
+    }
+
+    /// Makes this server, which must be fresh, the first of a new cluster of these members. Resolves
+    /// when the configuration is durable here; the server then campaigns.
+    ///
+    /// Call it on one server, or on several with the very same configuration. To bootstrap stores
+    /// without starting a server there is the function [`bootstrap_cluster`](crate::bootstrap_cluster).
+    ///
+    /// # Errors
+    /// [`BootstrapError`]; unless it is [`Stopped`](BootstrapError::Stopped), nothing was changed.
+    /// [`AlreadyBootstrapped`](BootstrapError::AlreadyBootstrapped) is what every start but the
+    /// first gets and is usually ignored.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels nothing that was accepted.
+    pub async fn bootstrap_cluster(
+        &self,
+        configuration: Configuration,
+    ) -> Result<(), BootstrapError> {
+        self.ask(|responder| Request::Bootstrap { configuration, responder }).await
+    }
+
+    /// Replicates `command` and applies it to the state machine; resolves with the state machine's
+    /// response when it is applied on **this** server. Only the leader accepts commands.
+    ///
+    /// The request is in the queue when this returns, whether or not the future is polled, unless
+    /// the queue ([`Config::apply_queue`]) is full: then the future waits for room, up to
+    /// [`Config::enqueue_timeout`]. There is no other time limit.
+    ///
+    /// ```no_run
+    /// # async fn example<F: raft::Fsm>(raft: raft::Raft<F>) {
+    /// use raft::{ApplyError, Outcome};
+    ///
+    /// match raft.apply(&b"set x 1"[..]).await {
+    ///     Ok(applied) => println!("applied at {}", applied.index),
+    ///     Err(ApplyError::NotLeader { leader: Some(leader) }) => println!("ask {}", leader.id),
+    ///     Err(error) if error.outcome() == Outcome::NotApplied => println!("try again: {error}"),
+    ///     Err(error) => println!("it may or may not have happened: {error}"),
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ApplyError`], whose [`outcome`](ApplyError::outcome) says whether the command may have
+    /// happened.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not cancel the command, unless it still waits for room.
+    pub fn apply(&self, command: impl Into<Bytes>) -> ApplyFuture<F::Response> {
+        self.apply_with_timeout(command, self.handle.enqueue_timeout)
+    }
+
+    /// [`apply`](Self::apply) with another limit for the wait for room in the queue.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    ///
+    /// # Cancel safety
+    /// As [`apply`](Self::apply).
+    pub fn apply_with_timeout(
+        &self,
+        command: impl Into<Bytes>,
+        enqueue_timeout: Duration,
+    ) -> ApplyFuture<F::Response> {
+        let command = command.into();
+        ApplyFuture::new(match self.check(&command) {
+            Ok(()) => self.call(enqueue_timeout, |responder| Request::Apply { command, responder }),
+            Err(error) => self.refused(error),
+        })
+    }
+
+    /// Replicates several commands and applies them in this order, with nothing in between;
+    /// resolves when the last one is applied on this server. Cheaper than as many calls of
+    /// [`apply`](Self::apply). No commands: resolves at once.
+    ///
+    /// They are accepted or refused together. If leadership is lost while they are in flight, a
+    /// first part of them may be applied and the rest not.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply), for all of them.
+    ///
+    /// # Cancel safety
+    /// As [`apply`](Self::apply).
+    pub fn apply_batch(&self, commands: Vec<Bytes>) -> ApplyBatchFuture<F::Response> {
+        let end = &self.handle.shared.end;
+        ApplyBatchFuture::new(if commands.is_empty() {
+            Call::ready(Arc::clone(end), Ok(Vec::new()))
+        } else if let Some(error) = commands.iter().find_map(|c| self.check(c).err()) {
+            self.refused(error)
+        } else {
+            let timeout = self.handle.enqueue_timeout;
+            self.call(timeout, |responder| Request::ApplyBatch { commands, responder })
+        })
+    }
+
+    /// Resolves when everything accepted before this call is applied on this server, which must
+    /// lead, with the index of the entry that stands for the barrier.
+    ///
+    /// A new leader calls it before it serves reads from its state machine.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    ///
+    /// # Cancel safety
+    /// As [`apply`](Self::apply).
+    pub fn barrier(&self) -> BarrierFuture {
+        let timeout = self.handle.enqueue_timeout;
+        BarrierFuture::new(self.call(timeout, |responder| Request::Barrier { responder }))
+    }
+
+    /// Asks a majority whether this server still leads; resolves when they have confirmed it with
+    /// messages sent after this call. Nothing is written. Calls made at the same time share one
+    /// round of messages.
+    ///
+    /// The index returned is a *read index*: once it is applied here
+    /// ([`wait_applied`](Self::wait_applied)), a read of the local state machine is linearizable.
+    ///
+    /// # Errors
+    /// [`VerifyError`](crate::VerifyError): do not answer the read from here.
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the question.
+    pub fn verify_leader(&self) -> VerifyFuture {
+        let timeout = self.handle.enqueue_timeout;
+        VerifyFuture::new(self.call(timeout, |responder| Request::Verify { responder }))
+    }
+
+    /// Waits until the entry at `index`, and so everything before it, is applied on this server.
+    /// Returns at once if it is. Works in every role.
+    ///
+    /// # Errors
+    /// [`Fatal`] when the node ends first.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
+    pub async fn wait_applied(&self, index: LogIndex) -> Result<(), Fatal> {
+        self.handle.shared.wait_applied(index).await
+    }
+
+    /// Adds a voter, makes a nonvoter a voter, or changes a voter's address. Resolves with the index
+    /// of the new configuration when that is committed and has passed this server's state machine.
+    ///
+    /// The new configuration counts from the moment it is in the leader's log. Add a new server as
+    /// a nonvoter first and wait until it has caught up, so that the cluster does not depend on an
+    /// empty server meanwhile.
+    ///
+    /// With `prev_index` the change happens only if the latest configuration is still the one of
+    /// that index ([`configuration`](Self::configuration)).
+    ///
+    /// # Errors
+    /// [`ConfigurationError`]: nothing was changed, unless it is
+    /// [`LeadershipLost`](ConfigurationError::LeadershipLost) or
+    /// [`Stopped`](ConfigurationError::Stopped).
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels nothing that was accepted.
+    pub async fn add_voter(
+        &self,
+        id: impl Into<ServerId>,
+        address: impl Into<ServerAddress>,
+        prev_index: Option<LogIndex>,
+    ) -> Result<LogIndex, ConfigurationError> {
+        let (id, address) = (id.into(), address.into());
+        self.change(ConfigurationChange::AddVoter { id, address }, prev_index).await
+    }
+
+    /// Adds a server that receives the log but does not vote, or changes a member's address without
+    /// touching its vote. Otherwise as [`add_voter`](Self::add_voter).
+    ///
+    /// # Errors
+    /// As [`add_voter`](Self::add_voter).
+    ///
+    /// # Cancel safety
+    /// As [`add_voter`](Self::add_voter).
+    pub async fn add_nonvoter(
+        &self,
+        id: impl Into<ServerId>,
+        address: impl Into<ServerAddress>,
+        prev_index: Option<LogIndex>,
+    ) -> Result<LogIndex, ConfigurationError> {
+        let (id, address) = (id.into(), address.into());
+        self.change(ConfigurationChange::AddNonvoter { id, address }, prev_index).await
+    }
+
+    /// Takes a voter's vote away; it goes on receiving the log. Otherwise as
+    /// [`add_voter`](Self::add_voter).
+    ///
+    /// # Errors
+    /// As [`add_voter`](Self::add_voter).
+    ///
+    /// # Cancel safety
+    /// As [`add_voter`](Self::add_voter).
+    pub async fn demote_voter(
+        &self,
+        id: impl Into<ServerId>,
+        prev_index: Option<LogIndex>,
+    ) -> Result<LogIndex, ConfigurationError> {
+        self.change(ConfigurationChange::DemoteVoter { id: id.into() }, prev_index).await
+    }
+
+    /// Removes a member. A leader may remove itself: it leads until the change is committed, and
+    /// then steps down. The removed server goes on running; shut it down. Otherwise as
+    /// [`add_voter`](Self::add_voter).
+    ///
+    /// # Errors
+    /// As [`add_voter`](Self::add_voter).
+    ///
+    /// # Cancel safety
+    /// As [`add_voter`](Self::add_voter).
+    pub async fn remove_server(
+        &self,
+        id: impl Into<ServerId>,
+        prev_index: Option<LogIndex>,
+    ) -> Result<LogIndex, ConfigurationError> {
+        self.change(ConfigurationChange::RemoveServer { id: id.into() }, prev_index).await
+    }
+
+    /// The configuration in force on this server, committed or not. Works in every role.
+    #[must_use]
+    pub fn configuration(&self) -> IndexedConfiguration {
+        IndexedConfiguration::clone(&self.handle.shared.published.configuration())
+    }
+
+    /// Hands leadership over to the voter whose log is most up to date. Resolves when it has taken
+    /// over. Commands are refused meanwhile.
+    ///
+    /// # Errors
+    /// [`TransferError`]. The transfer is given up after an election timeout, and this server leads
+    /// on if it still can.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels nothing that was accepted.
+    pub async fn leadership_transfer(&self) -> Result<(), TransferError> {
+        self.transfer(None).await
+    }
+
+    /// Hands leadership over to this voter. Otherwise as
+    /// [`leadership_transfer`](Self::leadership_transfer).
+    ///
+    /// # Errors
+    /// As [`leadership_transfer`](Self::leadership_transfer).
+    ///
+    /// # Cancel safety
+    /// As [`leadership_transfer`](Self::leadership_transfer).
+    pub async fn leadership_transfer_to_server(
+        &self,
+        id: impl Into<ServerId>,
+    ) -> Result<(), TransferError> {
+        self.transfer(Some(id.into())).await
+    }
+
+    /// Who leads, as far as this server knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<Leader> {
+        self.handle.shared.published.leader()
+    }
+
+    /// Follows who leads: holds the newest value, changes only when it does. Never ends by itself
+    /// while a handle is held; compare [`fatal`](Self::fatal).
+    #[must_use]
+    pub fn leader_changes(&self) -> watch::Receiver<Option<Leader>> {
+        self.handle.shared.published.leader_changes()
+    }
+
+    /// This server.
+    #[must_use]
+    pub fn id(&self) -> &ServerId {
+        &self.handle.shared.id
+    }
+
+    /// The part this server plays.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.handle.shared.published.role()
+    }
+
+    /// This server's term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.handle.shared.published.term()
+    }
+
+    /// The last index in this server's log, durable or not.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        self.handle.shared.published.last_index()
+    }
+
+    /// The last index this server knows to be committed.
+    #[must_use]
+    pub fn commit_index(&self) -> LogIndex {
+        self.handle.shared.published.commit_index()
+    }
+
+    /// The last index the state machine has really applied.
+    #[must_use]
+    pub fn applied_index(&self) -> LogIndex {
+        self.handle.shared.last_applied()
+    }
+
+    /// How long ago this server heard from its leader: zero on a leader, `None` if it never did.
+    #[must_use]
+    pub fn last_contact(&self) -> Option<Duration> {
+        self.handle.shared.last_contact()
+    }
+
+    /// How far each stage of the log has come, all at one moment.
+    #[must_use]
+    pub fn marks(&self) -> LogMarks {
+        self.handle.shared.tail.marks()
+    }
+
+    /// Everything the server says of itself, at one moment.
+    ///
+    /// # Errors
+    /// [`Fatal`] when the node has ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
+    pub async fn status(&self) -> Result<Status, Fatal> {
+        let status = self.ask(|responder| Request::Status { responder }).await?;
+        Ok(*status)
+    }
+
+    /// Observes what happens on this server. Up to `capacity` observations wait to be received;
+    /// what comes beyond that is dropped and counted, and never holds the server up.
+    ///
+    /// `filter` is called for every observation, on the server's own tasks: it must be quick. As
+    /// long as anybody observes, every message is offered to the filters.
+    pub fn observe(
+        &self,
+        capacity: usize,
+        filter: impl Fn(&Observation) -> bool + Send + 'static,
+    ) -> Observer {
+        let observer = self.handle.shared.observers.register(capacity, Box::new(filter));
+        if self.handle.shared.end.has_begun() {
+            // The node may have closed its observers just before this one came.
+            self.handle.shared.observers.close();
+        }
+        observer
+    }
+
+    /// Writes a snapshot of the state machine to the snapshot store, while commands go on. Works in
+    /// every role. Callers who ask while one is being written share the next.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; the node goes on unless it is [`Stopped`](SnapshotError::Stopped).
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels nothing that was accepted.
+    pub async fn snapshot(&self) -> Result<SnapshotMeta, SnapshotError> {
+        self.ask(|responder| Request::Snapshot { responder }).await
+    }
+
+    /// Stops the server and waits until every task has ended: writes under way are finished, the
+    /// batch being applied is finished, everything else is given up, and every waiting future is
+    /// told. Returns why the server has ended, which is [`Fatal::Shutdown`] unless something else
+    /// ended it before. Calling it again waits and returns the same.
+    ///
+    /// # Cancel safety
+    /// The stop has begun when the future is polled first; dropping it only stops the waiting.
+    pub async fn shutdown(&self) -> Fatal {
+        self.handle.shared.stop(Fatal::Shutdown);
+        self.handle.shared.end.completed().await
+    }
+
+    /// Why the server has ended, or is about to; `None` while it runs.
+    #[must_use]
+    pub fn fatal(&self) -> Option<Fatal> {
+        self.handle.shared.end.fatal()
+    }
+
+    fn check(&self, command: &Bytes) -> Result<(), ApplyError> {
+        let (bytes, limit) = (command.len() as u64, self.handle.max_command_bytes);
+        if limit < bytes { Err(ApplyError::TooLarge { bytes, limit }) } else { Ok(()) }
+    }
+
+    fn refused<T: Send + 'static>(&self, error: ApplyError) -> Call<T, ApplyError> {
+        Call::ready(Arc::clone(&self.handle.shared.end), Err(error))
+    }
+
+    async fn change(
+        &self,
+        change: ConfigurationChange,
+        prev_index: Option<LogIndex>,
+    ) -> Result<LogIndex, ConfigurationError> {
+        let timeout = self.handle.enqueue_timeout;
+        let request =
+            |responder| Request::Change(Box::new(Change { change, prev_index, responder }));
+        self.call(timeout, request).await
+    }
+
+    async fn transfer(&self, to: Option<ServerId>) -> Result<(), TransferError> {
+        let timeout = self.handle.enqueue_timeout;
+        self.call(timeout, |responder| Request::Transfer { to, responder }).await
+    }
+
+    /// Puts a request into the queue, now if there is room, else as soon as there is, within a
+    /// limit.
+    fn call<T, E>(
+        &self,
+        timeout: Duration,
+        request: impl FnOnce(Responder<T, E>) -> Request<F::Response>,
+    ) -> Call<T, E>
+    where
+        T: Send + 'static,
+        E: Ended + EnqueueTimeout + Send + 'static,
+    {
+        let (responder, receiver) = Responder::new();
+        self.enqueue(request(responder), receiver, |send| async move {
+            match tasks::within(timeout, send).await {
+                Some(sent) => sent.map_err(|_| EnqueueError::Closed),
+                None => Err(EnqueueError::Timeout(E::enqueue_timeout(timeout))),
+            }
+        })
+    }
+
+    /// The same without a limit, for requests that have no error for it.
+    fn ask<T, E>(&self, request: impl FnOnce(Responder<T, E>) -> Request<F::Response>) -> Call<T, E>
+    where
+        T: Send + 'static,
+        E: Ended + Send + 'static,
+    {
+        let (responder, receiver) = Responder::new();
+        self.enqueue(request(responder), receiver, |send| async move {
+            send.await.map_err(|_| EnqueueError::Closed)
+        })
+    }
+
+    fn enqueue<T, E, W>(
+        &self,
+        request: Request<F::Response>,
+        receiver: Receiver<T, E>,
+        wait: impl FnOnce(Sending) -> W,
+    ) -> Call<T, E>
+    where
+        T: Send + 'static,
+        E: Ended + Send + 'static,
+        W: Future<Output = Result<(), EnqueueError<E>>> + Send + 'static,
+    {
+        let end = Arc::clone(&self.handle.shared.end);
+        match self.handle.requests.try_send(request) {
+            Ok(()) => Call::waiting(end, receiver),
+            Err(mpsc::error::TrySendError::Closed(_)) => Call::stopped(end, Outcome::NotApplied),
+            Err(mpsc::error::TrySendError::Full(request)) => {
+                let requests = self.handle.requests.clone();
+                let send: Sending =
+                    Box::pin(async move { requests.send(request).await.map_err(|_| Closed) });
+                Call::enqueueing(end, wait(send), receiver)
+            }
+        }
+    }
+}
+
+/// A request on its way into a full queue.
+type Sending = std::pin::Pin<Box<dyn Future<Output = Result<(), Closed>> + Send>>;
+
+/// The queue has closed: the node has ended.
+struct Closed;
+
+impl<F: Fsm> Clone for Raft<F> {
+    fn clone(&self) -> Self {
+        Self { handle: Arc::clone(&self.handle) }
+    }
+}
+
+impl<F: Fsm> fmt::Debug for Raft<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Raft")
+            .field("id", self.id())
+            .field("role", &self.role())
+            .field("term", &self.term())
+            .field("marks", &self.marks())
+            .finish_non_exhaustive()
+    }
+}

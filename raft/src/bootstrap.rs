@@ -1,0 +1,74 @@
+//! The first configuration of a cluster, written before any server runs.
+//!
+//! A cluster is born when at least one server finds a configuration in its log: an entry of index 1
+//! and term 1, as if a leader of term 1 had written it. Bootstrap **one** server with the full set
+//! of voters, or every server with the very same configuration; all others join by themselves or by
+//! configuration changes.
+
+use std::future::Future;
+
+use crate::{
+    configuration::Configuration,
+    error::{BootstrapError, StoreError},
+    log::{Entries, Entry, EntryPayload, LogId, LogStore},
+    snapshot::SnapshotStore,
+    stable::{HardState, StableStore},
+};
+
+/// The log id of the entry that bootstraps a cluster.
+const BOOTSTRAP: LogId = LogId { term: crate::Term(1), index: crate::LogIndex(1) };
+
+/// Bootstraps the stores of a server that is not running: its first start will find
+/// `configuration` and campaign.
+///
+/// The server itself need not be a voter of the configuration, nor a member at all. Two writes are
+/// made, the term and then the entry. A crash between them leaves stores that still count as not
+/// bootstrapped, so that the call can simply be repeated.
+///
+/// # Errors
+/// [`BootstrapError::InvalidConfiguration`] and [`BootstrapError::AlreadyBootstrapped`] when nothing
+/// was changed; [`BootstrapError::Store`] when a store failed: mend it and repeat the call.
+///
+/// # Cancel safety
+/// A future dropped before it ends leaves what a crash would leave.
+pub async fn bootstrap_cluster(
+    log_store: &mut dyn LogStore,
+    stable_store: &mut dyn StableStore,
+    snapshot_store: &dyn SnapshotStore,
+    configuration: Configuration,
+) -> Result<(), BootstrapError> {
+    configuration.validate()?;
+    if has_existing_state(log_store, stable_store, snapshot_store).await? {
+        return Err(BootstrapError::AlreadyBootstrapped);
+    }
+    let LogId { term, index } = BOOTSTRAP;
+    stable_store.save_hard_state(&HardState { current_term: term, voted_for: None }).await?;
+    let payload = EntryPayload::Configuration(configuration);
+    log_store.append(&[Entries::new(vec![Entry { term, index, payload }])]).await?;
+    Ok(())
+}
+
+/// Whether the stores of a server that is not running hold anything of a cluster: an entry, a
+/// snapshot, a vote, or a term beyond 1.
+///
+/// Term 1 alone is what a bootstrap leaves that was cut short. It proves nothing: a server that has
+/// heard of a bootstrapped cluster has at least term 2, in which its first leader was elected.
+///
+/// # Errors
+/// [`StoreError`] when a store cannot be read.
+pub fn has_existing_state(
+    log_store: &dyn LogStore,
+    stable_store: &mut dyn StableStore,
+    snapshot_store: &dyn SnapshotStore,
+) -> impl Future<Output = Result<bool, StoreError>> + Send {
+    // Taken before the future begins: a `&dyn LogStore` could not be kept across an await, because
+    // a store need not be `Sync`.
+    let reader = log_store.reader();
+    async move {
+        let hard_state = stable_store.hard_state().await?.unwrap_or_default();
+        Ok(BOOTSTRAP.term < hard_state.current_term
+            || hard_state.voted_for.is_some()
+            || reader.bounds().await?.is_some()
+            || !snapshot_store.list().await?.is_empty())
+    }
+}

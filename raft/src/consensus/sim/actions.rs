@@ -1,0 +1,402 @@
+//! What the shell would do: carrying out the core's decisions, and reporting what came of them.
+
+use super::{
+    checks::{
+        Check, acknowledged, committed::Committer, completeness, configurations, promises, window,
+    },
+    faults::Moment,
+    planted::Bug,
+    world::{Event, World, id_of, server_of},
+};
+use crate::{
+    consensus::{Action, AppendOrder, Consensus, Write, WriteId},
+    log::{Entries, EntryPayload, LogId, LogIndex},
+    observer::{Observation, Role},
+    rpc::{AppendEntriesRequest, Message},
+};
+
+/// Messages waiting at a server whose window of writes is full; more are lost.
+const MAX_INBOX: usize = 256;
+
+impl World {
+    pub(super) fn perform(&mut self, server: usize, action: Action) -> Check {
+        self.say(server, format_args!("{action}"));
+        match action {
+            Action::Write(write) => self.write(server, write),
+            Action::Replicate(order) => {
+                let it = &self.servers[server];
+                let (life, Some(alive)) = (it.life, &it.alive) else { return Ok(()) };
+                let generation = alive.generation;
+                let at = self.now + self.dice.pick(&[0, 0, 20, 300]);
+                self.schedule(at, Event::Order { server, life, generation, order });
+                Ok(())
+            }
+            Action::Send { to, message } => self.send(server, server_of(&to), message),
+            Action::Commit { up_to } => self.hand_out(server, up_to),
+            Action::SetPeers(peers) => {
+                if let Some(alive) = &mut self.servers[server].alive {
+                    alive.known.extend(peers.into_iter().map(|peer| peer.id));
+                }
+                Ok(())
+            }
+            Action::Verified { round } => {
+                if let Some(alive) = &mut self.servers[server].alive {
+                    self.stats.verified += alive.reads.verified(round)?;
+                }
+                Ok(())
+            }
+            Action::TransferDone(result) => {
+                self.stats.handovers += u64::from(result.is_ok());
+                match &mut self.servers[server].alive {
+                    Some(alive) => alive.requests.transfer_done(&result, &self.checks.election),
+                    None => Ok(()),
+                }
+            }
+            Action::SteppedDown => {
+                if let Some(alive) = &mut self.servers[server].alive {
+                    let commit_index = alive.core.commit_index();
+                    self.stats.lost += alive.requests.stepped_down(commit_index);
+                    self.stats.unverified += alive.reads.end();
+                }
+                Ok(())
+            }
+            Action::Observe(observation) => self.observe(server, &observation),
+        }
+    }
+
+    fn observe(&mut self, server: usize, observation: &Observation) -> Check {
+        let Observation::RoleChanged { role, term } = observation else { return Ok(()) };
+        let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
+        if *role != Role::Leader {
+            alive.leading = None;
+            return Ok(());
+        }
+        alive.leading = Some(*term);
+        self.stats.elections += 1;
+        self.checks.election.elected(*term, server)?;
+        self.checks.leaders.elected(*term, alive.log.terms());
+        completeness::elected(*term, &self.checks.committed, &self.checks.leaders)?;
+        self.at_moment(server, Moment::Won);
+        Ok(())
+    }
+
+    fn write(&mut self, server: usize, write: Write) -> Check {
+        let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
+        ensure!(write.id.0 == alive.last_write.0 + 1, "{} follows {}", write.id, alive.last_write);
+        alive.last_write = write.id;
+        if let Some(term) = alive.leading
+            && (write.truncate_from.is_some() || !write.entries.is_empty())
+        {
+            self.checks.leaders.wrote(term, write.truncate_from, &write.entries)?;
+        }
+        if let Some(from) = write.truncate_from {
+            self.stats.truncations += 1;
+            let removed = alive.log.entries().iter().skip(from.prev().0 as usize);
+            removed.map(|entry| self.checks.committed.truncated(entry.id())).collect::<Check>()?;
+            alive.generation += 1;
+            alive.log.truncate(from);
+        }
+        let mut is_reconfigured = false;
+        for entry in write.entries.iter() {
+            if let EntryPayload::Configuration(next) = &entry.payload {
+                is_reconfigured = true;
+                let before = alive.log.configuration();
+                let before_id = alive.log.id(before.index).unwrap_or_default();
+                let committed = &self.checks.committed;
+                configurations::appended(entry.id(), next, &before, before_id, committed)?;
+                if let Some(term) = alive.leading {
+                    let commit = alive.log.id(alive.core.commit_index()).unwrap_or_default();
+                    configurations::created(term, commit)?;
+                }
+            }
+            let is_new = self.checks.log_matching.appended(alive.log.last(), entry)?;
+            ensure!(
+                !is_new || alive.leading == Some(entry.term) || entry.id() == LogId::new(1, 1),
+                "law 2: {} is created by a server that does not lead its term",
+                entry.id()
+            );
+            alive.log.push(entry.clone());
+        }
+        let has_truncated = write.truncate_from.is_some();
+        self.servers[server].disk.write(write);
+        self.lie_about_the_disk(server)?;
+        self.sync(server);
+        self.at_moment(server, Moment::Wrote);
+        if has_truncated {
+            self.at_moment(server, Moment::Truncated);
+        }
+        if is_reconfigured {
+            self.at_moment(server, Moment::Reconfigured);
+        }
+        Ok(())
+    }
+
+    /// Begins a sync of some of what is pending, if none is under way.
+    fn sync(&mut self, server: usize) {
+        let speed = self.plan.disk;
+        let it = &mut self.servers[server];
+        if it.disk.syncing != 0 || it.disk.pending() == 0 || it.alive.is_none() {
+            return;
+        }
+        let pending = it.disk.pending();
+        it.disk.syncing = if self.dice.coin() { pending } else { 1 + self.dice.below(pending) };
+        let at = self.now + self.dice.within(speed.min_sync..=speed.max_sync.max(speed.min_sync));
+        if !self.is_calm && self.dice.chance(speed.stall_per_mille) {
+            self.stats.stalls += 1;
+            let stall = self.dice.within(0..=10 * super::plan::ELECTION_TIMEOUT);
+            it.disk_stalled_until = it.disk_stalled_until.max(self.now + stall);
+        }
+        let life = it.life;
+        self.schedule(at, Event::Synced { server, life });
+    }
+
+    /// A sync has ended: what it covers is durable, and reported a little later.
+    pub(super) fn synced(&mut self, server: usize) -> Check {
+        let it = &mut self.servers[server];
+        let life = it.life;
+        if self.now < it.disk_stalled_until {
+            let at = it.disk_stalled_until;
+            self.schedule(at, Event::Synced { server, life });
+            return Ok(());
+        }
+        let covered = std::mem::take(&mut it.disk.syncing);
+        let mut done = it.disk.complete(covered);
+        let mut at = it.alive.as_ref().map_or(0, |alive| alive.reported);
+        if self.dice.coin() {
+            // One report stands for all of them.
+            done.drain(..done.len() - 1);
+        }
+        for id in done {
+            at = at.max(self.now + self.dice.within(0..=self.plan.disk.report_delay));
+            self.schedule(at, Event::Written { server, life, id });
+        }
+        if let Some(alive) = &mut self.servers[server].alive {
+            alive.reported = at;
+        }
+        self.sync(server);
+        self.at_moment(server, Moment::Synced);
+        Ok(())
+    }
+
+    pub(super) fn written(&mut self, server: usize, id: WriteId) -> Check {
+        self.say(server, format_args!("<- written {id}"));
+        self.call(server, |core, now| core.handle_written(now, id))?;
+        self.read_inbox(server)
+    }
+
+    fn send(&mut self, server: usize, to: usize, message: Message) -> Check {
+        let it = &mut self.servers[server];
+        let Some(alive) = &it.alive else { return Ok(()) };
+        let to_id = id_of(to);
+        ensure!(alive.known.contains(&to_id), "{message} goes to {to_id}, whom nobody told it of");
+        let (disk, leaders) = (&it.disk.image, &self.checks.leaders);
+        promises::sent(&it.id, &to_id, &message, disk, leaders)?;
+        let moment = match &message {
+            Message::RequestVote(request) if !request.is_pre_vote => {
+                it.monotonic.promised(request.term);
+                self.checks.votes.cast(server, request.term, server)?;
+                None
+            }
+            Message::RequestVoteReply(reply) if reply.is_granted && !reply.is_pre_vote => {
+                it.monotonic.promised(reply.term);
+                self.checks.votes.cast(server, reply.term, to)?;
+                Some(Moment::Voted)
+            }
+            Message::RequestVote(_) => None,
+            Message::TimeoutNow(_) => Some(Moment::HandedOver),
+            Message::AppendEntriesReply(_) => {
+                it.monotonic.promised(message.term());
+                Some(Moment::Acknowledged)
+            }
+            _ => {
+                it.monotonic.promised(message.term());
+                None
+            }
+        };
+        self.post(server, to, &message);
+        if let Some(moment) = moment {
+            self.at_moment(server, moment);
+        }
+        Ok(())
+    }
+
+    fn post(&mut self, from: usize, to: usize, message: &Message) {
+        self.stats.messages += 1;
+        let arrivals = self.network.arrivals(self.now, from, to, &mut self.dice);
+        match arrivals.len() {
+            0 => {
+                self.stats.lost_messages += 1;
+                if let Message::AppendEntries(_) = message {
+                    self.report_unreachable(from, to);
+                }
+            }
+            copies => self.stats.duplicates += copies as u64 - 1,
+        }
+        for at in arrivals {
+            self.schedule(at, Event::Deliver { from, to, message: message.clone() });
+        }
+        self.replay_to_another_session(from, to, message);
+    }
+
+    fn report_unreachable(&mut self, server: usize, peer: usize) {
+        if self.network.weather.reports_unreachable && self.dice.coin() {
+            let life = self.servers[server].life;
+            let at = self.now + self.dice.within(0..=20_000);
+            self.schedule(at, Event::Unreachable { server, life, peer });
+        }
+    }
+
+    pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) -> Check {
+        if self.servers[to].alive.is_none() || self.network.is_cut(from, to) {
+            self.stats.lost_messages += 1;
+            if let Message::AppendEntries(_) = message
+                && self.servers[from].alive.is_some()
+            {
+                self.report_unreachable(from, to);
+            }
+            return Ok(());
+        }
+        self.say(to, format_args!("<- {} {message}", id_of(from)));
+        let message = self.forge(to, message);
+        let Some(alive) = &mut self.servers[to].alive else { return Ok(()) };
+        let from = id_of(from);
+        alive.known.insert(from.clone());
+        if alive.inbox.len() < MAX_INBOX {
+            alive.inbox.push_back((from, message));
+        }
+        self.read_inbox(to)
+    }
+
+    /// Messages are taken only while the window of writes has room.
+    fn read_inbox(&mut self, server: usize) -> Check {
+        while let Some(alive) = &mut self.servers[server].alive {
+            if alive.core.is_write_window_full() {
+                break;
+            }
+            let Some((from, message)) = alive.inbox.pop_front() else { break };
+            self.call(server, |core, now| core.handle_message(now, &from, message))?;
+        }
+        Ok(())
+    }
+
+    /// An order to replicate: the entries are taken from the log as it is now.
+    pub(super) fn carry_out(
+        &mut self,
+        server: usize,
+        generation: u64,
+        order: &AppendOrder,
+    ) -> Check {
+        let it = &self.servers[server];
+        let Some(alive) = &it.alive else { return Ok(()) };
+        if alive.generation != generation && self.bug != Some(Bug::OrdersOutliveTruncation) {
+            self.stats.void_orders += 1;
+            return Ok(());
+        }
+        let (first, last) = (order.prev.index.0 as usize, order.last.0 as usize);
+        let Some(entries) = alive.log.entries().get(first..last) else { return Ok(()) };
+        let entries = Entries::new(entries.to_vec());
+        window::message(&entries, &it.rules)?;
+        let is_split = self.network.weather.splits_orders && self.dice.coin();
+        let step = if is_split { 1 + self.dice.below(3) } else { entries.len().max(1) };
+        let to = server_of(&order.to);
+        let mut prev = order.prev;
+        for start in (0..entries.len().max(1)).step_by(step) {
+            let rest = entries.skip(start);
+            let end = LogIndex(order.prev.index.0 + (start + step) as u64);
+            let part = rest.within(LogIndex(0)..=end);
+            let request = AppendEntriesRequest {
+                term: order.term,
+                round: order.round,
+                prev,
+                entries: part.clone(),
+                commit_index: order.commit_index,
+            };
+            self.checks.leaders.sent(order.term, prev, &part)?;
+            prev = part.last_id().unwrap_or(prev);
+            self.send(server, to, Message::AppendEntries(request))?;
+        }
+        Ok(())
+    }
+
+    fn hand_out(&mut self, server: usize, up_to: LogIndex) -> Check {
+        let it = &mut self.servers[server];
+        let (life, Some(alive)) = (it.life, &mut it.alive) else { return Ok(()) };
+        let id = alive.log.id(up_to).unwrap_or_default();
+        ensure!(alive.apply_up_to < up_to && id.index == up_to, "I1: {up_to} is handed out");
+        promises::handed_out(id, &it.disk.image)?;
+        alive.apply_up_to = up_to;
+        if !std::mem::replace(&mut alive.is_applying, true) {
+            let at = self.now + self.dice.around(self.plan.apply_delay);
+            self.schedule(at, Event::Apply { server, life });
+        }
+        Ok(())
+    }
+
+    /// The state machine applies a batch, and clients get their answers.
+    pub(super) fn apply(&mut self, server: usize) -> Check {
+        let it = &mut self.servers[server];
+        let (life, Some(alive)) = (it.life, &mut it.alive) else { return Ok(()) };
+        let waiting = alive.apply_up_to.since(alive.applied) as usize;
+        let end = alive.applied.plus(1 + self.dice.below(waiting));
+        let mut order: Vec<LogIndex> = (alive.applied.next().0..=end.0).map(LogIndex).collect();
+        if self.bug == Some(Bug::AppliesOutOfOrder) && self.dice.chance(50) {
+            order.reverse();
+        }
+        let mut acknowledged = Vec::new();
+        for (index, at) in order.into_iter().zip(alive.applied.0..) {
+            let Some(entry) = alive.log.get(index) else {
+                return Err(format!("I1: {index} is to be applied, but is not in the log"));
+            };
+            self.checks.state_machine.applied(LogIndex(at), entry)?;
+            ensure!(
+                self.checks.committed.has(entry.id()),
+                "law 5: {} is applied, but not committed",
+                entry.id()
+            );
+            if alive.requests.applied(entry)? {
+                acknowledged.push(entry.id());
+            }
+        }
+        alive.applied = end;
+        alive.is_applying = end < alive.apply_up_to;
+        if alive.is_applying {
+            let at = self.now + self.dice.around(self.plan.apply_delay);
+            self.schedule(at, Event::Apply { server, life });
+        }
+        self.stats.acknowledged += acknowledged.len() as u64;
+        for id in acknowledged {
+            let is_on_disk = |holder: usize, id| self.servers[holder].disk.image.log.has(id);
+            acknowledged::acknowledged(id, &self.checks.committed, is_on_disk)?;
+        }
+        self.call(server, |core, now| Consensus::handle_applied(core, now, end))
+    }
+
+    /// A server's commit index has moved on from `before`.
+    pub(super) fn committed(&mut self, server: usize, before: LogIndex, is_leader: bool) -> Check {
+        let Some(alive) = &self.servers[server].alive else { return Ok(()) };
+        let (first, end) = (before.0 as usize, alive.commit_index.0 as usize);
+        let Some(entries) = alive.log.entries().get(first..end) else {
+            return Err(format!("I1: commit index {end} is beyond the log"));
+        };
+        let last = entries.last().map(|entry| entry.id()).unwrap_or_default();
+        let configuration = &alive.core.latest_configuration().configuration;
+        let voters = configuration.voters().map(|voter| server_of(&voter.id));
+        let voters: Vec<(usize, bool)> =
+            voters.map(|it| (it, self.servers[it].disk.image.log.has(last))).collect();
+        let by = Committer { term: alive.core.term(), is_leader, voters: &voters };
+        let news = self.checks.committed.commit(entries, by, &self.checks.leaders)?;
+        if news == 0 {
+            return Ok(());
+        }
+        self.stats.commits += news;
+        let fresh = entries.iter().rev().take(news as usize);
+        let is_configuration = |payload: &_| matches!(payload, EntryPayload::Configuration(_));
+        let changes = fresh.filter(|entry| is_configuration(&entry.payload)).count();
+        self.stats.configurations += changes as u64;
+        if 0 < changes && !configuration.is_voter(&id_of(server)) {
+            self.stats.abdications += 1;
+        }
+        self.at_moment(server, Moment::Committed);
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! Liveness: once the faults are over, one leader, progress for everybody, and then peace.
+
+use super::{
+    checks::Check,
+    plan::ELECTION_TIMEOUT,
+    world::{World, server_of},
+};
+use crate::log::{LogId, Term};
+
+/// Within this time everything has recovered.
+const RECOVERY: u64 = 80 * ELECTION_TIMEOUT;
+/// Terms that recovery may take: fewer than one per election timeout of its first half.
+const MAX_TERMS: u64 = 40;
+/// For this long nothing may change then.
+const PEACE: u64 = 12 * ELECTION_TIMEOUT;
+const STEP: u64 = ELECTION_TIMEOUT / 2;
+
+impl World {
+    /// Heals everything and demands: a leader, a new command applied by every member, equal logs,
+    /// no open request, few terms; then no election and no new term at all.
+    pub(super) fn demand_progress(&mut self) -> Check {
+        self.heal_everything()?;
+        let term_before = self.newest_term();
+        let end = self.now + RECOVERY;
+        let mut probe = None;
+        loop {
+            let now = self.now + STEP;
+            self.run_until(now)?;
+            if let Some(leader) = self.newest_leader() {
+                // A command is lost with its leader, and is then proposed anew.
+                let is_there = |id: LogId| {
+                    self.servers[leader].alive.as_ref().is_some_and(|it| it.log.has(id))
+                };
+                if !probe.is_some_and(is_there) {
+                    let index = self.propose(leader, 1)?;
+                    probe = index
+                        .zip(self.servers[leader].leads())
+                        .map(|(index, term)| LogId { term, index });
+                }
+            }
+            let missing = self.what_is_missing(probe);
+            if missing.is_empty() {
+                break;
+            }
+            ensure!(self.now < end, "no progress after the faults: {missing}");
+        }
+        let terms = self.newest_term().0 - term_before.0;
+        ensure!(terms <= MAX_TERMS, "recovery took {terms} terms");
+        self.demand_peace()
+    }
+
+    /// What keeps the cluster from being well; empty if nothing does.
+    fn what_is_missing(&self, probe: Option<LogId>) -> String {
+        let Some(leader) = self.newest_leader() else { return "there is no leader".to_owned() };
+        let Some(it) = &self.servers[leader].alive else { return "it is down".to_owned() };
+        let Some(probe) = probe else { return "no command is accepted".to_owned() };
+        if it.applied < probe.index {
+            return format!("{probe} is not applied by the leader");
+        }
+        for member in it.core.latest_configuration().configuration.servers() {
+            let Some(other) = &self.servers[server_of(&member.id)].alive else {
+                return format!("{} is down", member.id);
+            };
+            if other.applied != it.applied || other.log.last() != it.log.last() {
+                return format!(
+                    "{} has {} and applied {}, the leader {} and {}",
+                    member.id,
+                    other.log.last(),
+                    other.applied,
+                    it.log.last(),
+                    it.applied
+                );
+            }
+        }
+        for server in &self.servers {
+            if let Some(alive) = &server.alive
+                && 0 < alive.requests.open() + alive.reads.open()
+            {
+                return format!("{} has open requests", server.id);
+            }
+        }
+        String::new()
+    }
+
+    fn demand_peace(&mut self) -> Check {
+        let before = (self.newest_leader(), self.members_term());
+        // Logs are equal if their ends are (law 3), but now there is time to look.
+        if let Some(leader) = before.0.and_then(|it| self.servers[it].alive.as_ref()) {
+            for member in leader.core.latest_configuration().configuration.servers() {
+                let other = self.servers[server_of(&member.id)].alive.as_ref();
+                let entries = other.map(|it| it.log.entries());
+                ensure!(
+                    entries == Some(leader.log.entries()),
+                    "law 3: the logs of the leader and of {} differ",
+                    member.id
+                );
+            }
+        }
+        let end = self.now + PEACE;
+        self.run_until(end)?;
+        let after = (self.newest_leader(), self.members_term());
+        ensure!(before == after, "no peace: leader and term go from {before:?} to {after:?}");
+        Ok(())
+    }
+
+    fn newest_term(&self) -> Term {
+        let terms = self.servers.iter().filter_map(|it| it.core()).map(|core| core.term());
+        terms.max().unwrap_or_default()
+    }
+
+    /// The newest term of any member. Servers that were removed may campaign for ever.
+    fn members_term(&self) -> Term {
+        let leader = self.newest_leader().and_then(|it| self.servers[it].core());
+        let Some(leader) = leader else { return Term(0) };
+        let members = leader.latest_configuration().configuration.servers();
+        let terms = members.iter().filter_map(|it| self.servers[server_of(&it.id)].core());
+        terms.map(|core| core.term()).max().unwrap_or_default()
+    }
+}

@@ -1,0 +1,147 @@
+//! What is committed is committed once and for ever (laws 4, 5, 9).
+//!
+//! Only the leader of a term commits first, only by an entry of that term, only when a majority of
+//! its voters has the entry on disk. From then on every server that commits the index commits the
+//! same entry, and nobody who has the entry ever truncates it.
+
+use super::{Check, append_only::LeaderLogs, completeness, is_majority};
+use crate::log::{Entry, LogId, LogIndex, Term};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Fact {
+    pub(crate) entry: Entry,
+    /// The term in which it was committed, which may be later than the entry's own.
+    pub(crate) committed_in: Term,
+    /// The servers that had it on disk at that moment.
+    pub(crate) holders: Vec<usize>,
+}
+
+/// A leader, at the moment when it commits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Committer<'a> {
+    pub(crate) term: Term,
+    pub(crate) is_leader: bool,
+    /// The voters of its configuration, and whether each has the last of the entries on disk.
+    pub(crate) voters: &'a [(usize, bool)],
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Committed {
+    facts: Vec<Fact>,
+}
+
+impl Committed {
+    pub(crate) fn last(&self) -> LogIndex {
+        LogIndex(self.facts.len() as u64)
+    }
+
+    pub(crate) fn get(&self, index: LogIndex) -> Option<&Fact> {
+        index.0.checked_sub(1).and_then(|at| self.facts.get(at as usize))
+    }
+
+    pub(crate) fn has(&self, id: LogId) -> bool {
+        id == LogId::ZERO || self.get(id.index).is_some_and(|fact| fact.entry.id() == id)
+    }
+
+    /// A server moves its commit index over `entries`. Returns how many are new to the cluster.
+    pub(crate) fn commit(
+        &mut self,
+        entries: &[Entry],
+        by: Committer<'_>,
+        leaders: &LeaderLogs,
+    ) -> Result<u64, String> {
+        let mut news = 0;
+        for entry in entries {
+            if let Some(fact) = self.get(entry.index) {
+                ensure!(
+                    fact.entry == *entry,
+                    "law 5: {} was committed, now {} is",
+                    fact.entry.id(),
+                    entry.id()
+                );
+                continue;
+            }
+            ensure!(
+                entry.index == self.last().next(),
+                "a commit leaves a gap: {} after {}",
+                entry.id(),
+                self.last()
+            );
+            let holders = by.voters.iter().filter(|(_, has)| *has).map(|(id, _)| *id).collect();
+            self.facts.push(Fact { entry: entry.clone(), committed_in: by.term, holders });
+            completeness::committed(entry.id(), by.term, leaders)?;
+            news += 1;
+        }
+        if let Some(last) = entries.last()
+            && 0 < news
+        {
+            let (id, term) = (last.id(), by.term);
+            ensure!(by.is_leader, "law 9: {id} is committed first by a server that does not lead");
+            ensure!(id.term == term, "law 9: {id} is committed by counting in term {term}");
+            ensure!(
+                is_majority(by.voters, |(_, has)| *has),
+                "law 7: {id} is committed, but on the disks of too few: {:?}",
+                by.voters
+            );
+        }
+        Ok(news)
+    }
+
+    /// A server is about to remove this entry.
+    pub(crate) fn truncated(&self, id: LogId) -> Check {
+        ensure!(!self.has(id), "law 10: committed entry {id} is truncated");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::EntryPayload;
+
+    fn entry(term: u64, index: u64) -> Entry {
+        Entry { term: Term(term), index: LogIndex(index), payload: EntryPayload::Noop }
+    }
+
+    const ON_TWO_OF_THREE: &[(usize, bool)] = &[(0, true), (1, true), (2, false)];
+
+    fn by(term: u64, is_leader: bool, voters: &[(usize, bool)]) -> Committer<'_> {
+        Committer { term: Term(term), is_leader, voters }
+    }
+
+    fn after_a_commit() -> Committed {
+        let mut check = Committed::default();
+        let by = by(2, true, ON_TWO_OF_THREE);
+        check.commit(&[entry(1, 1), entry(2, 2)], by, &LeaderLogs::default()).unwrap();
+        check
+    }
+
+    fn commit(entry: Entry, by: Committer<'_>) -> Result<u64, String> {
+        after_a_commit().commit(&[entry], by, &LeaderLogs::default())
+    }
+
+    #[test]
+    fn fires_on_another_entry_at_a_committed_index() {
+        assert_eq!(commit(entry(2, 2), by(3, false, &[])), Ok(0));
+        commit(entry(1, 2), by(3, false, &[])).unwrap_err();
+    }
+
+    #[test]
+    fn fires_on_a_commit_by_counting_an_old_term() {
+        assert_eq!(commit(entry(3, 3), by(3, true, ON_TWO_OF_THREE)), Ok(1));
+        commit(entry(2, 3), by(3, true, ON_TWO_OF_THREE)).unwrap_err();
+    }
+
+    #[test]
+    fn fires_on_a_commit_without_a_majority_of_disks_or_by_a_follower() {
+        commit(entry(3, 3), by(3, true, &[(0, true), (1, false)])).unwrap_err();
+        commit(entry(3, 3), by(3, true, &[])).unwrap_err();
+        commit(entry(3, 3), by(3, false, ON_TWO_OF_THREE)).unwrap_err();
+    }
+
+    #[test]
+    fn fires_on_truncation_of_a_committed_entry() {
+        after_a_commit().truncated(LogId::new(1, 2)).unwrap();
+        after_a_commit().truncated(LogId::new(2, 2)).unwrap_err();
+    }
+}

@@ -1,0 +1,196 @@
+//! What one seed is made of: sizes, settings, speeds, faults. Every seed draws its own mix and leaves
+//! a random part out, so that seeds differ in kind and not only in detail.
+
+use std::time::Duration;
+
+use super::{
+    dice::Dice,
+    faults::{Moment, Strike},
+};
+use crate::consensus::Rules;
+
+/// Everything is measured against it. Microseconds, like all times here.
+pub(super) const ELECTION_TIMEOUT: u64 = 100_000;
+
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) voters: usize,
+    pub(super) nonvoters: usize,
+    /// Servers that are in no configuration at first.
+    pub(super) spares: usize,
+    /// Whether every voter is bootstrapped, or only the first.
+    pub(super) is_bootstrapped_everywhere: bool,
+    /// The settings of every server, but for the id.
+    pub(super) rules: Rules,
+    pub(super) has_clock_skew: bool,
+    pub(super) network: Weather,
+    pub(super) disk: DiskSpeed,
+    /// How late a timer fires at most.
+    pub(super) timer_delay: u64,
+    /// The mean time between a commit and its application.
+    pub(super) apply_delay: u64,
+    pub(super) clients: Clients,
+    pub(super) faults: Faults,
+    pub(super) triggers: Vec<Trigger>,
+    /// When the faults end and progress is demanded.
+    pub(super) horizon: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weather {
+    pub(super) loss_per_mille: u64,
+    pub(super) duplicate_per_mille: u64,
+    pub(super) min_delay: u64,
+    pub(super) max_delay: u64,
+    /// Some messages come very late.
+    pub(super) late_per_mille: u64,
+    pub(super) late_delay: u64,
+    /// Whether messages on one way keep their order, as on a connection.
+    pub(super) keeps_order: bool,
+    /// Whether the sender is told that entries could not be delivered.
+    pub(super) reports_unreachable: bool,
+    /// Whether a large order is sometimes sent in several messages.
+    pub(super) splits_orders: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DiskSpeed {
+    pub(super) min_sync: u64,
+    pub(super) max_sync: u64,
+    pub(super) stall_per_mille: u64,
+    /// How late the server learns that a sync is done.
+    pub(super) report_delay: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clients {
+    /// The mean time between two requests.
+    pub(super) pause: u64,
+    pub(super) max_batch: u64,
+    pub(super) max_command: u64,
+    pub(super) verify_per_mille: u64,
+    pub(super) change_per_mille: u64,
+    pub(super) transfer_per_mille: u64,
+    /// Whether only the newest leader is asked, or every server that believes to lead.
+    pub(super) knows_the_leader: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Faults {
+    /// The mean time between two faults; zero for none.
+    pub(super) pause: u64,
+    pub(super) crash: u64,
+    pub(super) crash_all: u64,
+    pub(super) partition: u64,
+    pub(super) stall: u64,
+    pub(super) freeze: u64,
+    /// How long a fault lasts on average.
+    pub(super) duration: u64,
+}
+
+/// A fault that strikes at a chosen moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trigger {
+    pub(super) moment: Moment,
+    pub(super) strike: Strike,
+    pub(super) per_mille: u64,
+    /// The least time between two strikes.
+    pub(super) rest: u64,
+}
+
+impl Plan {
+    pub(super) fn draw(dice: &mut Dice) -> Self {
+        let voters = dice.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5]);
+        Self {
+            voters,
+            nonvoters: dice.pick(&[0, 0, 0, 1, 2]),
+            spares: dice.pick(&[0, 0, 1, 1, 2]),
+            is_bootstrapped_everywhere: dice.coin(),
+            rules: rules(dice),
+            has_clock_skew: dice.coin(),
+            network: weather(dice),
+            disk: DiskSpeed {
+                min_sync: dice.pick(&[0, 50, 500]),
+                max_sync: dice.pick(&[500, 1_000, 3_000, 20_000, 80_000]),
+                stall_per_mille: dice.pick(&[0, 0, 0, 2, 10]),
+                report_delay: dice.pick(&[0, 100, 2_000]),
+            },
+            timer_delay: dice.pick(&[0, 0, 500, 10_000]),
+            apply_delay: dice.pick(&[10, 200, 200, 5_000, 50_000]),
+            clients: Clients {
+                pause: dice.pick(&[2_000, 5_000, 10_000, 30_000]),
+                max_batch: dice.pick(&[1, 1, 3, 12]),
+                max_command: dice.pick(&[0, 20, 200]),
+                verify_per_mille: dice.pick(&[0, 50, 200]),
+                change_per_mille: dice.pick(&[0, 0, 20, 100]),
+                transfer_per_mille: dice.pick(&[0, 0, 10, 50]),
+                knows_the_leader: dice.coin(),
+            },
+            faults: faults(dice),
+            triggers: triggers(dice),
+            horizon: dice.within(10..=45) * ELECTION_TIMEOUT,
+        }
+    }
+
+    pub(super) fn servers(&self) -> usize {
+        self.voters + self.nonvoters + self.spares
+    }
+}
+
+fn rules(dice: &mut Dice) -> Rules {
+    let micros = Duration::from_micros;
+    let heartbeat = ELECTION_TIMEOUT / dice.within(3..=10);
+    let max_append_bytes = dice.pick(&[40, 100, 1_000, 1 << 20]);
+    Rules {
+        id: "".into(),
+        election_timeout: micros(ELECTION_TIMEOUT),
+        heartbeat_interval: micros(heartbeat),
+        leader_lease_timeout: micros(dice.within(2 * heartbeat..=ELECTION_TIMEOUT)),
+        write_stall_timeout: micros(ELECTION_TIMEOUT * dice.within(1..=5)),
+        pre_vote: dice.coin(),
+        max_append_entries: dice.pick(&[1, 1, 2, 3, 8, 64]),
+        max_append_bytes,
+        max_inflight_appends: dice.pick(&[1, 2, 3, 8, 32]),
+        max_inflight_bytes: max_append_bytes * dice.pick(&[1, 2, 64]),
+        max_unapplied_entries: dice.pick(&[4, 16, 1_000, 65_536]),
+        max_unapplied_bytes: dice.pick(&[1_000, 64 << 20]),
+        max_pending_writes: dice.pick(&[2, 8, 16, 256]),
+    }
+}
+
+fn weather(dice: &mut Dice) -> Weather {
+    Weather {
+        loss_per_mille: dice.pick(&[0, 0, 5, 30, 150]),
+        duplicate_per_mille: dice.pick(&[0, 0, 10, 100]),
+        min_delay: dice.pick(&[50, 200, 1_000]),
+        max_delay: dice.pick(&[1_000, 1_500, 5_000, 30_000]),
+        late_per_mille: dice.pick(&[0, 0, 5, 30]),
+        late_delay: dice.pick(&[1, 3, 8]) * ELECTION_TIMEOUT,
+        keeps_order: dice.chance(300),
+        reports_unreachable: dice.coin(),
+        splits_orders: dice.coin(),
+    }
+}
+
+fn faults(dice: &mut Dice) -> Faults {
+    Faults {
+        pause: dice.pick(&[0, 1, 2, 4, 8]) * ELECTION_TIMEOUT,
+        crash: dice.pick(&[0, 1, 4]),
+        crash_all: dice.pick(&[0, 0, 1]),
+        partition: dice.pick(&[0, 1, 4]),
+        stall: dice.pick(&[0, 0, 1]),
+        freeze: dice.pick(&[0, 0, 1]),
+        duration: dice.pick(&[1, 2, 5]) * ELECTION_TIMEOUT,
+    }
+}
+
+fn triggers(dice: &mut Dice) -> Vec<Trigger> {
+    let count = dice.pick(&[0, 1, 1, 2, 3]);
+    let draw = |_| Trigger {
+        moment: dice.pick(&Moment::ALL),
+        strike: dice.pick(&Strike::ALL),
+        per_mille: dice.pick(&[20, 100, 300, 700]),
+        rest: dice.pick(&[0, 1, 2, 5]) * ELECTION_TIMEOUT,
+    };
+    (0..count).map(draw).collect()
+}

@@ -1,0 +1,100 @@
+//! Bugs planted around the core, to prove that the checkers find them: a disk, a messenger or a state
+//! machine that breaks its contract. Bugs inside the core are patches, in `known_bugs`.
+
+use super::{
+    checks::Check,
+    world::{Event, World},
+};
+use crate::{consensus::WriteId, log::Term, observer::Role, rpc::Message, stable::HardState};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bug {
+    /// The disk reports a write as durable when it takes it.
+    AcknowledgesBeforeSync,
+    /// A crash loses the newest entry that was synced.
+    LosesSyncedEntry,
+    /// A restarted server does not remember its vote.
+    ForgetsVote,
+    /// A restarted server does not remember its term.
+    ForgetsTerm,
+    /// Answers from an earlier leadership are passed off as answers to the present one.
+    MixesSessions,
+    /// A pre-vote's answer is passed off as a vote.
+    MixesVotes,
+    /// An order to replicate is carried out although its range was truncated.
+    OrdersOutliveTruncation,
+    /// The state machine sometimes gets a batch back to front.
+    AppliesOutOfOrder,
+}
+
+impl Bug {
+    pub(super) const ALL: [Self; 8] = [
+        Self::AcknowledgesBeforeSync,
+        Self::LosesSyncedEntry,
+        Self::ForgetsVote,
+        Self::ForgetsTerm,
+        Self::MixesSessions,
+        Self::MixesVotes,
+        Self::OrdersOutliveTruncation,
+        Self::AppliesOutOfOrder,
+    ];
+}
+
+impl World {
+    /// What a bad disk does to what it holds when the power goes.
+    pub(super) fn spoil_disk(&mut self, server: usize) {
+        let image = &mut self.servers[server].disk.image;
+        match self.bug {
+            Some(Bug::ForgetsVote) => image.hard_state.voted_for = None,
+            Some(Bug::ForgetsTerm) => {
+                let current_term = image.log.last().term;
+                image.hard_state = HardState { current_term, voted_for: None };
+            }
+            Some(Bug::LosesSyncedEntry) => {
+                let last = image.log.last().index;
+                if 1 < last.0 {
+                    image.log.truncate(last);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What a bad disk says when it is given a write.
+    pub(super) fn lie_about_the_disk(&mut self, server: usize) -> Check {
+        let it = &self.servers[server];
+        if self.bug == Some(Bug::AcknowledgesBeforeSync)
+            && let Some(alive) = &it.alive
+        {
+            let (life, WriteId(id)) = (it.life, alive.last_write);
+            self.schedule(self.now, Event::Written { server, life, id: WriteId(id) });
+        }
+        Ok(())
+    }
+
+    /// A bad messenger keeps a copy of each answer and delivers it much later.
+    pub(super) fn replay_to_another_session(&mut self, from: usize, to: usize, message: &Message) {
+        let is_answer =
+            matches!(message, Message::AppendEntriesReply(_) | Message::HeartbeatReply(_));
+        if self.bug == Some(Bug::MixesSessions) && is_answer && self.dice.chance(100) {
+            let at = self.now + self.dice.within(0..=1_000_000);
+            self.schedule(at, Event::Deliver { from, to, message: message.clone() });
+        }
+    }
+
+    /// A bad messenger changes what a message says.
+    pub(super) fn forge(&mut self, to: usize, mut message: Message) -> Message {
+        let core = self.servers[to].core();
+        let term = core.map_or(Term(0), |core| core.term());
+        let is_pre_candidate = core.is_some_and(|core| core.role() == Role::PreCandidate);
+        match (self.bug, &mut message) {
+            (Some(Bug::MixesSessions), Message::AppendEntriesReply(reply)) => reply.term = term,
+            (Some(Bug::MixesSessions), Message::HeartbeatReply(reply)) => reply.term = term,
+            (Some(Bug::MixesVotes), Message::RequestVoteReply(reply)) if reply.is_granted => {
+                reply.is_pre_vote = is_pre_candidate;
+            }
+            _ => {}
+        }
+        message
+    }
+}

@@ -1,0 +1,146 @@
+//! One simulated server: the real core, and around it what the shell would be: the log in memory, the
+//! disk, the state machine, the requests that wait for an answer, and a clock that runs too fast or
+//! too slow.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::{
+    checks::{monotonic::Monotonic, reads::Reads, requests::Requests},
+    dice::Dice,
+    disk::Disk,
+    log::Log,
+};
+use crate::{
+    configuration::ServerId,
+    consensus::{Consensus, Rules, Time, WriteId},
+    log::{LogIndex, Term},
+    rpc::Message,
+};
+
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) id: ServerId,
+    pub(super) rules: Rules,
+    pub(super) clock: Clock,
+    pub(super) disk: Disk,
+    pub(super) monotonic: Monotonic,
+    /// How often it was started. What was meant for an earlier life is dropped.
+    pub(super) life: u64,
+    /// Everything that a crash loses; `None` while it is down.
+    pub(super) alive: Option<Alive>,
+    /// Frozen until then: nothing happens but what the disk has been told to do.
+    pub(super) frozen_until: u64,
+    /// No sync ends before.
+    pub(super) disk_stalled_until: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Alive {
+    pub(super) core: Consensus,
+    pub(super) log: Log,
+    /// How many truncations there were: an order of before one is void.
+    pub(super) generation: u64,
+    pub(super) last_write: WriteId,
+    /// The term it leads, as its actions tell.
+    pub(super) leading: Option<Term>,
+    /// Whom it may talk to.
+    pub(super) known: BTreeSet<ServerId>,
+    /// When the last completed write is reported.
+    pub(super) reported: u64,
+    /// Messages that wait for the window of writes.
+    pub(super) inbox: VecDeque<(ServerId, Message)>,
+    /// When the next timer event is due.
+    pub(super) timer: Option<u64>,
+    /// What may be applied, and what is.
+    pub(super) apply_up_to: LogIndex,
+    pub(super) applied: LogIndex,
+    pub(super) is_applying: bool,
+    pub(super) commit_index: LogIndex,
+    pub(super) requests: Requests,
+    pub(super) reads: Reads,
+}
+
+/// Local time: a start of its own in every life, and a rate of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// Local microseconds in a thousand true ones.
+    pub(super) rate: u64,
+    pub(super) start: u64,
+    pub(super) booted: u64,
+}
+
+impl Clock {
+    pub(super) fn local(&self, now: u64) -> Time {
+        Time(self.start + (now - self.booted) * self.rate / 1000)
+    }
+
+    /// The first moment at which the local time is this.
+    pub(super) fn when(&self, local: Time) -> u64 {
+        self.booted + (local.0.saturating_sub(self.start) * 1000).div_ceil(self.rate)
+    }
+}
+
+impl Server {
+    pub(super) fn new(id: ServerId, rules: Rules, rate: u64) -> Self {
+        Self {
+            id,
+            rules,
+            clock: Clock { rate, start: 0, booted: 0 },
+            disk: Disk::default(),
+            monotonic: Monotonic::default(),
+            life: 0,
+            alive: None,
+            frozen_until: 0,
+            disk_stalled_until: 0,
+        }
+    }
+
+    /// Starts it with what is on its disk.
+    pub(super) fn boot(&mut self, now: u64, dice: &mut Dice) {
+        self.life += 1;
+        self.clock.start = dice.within(0..=10_000_000);
+        self.clock.booted = now;
+        let log = self.disk.image.log.clone();
+        let saved = self.disk.image.saved();
+        let local = self.clock.local(now);
+        let core = Consensus::new(self.rules.clone(), saved, dice.number(), local);
+        self.alive = Some(Alive {
+            core,
+            log,
+            generation: 0,
+            last_write: WriteId(0),
+            leading: None,
+            known: BTreeSet::new(),
+            reported: 0,
+            inbox: VecDeque::new(),
+            timer: None,
+            apply_up_to: LogIndex::ZERO,
+            applied: LogIndex::ZERO,
+            is_applying: false,
+            commit_index: LogIndex::ZERO,
+            requests: Requests::default(),
+            reads: Reads::default(),
+        });
+    }
+
+    pub(super) fn core(&self) -> Option<&Consensus> {
+        self.alive.as_ref().map(|alive| &alive.core)
+    }
+
+    pub(super) fn leads(&self) -> Option<Term> {
+        self.alive.as_ref().and_then(|alive| alive.leading)
+    }
+}
+
+#[test]
+fn a_clock_reaches_its_own_deadlines() {
+    for rate in [800, 999, 1000, 1001, 1200] {
+        let clock = Clock { rate, start: 77, booted: 1_000_003 };
+        for wait in 0..5_000 {
+            let deadline = Time(77 + wait);
+            let when = clock.when(deadline);
+            assert!(deadline <= clock.local(when));
+            assert!(when == clock.booted || clock.local(when - 1) < deadline);
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! The world of one seed: the queue of events, and what each of them does.
+
+use std::{cmp::Reverse, collections::BinaryHeap, fmt};
+
+use super::{
+    checks::{Check, Checks, configurations, window},
+    dice::Dice,
+    network::Network,
+    plan::{ELECTION_TIMEOUT, Plan},
+    planted::Bug,
+    server::Server,
+    stats::Stats,
+    trace::Trace,
+};
+use crate::{
+    configuration::{self, Configuration, ServerId},
+    consensus::{AppendOrder, Consensus, Time, WriteId},
+    log::{EntryPayload, LogIndex},
+    rpc::Message,
+};
+
+/// Something that is going to happen.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    Deliver { from: usize, to: usize, message: Message },
+    Timer { server: usize, life: u64 },
+    Synced { server: usize, life: u64 },
+    Written { server: usize, life: u64, id: WriteId },
+    Order { server: usize, life: u64, generation: u64, order: AppendOrder },
+    Unreachable { server: usize, life: u64, peer: usize },
+    Apply { server: usize, life: u64 },
+    Crash { server: usize },
+    Restart { server: usize },
+    Heal { partition: u64 },
+    Fault,
+    Client,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: u64,
+    order: u64,
+    event: Event,
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) dice: Dice,
+    /// True time, in microseconds.
+    pub(super) now: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    scheduled: u64,
+    pub(super) servers: Vec<Server>,
+    pub(super) network: Network,
+    pub(super) checks: Checks,
+    pub(super) stats: Stats,
+    pub(super) trace: Trace,
+    /// A bug planted outside the core, to prove that it is found.
+    pub(super) bug: Option<Bug>,
+    /// When each trigger struck last.
+    pub(super) struck_at: Vec<u64>,
+    /// How many partitions there were.
+    pub(super) partitions: u64,
+    pub(super) commands: u64,
+    /// Whether the faults are over.
+    pub(super) is_calm: bool,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, trace: Trace, bug: Option<Bug>) -> Self {
+        let mut dice = Dice::new(seed);
+        let plan = Plan::draw(&mut dice);
+        let count = plan.servers();
+        let servers = (0..count).map(|server| {
+            let id = id_of(server);
+            let rules = super::Rules { id: id.clone(), ..plan.rules.clone() };
+            let rate = if plan.has_clock_skew { dice.within(800..=1200) } else { 1000 };
+            Server::new(id, rules, rate)
+        });
+        let servers = servers.collect();
+        Self {
+            dice,
+            now: 0,
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            servers,
+            network: Network::new(count, plan.network),
+            checks: Checks::default(),
+            stats: Stats::default(),
+            trace,
+            bug,
+            struck_at: vec![0; plan.triggers.len()],
+            partitions: 0,
+            commands: 0,
+            is_calm: false,
+            plan,
+        }
+    }
+
+    /// Runs the seed to its end.
+    pub(super) fn run(&mut self) -> Check {
+        if self.trace.is_on() {
+            let plan = format!("{:?}", self.plan);
+            self.trace.line(0, "", format_args!("{plan}"));
+        }
+        for server in 0..self.servers.len() {
+            self.schedule(0, Event::Restart { server });
+        }
+        self.schedule(1_000, Event::Client);
+        if 0 < self.plan.faults.pause {
+            let at = self.dice.around(self.plan.faults.pause);
+            self.schedule(at, Event::Fault);
+        }
+        self.run_until(self.plan.horizon)?;
+        self.demand_progress()?;
+        self.stats.simulated_ms = self.now / 1000;
+        Ok(())
+    }
+
+    pub(super) fn schedule(&mut self, at: u64, event: Event) {
+        self.scheduled += 1;
+        self.queue.push(Reverse(Scheduled { at, order: self.scheduled, event }));
+    }
+
+    pub(super) fn run_until(&mut self, end: u64) -> Check {
+        while self.queue.peek().is_some_and(|Reverse(next)| next.at <= end) {
+            let Some(Reverse(Scheduled { at, event, .. })) = self.queue.pop() else { break };
+            self.now = self.now.max(at);
+            self.stats.events += 1;
+            self.happen(event)?;
+        }
+        self.now = end;
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> Check {
+        if let Some(server) = event.waits_for() {
+            let until = self.servers[server].frozen_until;
+            if self.now < until {
+                self.schedule(until, event);
+                return Ok(());
+            }
+        }
+        if let Some((server, life)) = event.life()
+            && (self.servers[server].life != life || self.servers[server].alive.is_none())
+        {
+            return Ok(());
+        }
+        match event {
+            Event::Deliver { from, to, message } => self.deliver(from, to, message),
+            Event::Timer { server, .. } => self.timer(server),
+            Event::Synced { server, .. } => self.synced(server),
+            Event::Written { server, id, .. } => self.written(server, id),
+            Event::Order { server, generation, order, .. } => {
+                self.carry_out(server, generation, &order)
+            }
+            Event::Unreachable { server, peer, .. } => {
+                let peer = id_of(peer);
+                self.call(server, |core, now| core.handle_unreachable(now, &peer))
+            }
+            Event::Apply { server, .. } => self.apply(server),
+            Event::Crash { server } => {
+                self.crash(server);
+                Ok(())
+            }
+            Event::Restart { server } => self.restart(server),
+            Event::Heal { partition } => {
+                if partition == self.partitions {
+                    self.trace.line(self.now, "", format_args!("!! healed"));
+                    self.network.heal();
+                }
+                Ok(())
+            }
+            Event::Fault => self.random_fault(),
+            Event::Client => self.client(),
+        }
+    }
+
+    pub(super) fn restart(&mut self, server: usize) -> Check {
+        if self.servers[server].alive.is_some() {
+            return Ok(());
+        }
+        self.say(server, format_args!("!! start"));
+        let first_life = self.servers[server].life == 0;
+        self.stats.restarts += u64::from(!first_life);
+        self.servers[server].boot(self.now, &mut self.dice);
+        let it = &mut self.servers[server];
+        if let Some(alive) = &it.alive {
+            it.monotonic.restarted(alive.core.term())?;
+        }
+        self.settle(server)?;
+        if self.is_to_be_bootstrapped(server) {
+            let configuration = self.first_configuration();
+            let result = self.enter(server, |core, now| core.bootstrap(now, configuration));
+            ensure!(result.is_none_or(|result| result.is_ok()), "bootstrap is refused");
+            self.settle(server)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the server has nothing yet, and is one of those that begin the cluster.
+    fn is_to_be_bootstrapped(&self, server: usize) -> bool {
+        let is_first =
+            server == 0 || (self.plan.is_bootstrapped_everywhere && server < self.plan.voters);
+        let image = &self.servers[server].disk.image;
+        is_first && image.hard_state == <_>::default() && image.log.last().index == LogIndex::ZERO
+    }
+
+    fn first_configuration(&self) -> Configuration {
+        let voters = (0..self.plan.voters).map(|it| (it, true));
+        let nonvoters = (0..self.plan.nonvoters).map(|it| (it + self.plan.voters, false));
+        Configuration::new(voters.chain(nonvoters).map(|(server, is_voter)| {
+            let (id, address) = (id_of(server), address_of(server));
+            if is_voter {
+                configuration::Server::voter(id, address)
+            } else {
+                configuration::Server::nonvoter(id, address)
+            }
+        }))
+    }
+
+    /// Tells the core a fact, and carries out what it decides.
+    pub(super) fn call(&mut self, server: usize, fact: impl FnOnce(&mut Consensus, Time)) -> Check {
+        self.enter(server, fact);
+        self.settle(server)
+    }
+
+    /// Tells the core a fact; `None` if the server is down.
+    pub(super) fn enter<R>(
+        &mut self,
+        server: usize,
+        fact: impl FnOnce(&mut Consensus, Time) -> R,
+    ) -> Option<R> {
+        let it = &mut self.servers[server];
+        let now = it.clock.local(self.now);
+        it.alive.as_mut().map(|alive| fact(&mut alive.core, now))
+    }
+
+    /// Carries out every decision, in order, then looks at the state. A crash on the way leaves the
+    /// rest undone.
+    pub(super) fn settle(&mut self, server: usize) -> Check {
+        let led = self.servers[server].leads();
+        while let Some(alive) = self.servers[server].alive.as_mut() {
+            let Some(action) = alive.core.poll_action() else { break };
+            self.perform(server, action)?;
+        }
+        self.look_at(server, led.is_some())?;
+        self.set_timer(server);
+        Ok(())
+    }
+
+    /// The checks of one server's state.
+    fn look_at(&mut self, server: usize, did_lead: bool) -> Check {
+        let it = &mut self.servers[server];
+        let Some(alive) = it.alive.as_mut() else { return Ok(()) };
+        let core = &alive.core;
+        let (term, commit_index) = (core.term(), core.commit_index());
+        it.monotonic.seen(term, commit_index, core.last_applied())?;
+        ensure!(core.last() == alive.log.last(), "the core believes its log ends elsewhere");
+        let is_leader = core.role() == super::Role::Leader;
+        ensure!(is_leader == (alive.leading == Some(term)), "I5: a change of role was not told");
+        configurations::in_force(core.latest_configuration(), &alive.log.configuration())?;
+        let stable = alive.log.id(core.stable_index());
+        ensure!(
+            stable.is_some_and(|id| it.disk.image.log.has(id)),
+            "the core believes {stable:?} to be on disk"
+        );
+        window::writes(it.disk.pending(), &it.rules)?;
+        if is_leader {
+            window::peers(&core.peers(it.clock.local(self.now)), core.last().index, &it.rules)?;
+        } else {
+            alive.requests.not_leading(commit_index)?;
+            ensure!(alive.reads.open() == 0, "law 16: a question is open without leadership");
+        }
+        let before = std::mem::replace(&mut alive.commit_index, commit_index);
+        if before < commit_index {
+            self.committed(server, before, did_lead || is_leader)?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the core is called when it wants to be, or a little later.
+    fn set_timer(&mut self, server: usize) {
+        let it = &mut self.servers[server];
+        let Some(alive) = it.alive.as_mut() else { return };
+        let Some(wanted) = alive.core.next_timeout() else { return };
+        let at = it.clock.when(wanted).max(self.now);
+        if alive.timer.is_none_or(|timer| at < timer) {
+            let at = at + self.dice.within(0..=self.plan.timer_delay);
+            alive.timer = Some(at);
+            let life = it.life;
+            self.schedule(at, Event::Timer { server, life });
+        }
+    }
+
+    fn timer(&mut self, server: usize) -> Check {
+        let Some(alive) = self.servers[server].alive.as_mut() else { return Ok(()) };
+        if alive.timer.is_some_and(|at| at <= self.now) {
+            alive.timer = None;
+        }
+        // Whatever the time is: calling early changes nothing.
+        self.call(server, Consensus::handle_timeout)
+    }
+
+    /// The server that leads the newest term.
+    pub(super) fn newest_leader(&self) -> Option<usize> {
+        let leaders = self
+            .servers
+            .iter()
+            .enumerate()
+            .filter_map(|(server, it)| it.leads().map(|term| (term, server)));
+        leaders.max().map(|(_, server)| server)
+    }
+
+    pub(super) fn say(&mut self, server: usize, what: fmt::Arguments<'_>) {
+        if self.trace.is_on() {
+            let id = self.servers[server].id.clone();
+            self.trace.line(self.now, id.as_str(), what);
+        }
+    }
+
+    /// A new command, unlike every other.
+    pub(super) fn new_command(&mut self) -> EntryPayload {
+        self.commands += 1;
+        let size = 8 + self.dice.within(0..=self.plan.clients.max_command) as usize;
+        let mut bytes = self.commands.to_be_bytes().to_vec();
+        bytes.resize(size, b'.');
+        EntryPayload::Command(bytes.into())
+    }
+
+    /// The faults end: everything works, everybody is up.
+    pub(super) fn heal_everything(&mut self) -> Check {
+        self.trace.line(self.now, "", format_args!("!! calm"));
+        self.is_calm = true;
+        self.network.heal();
+        self.network.weather = super::plan::Weather {
+            loss_per_mille: 0,
+            duplicate_per_mille: 0,
+            min_delay: 100,
+            max_delay: 1_000,
+            late_per_mille: 0,
+            ..self.network.weather
+        };
+        self.plan.disk = super::plan::DiskSpeed {
+            min_sync: 50,
+            max_sync: 500,
+            stall_per_mille: 0,
+            report_delay: 50,
+        };
+        self.plan.timer_delay = self.plan.timer_delay.min(ELECTION_TIMEOUT / 100);
+        self.plan.apply_delay = self.plan.apply_delay.min(1_000);
+        for server in 0..self.servers.len() {
+            let it = &mut self.servers[server];
+            it.frozen_until = it.frozen_until.min(self.now);
+            it.disk_stalled_until = it.disk_stalled_until.min(self.now);
+            // Syncs under way, and what waits for a frozen server, come when they were going to.
+            self.restart(server)?;
+        }
+        Ok(())
+    }
+}
+
+impl Event {
+    /// The server that must not be frozen for this to happen.
+    fn waits_for(&self) -> Option<usize> {
+        match self {
+            Self::Deliver { to: server, .. }
+            | Self::Timer { server, .. }
+            | Self::Written { server, .. }
+            | Self::Order { server, .. }
+            | Self::Unreachable { server, .. }
+            | Self::Apply { server, .. } => Some(*server),
+            Self::Synced { .. }
+            | Self::Crash { .. }
+            | Self::Restart { .. }
+            | Self::Heal { .. }
+            | Self::Fault
+            | Self::Client => None,
+        }
+    }
+
+    /// The server and the life of it to which this belongs.
+    fn life(&self) -> Option<(usize, u64)> {
+        match self {
+            Self::Timer { server, life }
+            | Self::Synced { server, life }
+            | Self::Written { server, life, .. }
+            | Self::Order { server, life, .. }
+            | Self::Unreachable { server, life, .. }
+            | Self::Apply { server, life } => Some((*server, *life)),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn id_of(server: usize) -> ServerId {
+    ServerId::new(char::from(b'a' + server as u8).to_string())
+}
+
+pub(super) fn address_of(server: usize) -> configuration::ServerAddress {
+    configuration::ServerAddress::new(format!("{}:1", id_of(server)))
+}
+
+pub(super) fn server_of(id: &ServerId) -> usize {
+    usize::from(id.as_str().as_bytes()[0] - b'a')
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}

@@ -1,0 +1,78 @@
+//! The only file that reads a clock: tokio's, so that tests can pause it.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep};
+
+use crate::consensus::Time;
+
+/// Turns tokio's clock into the core's [`Time`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    /// A clock that begins now.
+    pub(crate) fn new() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    /// The time now.
+    pub(crate) fn now(&self) -> Time {
+        let micros = self.origin.elapsed().as_micros();
+        Time(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
+    fn instant(&self, time: Time) -> Instant {
+        self.origin + Duration::from_micros(time.0)
+    }
+}
+
+/// A timer that rings at the core's next timeout or earlier, never later.
+///
+/// The core moves its deadlines with every message, nearly always further away; moving a timer
+/// costs a lock. So the timer is moved only when the deadline comes nearer, and when it rings early
+/// its owner sees that nothing is due and arms it again.
+pub(crate) struct Alarm {
+    clock: Clock,
+    sleep: Pin<Box<Sleep>>,
+    rings_at: Option<Time>,
+}
+
+impl Alarm {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { clock, sleep: Box::pin(tokio::time::sleep_until(clock.origin)), rings_at: None }
+    }
+
+    /// Makes sure that the alarm rings at `deadline` at the latest.
+    pub(crate) fn arm(&mut self, deadline: Option<Time>) {
+        let Some(deadline) = deadline else { return };
+        if self.rings_at.is_none_or(|rings_at| deadline < rings_at) {
+            self.sleep.as_mut().reset(self.clock.instant(deadline));
+            self.rings_at = Some(deadline);
+        }
+    }
+
+    /// Ready when it rings. Never rings unless it is armed.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.rings_at.is_none() {
+            return Poll::Pending;
+        }
+        let rung = self.sleep.as_mut().poll(cx);
+        if rung.is_ready() {
+            self.rings_at = None;
+        }
+        rung
+    }
+}
+
+/// The future's output, or `None` when it takes longer than `limit`.
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    tokio::time::timeout(limit, future).await.ok()
+}

@@ -1,0 +1,305 @@
+//! The async shell: the tasks of one node, the channels between them, and how they end together.
+//!
+//! ```text
+//!  handle ──requests──▶ run ◀──inbox── transport            run owns Consensus, waits in one place
+//!                        │ ▲
+//!        writes          │ └── signals (latest value wins): written, applied, unreachable, end
+//!   run_log ◀────────────┤
+//!        up_to, waiters  ├───────▶ run_fsm ──answers──▶ callers
+//!                        ├───────▶ run_snapshots ──view──▶ run_fsm
+//!        orders          └───────▶ replicate, one per peer ──▶ transport
+//! ```
+//!
+//! Nobody waits on a send: the two queues into `run` are bounded and wait at the callers' and the
+//! peers' end; the queues out of `run` are bounded by the core's windows; the way back is a handful
+//! of marks that only grow. So there is no circle of waiting tasks.
+//!
+//! **The end.** It has one reason, the first: a shutdown, a store error, a panic. [`End`] makes it
+//! known; `run` leaves its loop; dropping it drops every queue and every responder, which answers
+//! every caller; the other tasks find their queues closed. Panics are caught at the top of each
+//! task and end the node, never the process. Only this file spawns.
+//!
+//! **Deliberately absent:** protocol decisions. A timer or a protocol `if` in here is a mistake.
+
+mod clock;
+mod metrics;
+mod peers;
+mod pending;
+mod replicate;
+mod request;
+mod run;
+mod run_fsm;
+mod run_log;
+mod run_snapshots;
+mod shared;
+mod start;
+
+use std::{
+    any::Any,
+    future::{Future, poll_fn},
+    hash::BuildHasher,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+};
+
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinError, JoinSet},
+};
+
+pub(crate) use self::{
+    clock::within,
+    request::{Change, Request},
+    shared::{End, Shared},
+};
+use self::{
+    clock::{Alarm, Clock},
+    metrics::Metrics,
+    peers::Peers,
+    pending::Waiters,
+    replicate::Sources,
+    run::{Mail, Run, Turn},
+    run_fsm::{Host, RunFsm},
+    run_log::RunLog,
+    run_snapshots::RunSnapshots,
+    start::Restored,
+};
+use crate::{
+    config::Config,
+    consensus::{Consensus, Rules},
+    error::{Fatal, StartError},
+    fsm::Fsm,
+    log::LogStore,
+    log_tail::LogTail,
+    snapshot::SnapshotStore,
+    stable::StableStore,
+    transport::{Inbox, Transport},
+};
+
+/// What the handle holds of a running node.
+pub(crate) struct Node<R> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) requests: mpsc::Sender<Request<R>>,
+}
+
+/// Reads back what is saved, starts the transport, and starts the tasks. Nothing is left running
+/// when it fails.
+pub(crate) async fn start<F: Fsm>(
+    config: Config,
+    fsm: F,
+    mut log_store: impl LogStore,
+    mut stable_store: impl StableStore,
+    snapshot_store: Arc<dyn SnapshotStore>,
+    transport: Arc<dyn Transport>,
+) -> Result<Node<F::Response>, StartError> {
+    config.validate()?;
+    let restored = start::restore(fsm, &mut log_store, &mut stable_store, &*snapshot_store).await?;
+    let (inbox, received) = Inbox::new(config.rpc_queue);
+    transport.start(config.local_id.clone(), inbox).await?;
+    let stores = Stores {
+        log: Box::new(log_store),
+        stable: Box::new(stable_store),
+        snapshots: snapshot_store,
+    };
+    let (requests, mail) = mpsc::channel(config.apply_queue);
+    let mail = Mail { requests: mail, inbox: received };
+    let shared = spawn_all(&config, restored, stores, transport, mail);
+    Ok(Node { shared, requests })
+}
+
+struct Stores {
+    log: Box<dyn LogStore>,
+    stable: Box<dyn StableStore>,
+    snapshots: Arc<dyn SnapshotStore>,
+}
+
+fn spawn_all<F: Fsm>(
+    config: &Config,
+    restored: Restored<F>,
+    stores: Stores,
+    transport: Arc<dyn Transport>,
+    mail: Mail<F::Response>,
+) -> Arc<Shared> {
+    let Restored { fsm, hard_state, saved, snapshot, configuration, bounds } = restored;
+    let clock = Clock::new();
+    let tail = LogTail::new(bounds, snapshot.index, config.log_cache_bytes);
+    let shared = Arc::new(Shared::new(config.local_id.clone(), clock, tail, &hard_state));
+    let seed = config.seed.unwrap_or_else(|| seed(config));
+    let core = Consensus::new(Rules::from(config), saved, seed, clock.now());
+    shared.published.publish_start(&core, snapshot, clock.now());
+    let metrics = Metrics::new(&config.local_id);
+    let reader = stores.log.reader();
+    let mut tasks = Tasks { set: JoinSet::new(), shared: Arc::clone(&shared) };
+
+    let (run_log, queue) = mpsc::unbounded_channel();
+    let task = RunLog {
+        log_store: stores.log,
+        stable_store: stores.stable,
+        shared: Arc::clone(&shared),
+        metrics: metrics.clone(),
+    };
+    tasks.spawn("run_log", task.run(queue));
+
+    let (run_fsm, queue) = mpsc::unbounded_channel();
+    let task = RunFsm {
+        host: Host::new(fsm),
+        reader: Arc::clone(&reader),
+        shared: Arc::clone(&shared),
+        metrics: metrics.clone(),
+        max_batch: config.max_apply_batch,
+        last: snapshot,
+        configuration,
+        waiters: std::collections::VecDeque::new(),
+    };
+    tasks.spawn("run_fsm", task.run(queue));
+
+    let (run_snapshots, queue) = mpsc::unbounded_channel();
+    let task = RunSnapshots {
+        store: stores.snapshots,
+        fsm: run_fsm.clone(),
+        shared: Arc::clone(&shared),
+        last: snapshot,
+    };
+    let snapshots_task = tasks.spawn("run_snapshots", task.run(queue));
+
+    let sources = Sources {
+        shared: Arc::clone(&shared),
+        reader,
+        transport: Arc::clone(&transport),
+        max_append_bytes: config.max_append_bytes,
+    };
+    let run = Run {
+        core,
+        shared: Arc::clone(&shared),
+        waiters: Waiters::new(),
+        peers: Peers::new(sources),
+        tasks,
+        metrics,
+        alarm: Alarm::new(clock),
+        election_timeout: config.election_timeout,
+        run_log,
+        run_fsm,
+        run_snapshots,
+        turn: Turn::new(snapshot.index),
+    };
+    // Made here and not by the task: a runtime may drop a task that it has never run.
+    let completion = Completion(Arc::clone(&shared));
+    tokio::spawn(node(run, mail, transport, snapshots_task, completion));
+    shared
+}
+
+/// `run` and, when it has ended for whatever reason, the orderly end of everything else.
+async fn node<R: Send + 'static>(
+    mut run: Run<R>,
+    mut mail: Mail<R>,
+    transport: Arc<dyn Transport>,
+    snapshots_task: AbortHandle,
+    completion: Completion,
+) {
+    let shared = Arc::clone(&run.shared);
+    let ended = guarded("run", async {
+        run.run(&mut mail).await;
+        Ok(())
+    });
+    let fatal = ended.await.err().unwrap_or(Fatal::Shutdown);
+    shared.stop(fatal);
+
+    // Callers first: what was never taken up did not happen, of the rest nobody knows.
+    let mut tasks = run.end();
+    let Mail { mut requests, inbox } = mail;
+    requests.close();
+    while requests.try_recv().is_ok() {}
+    drop(inbox);
+    snapshots_task.abort();
+    tasks.join().await;
+    let closed = guarded("transport", async {
+        transport.close().await;
+        Ok(())
+    });
+    if let Err(error) = closed.await {
+        tracing::error!(server = %shared.id, %error, "the transport did not close");
+    }
+    shared.observers.close();
+    drop(completion);
+    // A caller may have got a place in the queue just before it was closed and fill it only now.
+    while requests.recv().await.is_some() {}
+}
+
+/// Tells everybody that the end is complete, also when the runtime itself drops the node.
+struct Completion(Arc<Shared>);
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        self.0.stop(Fatal::Shutdown);
+        self.0.end.complete();
+    }
+}
+
+/// The tasks of a node. Whatever ends one of them with an error ends the node.
+struct Tasks {
+    set: JoinSet<()>,
+    shared: Arc<Shared>,
+}
+
+impl Tasks {
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), Fatal>> + Send + 'static,
+    ) -> AbortHandle {
+        // Tasks of peers that are gone have ended meanwhile.
+        while self.set.try_join_next().is_some() {}
+        let shared = Arc::clone(&self.shared);
+        self.set.spawn(async move {
+            if let Err(fatal) = guarded(name, task).await {
+                shared.stop(fatal);
+            }
+        })
+    }
+
+    async fn join(&mut self) {
+        while self.set.join_next().await.is_some() {}
+    }
+}
+
+/// Runs a task and turns a panic of it into a value.
+async fn guarded(
+    task: &'static str,
+    future: impl Future<Output = Result<(), Fatal>>,
+) -> Result<(), Fatal> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        // What the task has broken is dropped with it; what others share of it is marks that only
+        // grow and locks that do not poison.
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        polled.unwrap_or_else(|panic| Poll::Ready(Err(Panic(panic).into_fatal(task))))
+    })
+    .await
+}
+
+/// What a panic left behind.
+struct Panic(Box<dyn Any + Send>);
+
+impl From<JoinError> for Panic {
+    fn from(error: JoinError) -> Self {
+        Self(error.try_into_panic().unwrap_or_else(|error| Box::new(error.to_string())))
+    }
+}
+
+impl Panic {
+    fn into_fatal(self, task: &'static str) -> Fatal {
+        let text = match self.0.downcast::<String>() {
+            Ok(text) => *text,
+            Err(other) => other.downcast_ref::<&str>().unwrap_or(&"no message").to_string(),
+        };
+        Fatal::Panicked { task, message: text.into() }
+    }
+}
+
+/// A seed from the server's id and the system's randomness, which the standard library gives to
+/// hashers.
+fn seed(config: &Config) -> u64 {
+    std::hash::RandomState::new().hash_one(config.local_id.as_str())
+}

@@ -1,0 +1,141 @@
+//! The callers `run` has promised an answer to.
+
+use std::collections::VecDeque;
+
+use super::request::{Pending, Waiter};
+use crate::{
+    consensus::{Time, TransferFailure, Verification, WriteId},
+    error::{BootstrapError, TransferError, VerifyError},
+    future::Responder,
+    log::LogIndex,
+};
+
+/// Those who wait for something of this node to happen. Whatever is left when this is dropped is
+/// answered by the responders themselves: "the node has ended".
+pub(super) struct Waiters<R> {
+    /// Proposals that are not committed, in the order of the log.
+    proposals: VecDeque<Proposals<R>>,
+    /// Verifications by round; rounds only grow within a term, and no verification outlives one.
+    verifications: VecDeque<(Verification, Vec<Responder<LogIndex, VerifyError>>)>,
+    transfer: Option<Responder<(), TransferError>>,
+    bootstrap: Option<(WriteId, Responder<(), BootstrapError>)>,
+}
+
+/// What was proposed in one turn.
+struct Proposals<R> {
+    waiters: Vec<Waiter<R>>,
+    since: Time,
+}
+
+impl<R> Waiters<R> {
+    pub(super) fn new() -> Self {
+        Self {
+            proposals: VecDeque::new(),
+            verifications: VecDeque::new(),
+            transfer: None,
+            bootstrap: None,
+        }
+    }
+
+    /// Files those who proposed at `since`, in the order of the log.
+    pub(super) fn proposed(&mut self, since: Time, waiters: Vec<Waiter<R>>) {
+        if !waiters.is_empty() {
+            self.proposals.push_back(Proposals { waiters, since });
+        }
+    }
+
+    /// Those who wait for entries up to `up_to`, and when the first of them proposed. A turn's
+    /// proposals are usually committed together, so the list of one turn is passed on as it is.
+    pub(super) fn committed(&mut self, up_to: LogIndex) -> Option<(Vec<Waiter<R>>, Time)> {
+        let since = self.proposals.front()?.since;
+        let front = self.proposals.pop_front_if(|front| is_covered(front, up_to));
+        let mut waiters = front.map_or_else(Vec::new, |front| front.waiters);
+        while let Some(next) = self.proposals.pop_front_if(|next| is_covered(next, up_to)) {
+            waiters.extend(next.waiters);
+        }
+        if let Some(next) = self.proposals.front_mut() {
+            next.take(up_to, &mut waiters);
+        }
+        (!waiters.is_empty()).then_some((waiters, since))
+    }
+
+    /// Files those who want leadership verified.
+    pub(super) fn verifying(
+        &mut self,
+        verification: Verification,
+        responders: Vec<Responder<LogIndex, VerifyError>>,
+    ) {
+        self.verifications.push_back((verification, responders));
+    }
+
+    /// A majority has confirmed leadership in `round`.
+    pub(super) fn verified(&mut self, round: u64) {
+        while let Some((verification, responders)) =
+            self.verifications.pop_front_if(|(verification, _)| verification.round <= round)
+        {
+            for responder in responders {
+                responder.answer(Ok(verification.read_index));
+            }
+        }
+    }
+
+    /// Nothing that was asked of the leader can be promised any more.
+    pub(super) fn stepped_down(&mut self) {
+        for Waiter { answer, .. } in self.proposals.drain(..).flat_map(|p| p.waiters) {
+            answer.lose_leadership();
+        }
+        for responder in self.verifications.drain(..).flat_map(|(_, responders)| responders) {
+            responder.answer(Err(VerifyError::LeadershipLost));
+        }
+    }
+
+    pub(super) fn transferring(&mut self, responder: Responder<(), TransferError>) {
+        self.transfer = Some(responder);
+    }
+
+    pub(super) fn transferred(
+        &mut self,
+        result: Result<(), TransferFailure>,
+        timeout: std::time::Duration,
+    ) {
+        let Some(responder) = self.transfer.take() else { return };
+        responder.answer(result.map_err(|failure| match failure {
+            TransferFailure::TimedOut => TransferError::TimedOut { timeout },
+            TransferFailure::LeadershipLost { leader } => TransferError::LeadershipLost { leader },
+        }));
+    }
+
+    /// Files the one who bootstraps, until `write` is durable.
+    pub(super) fn bootstrapping(
+        &mut self,
+        write: WriteId,
+        responder: Responder<(), BootstrapError>,
+    ) {
+        self.bootstrap = Some((write, responder));
+    }
+
+    /// Every write up to `id` is durable.
+    pub(super) fn written(&mut self, id: WriteId) {
+        if let Some((_, responder)) = self.bootstrap.take_if(|(write, _)| *write <= id) {
+            responder.answer(Ok(()));
+        }
+    }
+}
+
+impl<R> Proposals<R> {
+    /// Moves those who wait for entries up to `up_to` into `waiters`.
+    fn take(&mut self, up_to: LogIndex, waiters: &mut Vec<Waiter<R>>) {
+        let count = self.waiters.partition_point(|waiter| waiter.index <= up_to);
+        waiters.extend(self.waiters.drain(..count));
+        if let Some(Waiter { answer: Pending::Batch(batch), .. }) = self.waiters.first_mut()
+            && batch.part.first <= up_to
+        {
+            let answer = Pending::Part(Box::new(batch.split(up_to)));
+            waiters.push(Waiter { index: up_to, answer });
+        }
+    }
+}
+
+fn is_covered<R>(proposals: &Proposals<R>, up_to: LogIndex) -> bool {
+    proposals.waiters.last().is_some_and(|waiter| waiter.index <= up_to)
+}

@@ -1,0 +1,129 @@
+//! `replicate`: sends one peer the entries it is to get, in order. One task per peer.
+//!
+//! It decides nothing: the core gives the orders and bounds how many are under way; this task loads
+//! what they name, from the log's tail or from the store, and waits for room in the transport's
+//! ordered lane, which is the back-pressure of replication. It only reads.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::shared::Shared;
+use crate::{
+    configuration::Server,
+    consensus::AppendOrder,
+    error::Fatal,
+    log::{Entries, LogId, LogIndex, LogReader},
+    log_tail::Load,
+    observer::Observation,
+    rpc::{AppendEntriesRequest, Message},
+    transport::Transport,
+};
+
+/// Orders taken from the queue at once at most.
+const ORDERS_MAX: usize = 64;
+
+/// An order, and the generation of the log in which it was given.
+pub(super) struct Order {
+    pub(super) order: AppendOrder,
+    pub(super) generation: u64,
+}
+
+/// What all `replicate` tasks of a node share.
+pub(super) struct Sources {
+    pub(super) shared: Arc<Shared>,
+    pub(super) reader: Arc<dyn LogReader>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) max_append_bytes: u64,
+}
+
+pub(super) struct Replicate {
+    pub(super) peer: Server,
+    pub(super) sources: Arc<Sources>,
+}
+
+impl Replicate {
+    /// Runs until `run` drops its end of the queue.
+    pub(super) async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) -> Result<(), Fatal> {
+        let mut taken = Vec::new();
+        let mut is_reachable = true;
+        while orders.recv_many(&mut taken, ORDERS_MAX).await != 0 {
+            for order in taken.drain(..) {
+                let is_sent = self.carry_out(order).await?;
+                if is_sent != is_reachable {
+                    let (server, peer) = (&self.sources.shared.id, &self.peer.id);
+                    tracing::debug!(%server, %peer, is_sent, "entries lane changed");
+                    is_reachable = is_sent;
+                }
+                if !is_sent {
+                    // What was ordered after this would arrive with a gap before it.
+                    self.sources.shared.unreachable(&self.peer.id);
+                    break;
+                }
+            }
+            taken.clear();
+        }
+        Ok(())
+    }
+
+    /// Sends one order in one message or several. Returns whether the transport took all of it.
+    async fn carry_out(&self, Order { order, generation }: Order) -> Result<bool, Fatal> {
+        let mut prev = order.prev;
+        loop {
+            let entries = if prev.index < order.last {
+                match self.load(generation, (prev.index.next(), order.last)).await? {
+                    Some(entries) => entries,
+                    None => return Ok(true),
+                }
+            } else {
+                Entries::default()
+            };
+            let end: LogId = entries.last_id().unwrap_or(prev);
+            let message = Message::AppendEntries(AppendEntriesRequest {
+                term: order.term,
+                round: order.round,
+                prev,
+                entries,
+                commit_index: order.commit_index,
+            });
+            if !self.send(message).await {
+                return Ok(false);
+            }
+            prev = end;
+            if order.last <= prev.index {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// The first part of what is asked for, or `None` when the log was truncated since.
+    async fn load(
+        &self,
+        generation: u64,
+        (first, last): (LogIndex, LogIndex),
+    ) -> Result<Option<Entries>, Fatal> {
+        let Sources { shared, reader, max_append_bytes, .. } = &*self.sources;
+        match shared.tail.load(generation, (first, last), *max_append_bytes) {
+            Load::Stale => Ok(None),
+            Load::Entries(entries) => Ok(Some(entries)),
+            Load::OnDisk { up_to } => {
+                let read = reader.read(first..=up_to, *max_append_bytes).await;
+                // Looked at after reading: what was read belongs to the order only if nothing was
+                // truncated until then. An error may only mean that it was.
+                if shared.tail.generation() != generation {
+                    return Ok(None);
+                }
+                read.map(Some).map_err(Fatal::Store)
+            }
+        }
+    }
+
+    async fn send(&self, message: Message) -> bool {
+        let observers = &self.sources.shared.observers;
+        if !observers.is_empty() {
+            let (to, message) = (self.peer.id.clone(), message.clone());
+            observers.notify(&Observation::Sent { to, message });
+        }
+        self.sources.transport.send_entries(&self.peer, message).await.is_ok()
+    }
+}

@@ -1,0 +1,210 @@
+//! What the handle asks of `run`, and what is remembered of it until it is answered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::{
+    configuration::{Configuration, ConfigurationChange, ServerId},
+    consensus::Refusal,
+    error::{
+        ApplyError, BootstrapError, ConfigurationError, Fatal, SnapshotError, TransferError,
+        VerifyError,
+    },
+    future::{Applied, Responder},
+    log::LogIndex,
+    snapshot::SnapshotMeta,
+    status::Status,
+};
+
+/// One call of the handle. All kinds come through one bounded queue, so their order is kept.
+pub(crate) enum Request<R> {
+    Apply { command: Bytes, responder: Responder<Applied<R>, ApplyError> },
+    ApplyBatch { commands: Vec<Bytes>, responder: Responder<Vec<Applied<R>>, ApplyError> },
+    Barrier { responder: Responder<LogIndex, ApplyError> },
+    Verify { responder: Responder<LogIndex, VerifyError> },
+    Change(Box<Change>),
+    Bootstrap { configuration: Configuration, responder: Responder<(), BootstrapError> },
+    Transfer { to: Option<ServerId>, responder: Responder<(), TransferError> },
+    Snapshot { responder: Responder<SnapshotMeta, SnapshotError> },
+    Status { responder: Responder<Box<Status>, Fatal> },
+}
+
+/// A membership change that is asked for.
+pub(crate) struct Change {
+    pub(crate) change: ConfigurationChange,
+    pub(crate) prev_index: Option<LogIndex>,
+    pub(crate) responder: Responder<LogIndex, ConfigurationError>,
+}
+
+/// A caller who waits until an entry, or the last of several, is applied.
+pub(crate) struct Waiter<R> {
+    /// The last entry it waits for.
+    pub(crate) index: LogIndex,
+    pub(crate) answer: Pending<R>,
+}
+
+/// How to answer a [`Waiter`].
+pub(crate) enum Pending<R> {
+    Apply(Responder<Applied<R>, ApplyError>),
+    Batch(Box<PendingBatch<R>>),
+    /// The first part of a batch that is committed in several steps.
+    Part(Box<BatchPart<R>>),
+    Barrier(Responder<LogIndex, ApplyError>),
+    Change(Responder<LogIndex, ConfigurationError>),
+}
+
+/// A batch of commands, or what is left of it after earlier parts.
+pub(crate) struct PendingBatch<R> {
+    /// The responses: of the earlier parts in there, of this one to come.
+    pub(crate) part: BatchPart<R>,
+    pub(crate) responder: Responder<Vec<Applied<R>>, ApplyError>,
+}
+
+/// A run of entries of a batch. The responder stays with `run` until the last part is committed,
+/// because until then the batch can still be lost; so the responses of earlier parts are kept
+/// where both sides reach them.
+pub(crate) struct BatchPart<R> {
+    /// Its first entry.
+    pub(crate) first: LogIndex,
+    pub(crate) applied: Vec<Applied<R>>,
+    /// What earlier parts have left, if there were any.
+    pub(crate) earlier: Option<Arc<Mutex<Vec<Applied<R>>>>>,
+}
+
+impl<R> PendingBatch<R> {
+    pub(crate) fn new(
+        first: LogIndex,
+        count: usize,
+        responder: Responder<Vec<Applied<R>>, ApplyError>,
+    ) -> Self {
+        let part = BatchPart { first, applied: Vec::with_capacity(count), earlier: None };
+        Self { part, responder }
+    }
+
+    /// Splits off what lies at or before `up_to`, which must be within the batch.
+    pub(super) fn split(&mut self, up_to: LogIndex) -> BatchPart<R> {
+        let first = std::mem::replace(&mut self.part.first, up_to.next());
+        let earlier = Arc::clone(self.part.earlier.get_or_insert_default());
+        BatchPart { first, applied: Vec::new(), earlier: Some(earlier) }
+    }
+
+    /// Answers with the responses of all parts.
+    pub(super) fn answer(self) {
+        let applied = self.part.into_applied();
+        self.responder.answer(Ok(applied));
+    }
+}
+
+impl<R> BatchPart<R> {
+    /// Leaves its responses for the next part.
+    pub(super) fn leave(mut self) {
+        if let Some(earlier) = &self.earlier {
+            earlier.lock().append(&mut self.applied);
+        }
+    }
+
+    fn into_applied(mut self) -> Vec<Applied<R>> {
+        let Some(earlier) = self.earlier else { return self.applied };
+        let mut applied = std::mem::take(&mut *earlier.lock());
+        applied.append(&mut self.applied);
+        applied
+    }
+}
+
+impl<R> Pending<R> {
+    /// Answers that the entry was never written.
+    pub(crate) fn refuse(self, refusal: &Refusal) {
+        match self {
+            Self::Apply(responder) => responder.answer(Err(apply_error(refusal))),
+            Self::Batch(batch) => batch.responder.answer(Err(apply_error(refusal))),
+            Self::Part(_) => {}
+            Self::Barrier(responder) => responder.answer(Err(apply_error(refusal))),
+            Self::Change(responder) => responder.answer(Err(change_error(refusal.clone()))),
+        }
+    }
+
+    /// Answers that nobody here knows what will become of the entry.
+    pub(crate) fn lose_leadership(self) {
+        match self {
+            Self::Apply(responder) => responder.answer(Err(ApplyError::LeadershipLost)),
+            Self::Batch(batch) => batch.responder.answer(Err(ApplyError::LeadershipLost)),
+            Self::Part(_) => {}
+            Self::Barrier(responder) => responder.answer(Err(ApplyError::LeadershipLost)),
+            Self::Change(responder) => responder.answer(Err(ConfigurationError::LeadershipLost)),
+        }
+    }
+}
+
+// A refusal that its operation cannot meet means that no leader could take the request up.
+
+pub(super) fn apply_error(refusal: &Refusal) -> ApplyError {
+    match refusal {
+        Refusal::TransferInProgress => ApplyError::TransferInProgress,
+        Refusal::NotLeader { leader } => ApplyError::NotLeader { leader: leader.clone() },
+        Refusal::ChangeInProgress { .. }
+        | Refusal::NotReady
+        | Refusal::StaleIndex { .. }
+        | Refusal::Invalid(_)
+        | Refusal::InvalidTarget { .. }
+        | Refusal::AlreadyBootstrapped
+        | Refusal::NotVoter => ApplyError::NotLeader { leader: None },
+    }
+}
+
+pub(super) fn change_error(refusal: Refusal) -> ConfigurationError {
+    match refusal {
+        Refusal::NotLeader { leader } => ConfigurationError::NotLeader { leader },
+        Refusal::TransferInProgress => ConfigurationError::TransferInProgress,
+        Refusal::ChangeInProgress { index } => ConfigurationError::ChangeInProgress { index },
+        Refusal::NotReady => ConfigurationError::NotReady,
+        Refusal::StaleIndex { given, latest } => ConfigurationError::StaleIndex { given, latest },
+        Refusal::Invalid(invalid) => ConfigurationError::Invalid(invalid),
+        Refusal::InvalidTarget { .. } | Refusal::AlreadyBootstrapped | Refusal::NotVoter => {
+            ConfigurationError::NotLeader { leader: None }
+        }
+    }
+}
+
+pub(super) fn verify_error(refusal: &Refusal) -> VerifyError {
+    match refusal {
+        Refusal::NotLeader { leader } => VerifyError::NotLeader { leader: leader.clone() },
+        Refusal::TransferInProgress
+        | Refusal::ChangeInProgress { .. }
+        | Refusal::NotReady
+        | Refusal::StaleIndex { .. }
+        | Refusal::Invalid(_)
+        | Refusal::InvalidTarget { .. }
+        | Refusal::AlreadyBootstrapped
+        | Refusal::NotVoter => VerifyError::NotLeader { leader: None },
+    }
+}
+
+pub(super) fn transfer_error(refusal: Refusal) -> TransferError {
+    match refusal {
+        Refusal::NotLeader { leader } => TransferError::NotLeader { leader },
+        Refusal::TransferInProgress => TransferError::TransferInProgress,
+        Refusal::InvalidTarget { reason } => TransferError::InvalidTarget { reason },
+        Refusal::ChangeInProgress { .. }
+        | Refusal::NotReady
+        | Refusal::StaleIndex { .. }
+        | Refusal::Invalid(_)
+        | Refusal::AlreadyBootstrapped
+        | Refusal::NotVoter => TransferError::NotLeader { leader: None },
+    }
+}
+
+pub(super) fn bootstrap_error(refusal: Refusal, id: &ServerId) -> BootstrapError {
+    match refusal {
+        Refusal::Invalid(invalid) => BootstrapError::InvalidConfiguration(invalid),
+        Refusal::NotVoter => BootstrapError::NotVoter { id: id.clone() },
+        Refusal::AlreadyBootstrapped
+        | Refusal::NotLeader { .. }
+        | Refusal::TransferInProgress
+        | Refusal::ChangeInProgress { .. }
+        | Refusal::NotReady
+        | Refusal::StaleIndex { .. }
+        | Refusal::InvalidTarget { .. } => BootstrapError::AlreadyBootstrapped,
+    }
+}

@@ -1,0 +1,437 @@
+//! `run`: the task that owns consensus.
+//!
+//! One turn: wait until anything is ready, take **everything** that is ready (a bounded batch from
+//! each source, in a fixed order: signals of the other tasks, messages, requests), tell the core,
+//! show the new state, carry out what the core decided. It waits in one place only, never blocks,
+//! and touches neither disk nor state machine, so a heartbeat never waits for either.
+//!
+//! When the core is saturated no requests are taken, and when its window of writes is full no
+//! entries either: they stay in their bounded queues, and whoever fills these waits. Heartbeats and
+//! votes have a lane of their own and go on.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Tasks,
+    clock::Alarm,
+    metrics::Metrics,
+    peers::Peers,
+    pending::Waiters,
+    replicate::Order,
+    request::{self, Change, Pending, PendingBatch, Request, Waiter},
+    run_fsm::FsmRequest,
+    run_log::Queued,
+    run_snapshots::SnapshotRequest,
+    shared::Shared,
+};
+use crate::{
+    consensus::{Action, Consensus, Time, Write, WriteId},
+    error::{BootstrapError, Leader, VerifyError},
+    future::Responder,
+    log::{EntryPayload, LogIndex},
+    observer::{Observation, Role},
+    rpc::{Envelope, Message},
+    status::Status,
+    transport::Received,
+};
+
+/// Messages taken in one turn at most. Each can cause a write, so a turn can overshoot the core's
+/// window by this many.
+const MESSAGES_MAX: usize = 64;
+
+/// Requests taken in one turn at most.
+const REQUESTS_MAX: usize = 1024;
+
+/// What arrives from outside. It outlives the loop that reads it, also when that panics, so that
+/// what is still queued can be answered.
+pub(super) struct Mail<R> {
+    pub(super) requests: mpsc::Receiver<Request<R>>,
+    pub(super) inbox: Received,
+}
+
+pub(super) struct Run<R> {
+    pub(super) core: Consensus,
+    pub(super) shared: Arc<Shared>,
+    pub(super) waiters: Waiters<R>,
+    pub(super) peers: Peers,
+    pub(super) tasks: Tasks,
+    pub(super) metrics: Metrics,
+    pub(super) alarm: Alarm,
+    pub(super) election_timeout: Duration,
+    pub(super) run_log: mpsc::UnboundedSender<Queued>,
+    pub(super) run_fsm: mpsc::UnboundedSender<FsmRequest<R>>,
+    pub(super) run_snapshots: mpsc::UnboundedSender<SnapshotRequest>,
+    pub(super) turn: Turn<R>,
+}
+
+/// What one turn works on, and what the turns remember.
+pub(super) struct Turn<R> {
+    messages: Vec<Envelope>,
+    requests: Vec<Request<R>>,
+    /// What was proposed and not yet passed to the core.
+    payloads: Vec<EntryPayload>,
+    /// Who waits for it, at first by position in `payloads`.
+    proposers: Vec<Waiter<R>>,
+    verifiers: Vec<Responder<LogIndex, VerifyError>>,
+    bootstrapper: Option<Responder<(), BootstrapError>>,
+    /// The newest write passed on to `run_log`, and the generation of the log since then.
+    issued: WriteId,
+    generation: u64,
+    /// How much of the other tasks' progress the core knows.
+    written: WriteId,
+    applied: LogIndex,
+    /// Whether `run_fsm` was told to wake this task.
+    awaits_applied: bool,
+    inbox_is_closed: bool,
+}
+
+impl<R> Turn<R> {
+    pub(super) fn new(applied: LogIndex) -> Self {
+        Self {
+            messages: Vec::new(),
+            requests: Vec::new(),
+            payloads: Vec::new(),
+            proposers: Vec::new(),
+            verifiers: Vec::new(),
+            bootstrapper: None,
+            issued: WriteId::default(),
+            generation: 0,
+            written: WriteId::default(),
+            applied,
+            awaits_applied: false,
+            inbox_is_closed: false,
+        }
+    }
+}
+
+impl<R: Send + 'static> Run<R> {
+    /// Runs until the node ends.
+    pub(super) async fn run(&mut self, mail: &mut Mail<R>) {
+        self.show_and_act(self.shared.clock.now());
+        while !self.shared.end.has_begun() {
+            self.wait(mail).await;
+            let now = self.shared.clock.now();
+            if self.core.next_timeout().is_some_and(|timeout| timeout <= now) {
+                self.core.handle_timeout(now);
+            }
+            self.take_signals(now);
+            self.take_messages(now);
+            self.take_requests(now);
+            self.show_and_act(now);
+        }
+    }
+
+    /// Answers whoever still waits, with the end of the node, and closes the other tasks' queues.
+    pub(super) fn end(self) -> Tasks {
+        self.tasks
+    }
+
+    /// Waits until something is ready, and takes a batch from every source that is. The sources are
+    /// polled in a fixed order; taking from one is never undone, so nothing is lost.
+    async fn wait(&mut self, mail: &mut Mail<R>) {
+        let takes_messages = !self.core.is_write_window_overrun() && !self.turn.inbox_is_closed;
+        let takes_entries = !self.core.is_write_window_full();
+        let takes_requests = !self.core.is_saturated();
+        if self.awaits_applied(!takes_requests) {
+            return;
+        }
+        self.alarm.arm(self.core.next_timeout());
+        let Self { turn, alarm, shared, .. } = self;
+        let mut signalled = pin!(shared.signalled());
+        poll_fn(|cx| {
+            let mut is_ready = signalled.as_mut().poll(cx).is_ready();
+            if takes_messages
+                && let Poll::Ready(is_open) =
+                    mail.inbox.poll_take(cx, &mut turn.messages, MESSAGES_MAX, takes_entries)
+            {
+                turn.inbox_is_closed = !is_open;
+                is_ready = true;
+            }
+            if takes_requests
+                && let Poll::Ready(count) =
+                    mail.requests.poll_recv_many(cx, &mut turn.requests, REQUESTS_MAX)
+            {
+                // The queue ends only after the node does.
+                is_ready |= count != 0;
+            }
+            is_ready |= alarm.poll(cx).is_ready();
+            if is_ready { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Makes sure that `run_fsm` wakes this task if, and only if, it waits for room. Returns whether
+    /// there is news already.
+    fn awaits_applied(&mut self, awaits: bool) -> bool {
+        if self.turn.awaits_applied != awaits {
+            self.turn.awaits_applied = awaits;
+            self.shared.await_applied(awaits);
+        }
+        awaits && self.shared.last_applied() != self.turn.applied
+    }
+
+    fn take_signals(&mut self, now: Time) {
+        let written = self.shared.last_written();
+        if self.turn.written < written {
+            self.turn.written = written;
+            self.core.handle_written(now, written);
+            self.waiters.written(written);
+        }
+        let applied = self.shared.last_applied();
+        if self.turn.applied < applied {
+            self.turn.applied = applied;
+            self.core.handle_applied(now, applied);
+        }
+        for peer in self.shared.take_unreachable() {
+            self.core.handle_unreachable(now, &peer);
+        }
+    }
+
+    fn take_messages(&mut self, now: Time) {
+        let mut messages = std::mem::take(&mut self.turn.messages);
+        for Envelope { from, address, message } in messages.drain(..) {
+            if !self.shared.observers.is_empty() {
+                let (from, message) = (from.clone(), message.clone());
+                self.shared.observers.notify(&Observation::Received { from, message });
+            }
+            self.peers.heard_from(&from, &address);
+            self.core.handle_message(now, &from, message);
+        }
+        self.turn.messages = messages;
+    }
+
+    fn take_requests(&mut self, now: Time) {
+        let mut requests = std::mem::take(&mut self.turn.requests);
+        if !requests.is_empty() {
+            self.metrics.requests(requests.len());
+        }
+        for request in requests.drain(..) {
+            self.take_request(now, request);
+        }
+        self.turn.requests = requests;
+        self.propose(now);
+        self.verify(now);
+    }
+
+    fn take_request(&mut self, now: Time, request: Request<R>) {
+        match request {
+            Request::Apply { command, responder } => {
+                self.turn.payloads.push(EntryPayload::Command(command));
+                self.proposed_by(Pending::Apply(responder.taken()));
+            }
+            Request::ApplyBatch { commands, responder } => {
+                let first = LogIndex(self.turn.payloads.len() as u64);
+                let batch = PendingBatch::new(first, commands.len(), responder.taken());
+                self.turn.payloads.extend(commands.into_iter().map(EntryPayload::Command));
+                self.proposed_by(Pending::Batch(Box::new(batch)));
+            }
+            Request::Barrier { responder } => {
+                self.turn.payloads.push(EntryPayload::Barrier);
+                self.proposed_by(Pending::Barrier(responder.taken()));
+            }
+            Request::Verify { responder } => self.turn.verifiers.push(responder),
+            // What was proposed before these comes before them in the log.
+            Request::Change(change) => {
+                self.propose(now);
+                self.change_configuration(now, *change);
+            }
+            Request::Transfer { to, responder } => {
+                self.propose(now);
+                match self.core.transfer_leadership(now, to.as_ref()) {
+                    Ok(()) => self.waiters.transferring(responder.taken()),
+                    Err(refusal) => responder.answer(Err(request::transfer_error(refusal))),
+                }
+            }
+            Request::Bootstrap { configuration, responder } => {
+                match self.core.bootstrap(now, configuration) {
+                    Ok(()) => self.turn.bootstrapper = Some(responder.taken()),
+                    Err(refusal) => {
+                        let error = request::bootstrap_error(refusal, &self.shared.id);
+                        responder.answer(Err(error));
+                    }
+                }
+            }
+            Request::Snapshot { responder } => {
+                // It ends before this task only when the node does.
+                let _ = self.run_snapshots.send(SnapshotRequest { responder });
+            }
+            Request::Status { responder } => responder.answer(Ok(Box::new(self.status(now)))),
+        }
+    }
+
+    /// Notes who waits for the payload pushed last.
+    fn proposed_by(&mut self, answer: Pending<R>) {
+        let last = self.turn.payloads.len().saturating_sub(1);
+        self.turn.proposers.push(Waiter { index: LogIndex(last as u64), answer });
+    }
+
+    /// Passes everything proposed so far to the core, as one run of entries.
+    fn propose(&mut self, now: Time) {
+        if self.turn.payloads.is_empty() {
+            return;
+        }
+        self.metrics.proposed(self.turn.payloads.len());
+        let mut proposers = std::mem::take(&mut self.turn.proposers);
+        match self.core.propose(now, std::mem::take(&mut self.turn.payloads)) {
+            Ok(first) => {
+                for Waiter { index, answer } in &mut proposers {
+                    index.0 += first.0;
+                    if let Pending::Batch(batch) = answer {
+                        batch.part.first.0 += first.0;
+                    }
+                }
+                self.waiters.proposed(now, proposers);
+            }
+            Err(refusal) => {
+                for Waiter { answer, .. } in proposers {
+                    answer.refuse(&refusal);
+                }
+            }
+        }
+    }
+
+    fn change_configuration(&mut self, now: Time, change: Change) {
+        let Change { change, prev_index, responder } = change;
+        match self.core.change_configuration(now, &change, prev_index) {
+            Ok(index) => {
+                let answer = Pending::Change(responder.taken());
+                self.waiters.proposed(now, vec![Waiter { index, answer }]);
+            }
+            Err(refusal) => responder.answer(Err(request::change_error(refusal))),
+        }
+    }
+
+    /// One question to the cluster answers everybody who asked in this turn.
+    fn verify(&mut self, now: Time) {
+        if self.turn.verifiers.is_empty() {
+            return;
+        }
+        let verifiers = std::mem::take(&mut self.turn.verifiers);
+        match self.core.verify_leader(now) {
+            Ok(verification) => self.waiters.verifying(verification, verifiers),
+            Err(refusal) => {
+                for responder in verifiers {
+                    responder.answer(Err(request::verify_error(&refusal)));
+                }
+            }
+        }
+    }
+
+    /// Shows the new state to the getters, then carries out what the core decided: whoever is
+    /// answered finds the getters up to date.
+    fn show_and_act(&mut self, now: Time) {
+        self.shared.published.publish(&self.core, now);
+        while let Some(action) = self.core.poll_action() {
+            self.carry_out(now, action);
+        }
+        self.shared.tail.committed(self.core.commit_index());
+        if let Some(responder) = self.turn.bootstrapper.take() {
+            self.waiters.bootstrapping(self.turn.issued, responder);
+        }
+    }
+
+    fn carry_out(&mut self, now: Time, action: Action) {
+        match action {
+            Action::Write(write) => self.write(write),
+            Action::Replicate(order) => {
+                self.peers.replicate(Order { order, generation: self.turn.generation });
+            }
+            Action::Send { to, message } => {
+                if !self.shared.observers.is_empty() {
+                    let (to, message) = (to.clone(), message.clone());
+                    self.shared.observers.notify(&Observation::Sent { to, message });
+                }
+                self.send(&to, message);
+            }
+            Action::Commit { up_to } => self.commit(now, up_to),
+            Action::SetPeers(servers) => self.peers.set(servers, &mut self.tasks),
+            Action::Verified { round } => self.waiters.verified(round),
+            Action::TransferDone(result) => {
+                self.waiters.transferred(result, self.election_timeout);
+            }
+            Action::SteppedDown => self.waiters.stepped_down(),
+            Action::Observe(observation) => self.observe(&observation),
+        }
+    }
+
+    fn write(&mut self, write: Write) {
+        let stamp = self.shared.tail.accept(&write);
+        self.turn.issued = write.id;
+        self.turn.generation = stamp.generation();
+        // `run_log` ends before this task only when the node does.
+        let _ = self.run_log.send(Queued { write, stamp });
+    }
+
+    fn send(&mut self, to: &crate::ServerId, message: Message) {
+        if !self.peers.send(to, message) {
+            self.metrics.send_failed();
+        }
+    }
+
+    fn commit(&mut self, now: Time, up_to: LogIndex) {
+        self.shared.tail.committed(up_to);
+        let waiters = match self.waiters.committed(up_to) {
+            Some((waiters, since)) => {
+                self.metrics.committed(now.since(since));
+                waiters
+            }
+            None => Vec::new(),
+        };
+        // `run_fsm` ends before this task only when the node does.
+        let _ = self.run_fsm.send(FsmRequest::Apply { up_to, waiters });
+    }
+
+    fn observe(&mut self, observation: &Observation) {
+        let server = &self.shared.id;
+        match observation {
+            Observation::RoleChanged { role, term } => {
+                tracing::info!(%server, %term, %role, "role changed");
+                self.metrics.role_changed();
+            }
+            Observation::LeaderChanged { leader } => {
+                let name = leader.as_ref().map(|leader: &Leader| &leader.id);
+                tracing::info!(%server, term = %self.core.term(), leader = ?name, "leader changed");
+                self.shared.published.publish_leader(leader.clone());
+            }
+            Observation::ConfigurationChanged { configuration } => {
+                let (index, members) = (configuration.index, &configuration.configuration);
+                tracing::info!(%server, %index, %members, "configuration changed");
+                self.shared.published.publish_configuration(configuration);
+            }
+            Observation::PeerLost { peer } => tracing::warn!(%server, %peer, "peer lost"),
+            Observation::PeerRegained { peer } => tracing::info!(%server, %peer, "peer regained"),
+            Observation::PeerNeedsSnapshot { peer } => {
+                tracing::warn!(%server, %peer, "peer needs a snapshot");
+            }
+            Observation::Sent { .. } | Observation::Received { .. } => {}
+        }
+        if !self.shared.observers.is_empty() {
+            self.shared.observers.notify(observation);
+        }
+    }
+
+    fn status(&self, now: Time) -> Status {
+        let core = &self.core;
+        Status {
+            id: self.shared.id.clone(),
+            role: core.role(),
+            term: core.term(),
+            leader: core.leader(),
+            last: core.last(),
+            marks: self.shared.tail.marks(),
+            snapshot: self.shared.published.snapshot(),
+            committed_configuration: core.committed_configuration().clone(),
+            latest_configuration: core.latest_configuration().clone(),
+            last_contact: core.last_contact(now),
+            peers: if core.role() == Role::Leader { core.peers(now) } else { Vec::new() },
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! `run_log`: the only task that writes to a disk.
+//!
+//! It takes everything that waits in its queue, boils it down to at most one hard state, one
+//! truncation and one append, carries these out in this order, and reports **one** completion: that
+//! of the newest write, which stands for all before it. While a sync is under way the next batch
+//! gathers by itself, which is all the group commit there is.
+//!
+//! A write that fails ends the node (law 7): what is on disk is unknown then, and trying again
+//! could only hide it.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{metrics::Metrics, shared::Shared};
+use crate::{
+    consensus::{Write, WriteId},
+    error::Fatal,
+    log::{Entries, LogIndex, LogStore},
+    log_tail::Stamp,
+    stable::{HardState, StableStore},
+};
+
+/// Writes taken from the queue at once at most.
+const WRITES_MAX: usize = 256;
+
+/// A write of the core, and what it amounts to for the log's tail.
+pub(super) struct Queued {
+    pub(super) write: Write,
+    pub(super) stamp: Stamp,
+}
+
+pub(super) struct RunLog {
+    pub(super) log_store: Box<dyn LogStore>,
+    pub(super) stable_store: Box<dyn StableStore>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: Metrics,
+}
+
+impl RunLog {
+    /// Runs until `run` is gone. What is queued by then is still written: it costs one write more,
+    /// and saves the next start from asking its peers for it.
+    pub(super) async fn run(
+        mut self,
+        mut queue: mpsc::UnboundedReceiver<Queued>,
+    ) -> Result<(), Fatal> {
+        let mut taken = Vec::new();
+        let mut batch = Batch::default();
+        while queue.recv_many(&mut taken, WRITES_MAX).await != 0 {
+            let Some((id, stamp)) = taken.last().map(|last| (last.write.id, last.stamp)) else {
+                continue;
+            };
+            for Queued { write, .. } in taken.drain(..) {
+                batch.add(write);
+            }
+            self.shared.tail.in_progress(stamp);
+            self.write(&mut batch).await.map_err(Fatal::Store)?;
+            self.written(id, stamp);
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: &mut Batch) -> Result<(), crate::StoreError> {
+        if let Some(hard_state) = batch.hard_state.take() {
+            self.stable_store.save_hard_state(&hard_state).await?;
+        }
+        if let Some(from) = batch.truncate_from.take() {
+            self.log_store.truncate_suffix(from).await?;
+        }
+        if !batch.entries.is_empty() {
+            self.metrics.log_append(&batch.entries);
+            self.log_store.append(&batch.entries).await?;
+            batch.entries.clear();
+        }
+        Ok(())
+    }
+
+    fn written(&self, id: WriteId, stamp: Stamp) {
+        self.shared.tail.written(stamp);
+        self.shared.written(id);
+    }
+}
+
+/// Several writes as one.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Batch {
+    /// The newest. An older one of the same batch was never promised to anybody.
+    hard_state: Option<HardState>,
+    /// The lowest: what lies behind it and was not appended by this batch.
+    truncate_from: Option<LogIndex>,
+    /// What is appended after the truncation.
+    entries: Vec<Entries>,
+}
+
+impl Batch {
+    fn add(&mut self, write: Write) {
+        if write.hard_state.is_some() {
+            self.hard_state = write.hard_state;
+        }
+        if let Some(from) = write.truncate_from {
+            self.truncate(from);
+        }
+        if !write.entries.is_empty() {
+            self.entries.push(write.entries);
+        }
+    }
+
+    /// Takes back what this batch would have appended; what is left to cut is in the store.
+    fn truncate(&mut self, from: LogIndex) {
+        let first_index = |entries: &Entries| entries.first().map(|entry| entry.index);
+        while self
+            .entries
+            .pop_if(|entries| first_index(entries).is_none_or(|i| from <= i))
+            .is_some()
+        {}
+        match self.entries.last_mut() {
+            Some(entries) => *entries = entries.within(LogIndex::ZERO..=from.prev()),
+            None => {
+                let lowest = self.truncate_from.map_or(from, |lowest| lowest.min(from));
+                self.truncate_from = Some(lowest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{Entry, EntryPayload, LogId, Term};
+
+    fn entries(ids: &[(u64, u64)]) -> Entries {
+        let entry = |&(term, index): &(u64, u64)| {
+            let LogId { term, index } = LogId::new(term, index);
+            Entry { term, index, payload: EntryPayload::Noop }
+        };
+        ids.iter().map(entry).collect::<Vec<_>>().into()
+    }
+
+    fn write(truncate_from: Option<u64>, ids: &[(u64, u64)]) -> Write {
+        Write {
+            id: WriteId(0),
+            hard_state: None,
+            truncate_from: truncate_from.map(LogIndex),
+            entries: entries(ids),
+        }
+    }
+
+    fn batch(writes: impl IntoIterator<Item = Write>) -> Batch {
+        let mut batch = Batch::default();
+        writes.into_iter().for_each(|write| batch.add(write));
+        batch
+    }
+
+    #[test]
+    fn appends_are_passed_on_as_they_came() {
+        let batch = batch([write(None, &[(1, 1), (1, 2)]), write(None, &[(1, 3)])]);
+        assert_eq!(batch.entries, [entries(&[(1, 1), (1, 2)]), entries(&[(1, 3)])]);
+        assert_eq!(batch.truncate_from, None);
+    }
+
+    #[test]
+    fn the_newest_hard_state_wins() {
+        let hard_state = |term| HardState { current_term: Term(term), voted_for: None };
+        let mut older = write(None, &[]);
+        older.hard_state = Some(hard_state(1));
+        let mut newer = write(None, &[]);
+        newer.hard_state = Some(hard_state(2));
+        let batch = batch([older, newer, write(None, &[(2, 1)])]);
+        assert_eq!(batch.hard_state, Some(hard_state(2)));
+    }
+
+    #[test]
+    fn a_truncation_of_what_the_batch_appends_touches_no_disk() {
+        let batch = batch([write(None, &[(1, 1), (1, 2)]), write(Some(2), &[(2, 2)])]);
+        assert_eq!(batch.entries, [entries(&[(1, 1)]), entries(&[(2, 2)])]);
+        assert_eq!(batch.truncate_from, None);
+    }
+
+    #[test]
+    fn the_lowest_truncation_of_the_store_wins() {
+        let batch = batch([
+            write(Some(8), &[(2, 8)]),
+            write(Some(5), &[(3, 5)]),
+            write(Some(6), &[(4, 6)]),
+        ]);
+        assert_eq!(batch.truncate_from, Some(LogIndex(5)));
+        assert_eq!(batch.entries, [entries(&[(3, 5)]), entries(&[(4, 6)])]);
+    }
+
+    #[test]
+    fn a_truncation_at_the_end_of_the_batch_alone_is_kept() {
+        let batch = batch([write(None, &[(1, 4)]), write(Some(3), &[])]);
+        assert_eq!(batch.truncate_from, Some(LogIndex(3)));
+        assert_eq!(batch.entries, []);
+    }
+}

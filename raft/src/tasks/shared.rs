@@ -1,0 +1,363 @@
+//! What the tasks and the handle share beside channels: the end of the node, signals to `run`, and
+//! the published state.
+//!
+//! All of it is "latest value wins": a mark that grows, a fact that is set once. That is why no
+//! queue is needed, nothing can be full, and nobody ever waits to tell `run` something.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::clock::Clock;
+use crate::{
+    configuration::{IndexedConfiguration, ServerId},
+    consensus::{Consensus, Time, WriteId},
+    error::{Fatal, Leader},
+    log::{LogId, LogIndex, Term},
+    log_tail::LogTail,
+    observer::{Observers, Role},
+    stable::HardState,
+};
+
+/// The end of the node: sticky, the first reason wins. Futures hold it, so that they can say why.
+pub(crate) struct End {
+    reason: watch::Sender<Option<Fatal>>,
+    /// The same as "there is a reason", for those who ask often.
+    has_begun: AtomicBool,
+    /// Whether every task has ended.
+    is_complete: watch::Sender<bool>,
+}
+
+impl End {
+    fn new() -> Self {
+        Self {
+            reason: watch::Sender::new(None),
+            has_begun: AtomicBool::new(false),
+            is_complete: watch::Sender::new(false),
+        }
+    }
+
+    /// Begins the end. Returns whether this call did.
+    pub(super) fn begin(&self, fatal: Fatal) -> bool {
+        let is_first = self.reason.send_if_modified(|reason| {
+            let is_first = reason.is_none();
+            reason.get_or_insert(fatal);
+            is_first
+        });
+        self.has_begun.store(true, Ordering::Release);
+        is_first
+    }
+
+    pub(super) fn complete(&self) {
+        self.is_complete.send_replace(true);
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn fatal(&self) -> Option<Fatal> {
+        self.reason.borrow().clone()
+    }
+
+    /// Why the node ends, as soon as that is known.
+    pub(crate) async fn reason(&self) -> Fatal {
+        let mut reason = self.reason.subscribe();
+        // The sender lives in `self`, so the wait ends with a value.
+        let fatal = reason.wait_for(Option::is_some).await.ok().and_then(|fatal| fatal.clone());
+        fatal.unwrap_or(Fatal::Shutdown)
+    }
+
+    /// Waits until every task has ended.
+    pub(crate) async fn completed(&self) -> Fatal {
+        let _ = self.is_complete.subscribe().wait_for(|is_complete| *is_complete).await;
+        self.reason().await
+    }
+}
+
+/// Shared by the handle and all tasks of one node.
+pub(crate) struct Shared {
+    pub(crate) id: ServerId,
+    pub(crate) clock: Clock,
+    pub(crate) end: Arc<End>,
+    pub(crate) tail: LogTail,
+    pub(crate) observers: Observers,
+    pub(crate) published: Published,
+    signals: Signals,
+    applied_waiters: AppliedWaiters,
+}
+
+/// What other tasks tell `run`.
+struct Signals {
+    wake: Notify,
+    written: AtomicU64,
+    /// Grows; also what the handle's `applied_index` shows.
+    applied: AtomicU64,
+    /// Whether `run` wants to be woken by a growing `applied`: only when it is short of room.
+    awaits_applied: AtomicBool,
+    unreachable: Mutex<Vec<ServerId>>,
+    has_unreachable: AtomicBool,
+}
+
+struct AppliedWaiters {
+    count: AtomicUsize,
+    notify: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(id: ServerId, clock: Clock, tail: LogTail, hard_state: &HardState) -> Self {
+        let applied = tail.marks().applied;
+        Self {
+            id,
+            clock,
+            end: Arc::new(End::new()),
+            observers: Observers::default(),
+            published: Published::new(hard_state, applied),
+            tail,
+            signals: Signals {
+                wake: Notify::new(),
+                written: AtomicU64::new(0),
+                applied: AtomicU64::new(applied.0),
+                awaits_applied: AtomicBool::new(false),
+                unreachable: Mutex::new(Vec::new()),
+                has_unreachable: AtomicBool::new(false),
+            },
+            applied_waiters: AppliedWaiters { count: AtomicUsize::new(0), notify: Notify::new() },
+        }
+    }
+
+    /// Ends the node, for this reason unless there is one already.
+    pub(crate) fn stop(&self, fatal: Fatal) {
+        if self.end.begin(fatal.clone()) {
+            match &fatal {
+                Fatal::Shutdown => tracing::info!(server = %self.id, "shutting down"),
+                fatal => tracing::error!(server = %self.id, %fatal, "the node ends"),
+            }
+        }
+        self.signals.wake.notify_one();
+    }
+
+    /// Waits until another task has something to tell `run`. Cancel safe; may return for nothing.
+    pub(super) async fn signalled(&self) {
+        self.signals.wake.notified().await;
+    }
+
+    /// Every write up to this one is durable.
+    pub(super) fn written(&self, id: WriteId) {
+        self.signals.written.store(id.0, Ordering::Release);
+        self.signals.wake.notify_one();
+    }
+
+    pub(super) fn last_written(&self) -> WriteId {
+        WriteId(self.signals.written.load(Ordering::Acquire))
+    }
+
+    /// Everything up to `index` is applied. Wakes `run` only if it waits for that, and the handle's
+    /// waiters only if there are any.
+    ///
+    /// Both sides first say what they know and then look at what the other said, in one total order
+    /// of all such operations, so that at least one of them sees the other: no wake-up is lost.
+    pub(super) fn applied(&self, index: LogIndex) {
+        self.tail.applied(index);
+        self.signals.applied.store(index.0, Ordering::SeqCst);
+        if self.signals.awaits_applied.load(Ordering::SeqCst) {
+            self.signals.wake.notify_one();
+        }
+        if self.applied_waiters.count.load(Ordering::SeqCst) != 0 {
+            self.applied_waiters.notify.notify_waiters();
+        }
+    }
+
+    pub(crate) fn last_applied(&self) -> LogIndex {
+        LogIndex(self.signals.applied.load(Ordering::SeqCst))
+    }
+
+    /// Says whether `run` is to be woken when more is applied. It must look at
+    /// [`last_applied`](Self::last_applied) once more after saying yes.
+    pub(super) fn await_applied(&self, awaits: bool) {
+        self.signals.awaits_applied.store(awaits, Ordering::SeqCst);
+    }
+
+    /// Waits until `index` is applied, or the node ends.
+    pub(crate) async fn wait_applied(&self, index: LogIndex) -> Result<(), Fatal> {
+        if index <= self.last_applied() {
+            return Ok(());
+        }
+        let _waiting = Waiting::new(&self.applied_waiters.count);
+        loop {
+            let mut grown = std::pin::pin!(self.applied_waiters.notify.notified());
+            // Registered before the mark is read, so that growth in between is noticed.
+            grown.as_mut().enable();
+            if index <= self.last_applied() {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                () = grown => {}
+                fatal = self.end.reason() => return Err(fatal),
+            }
+        }
+    }
+
+    /// The transport could not send entries to `peer`.
+    pub(super) fn unreachable(&self, peer: &ServerId) {
+        let mut unreachable = self.signals.unreachable.lock();
+        if !unreachable.contains(peer) {
+            unreachable.push(peer.clone());
+        }
+        drop(unreachable);
+        self.signals.has_unreachable.store(true, Ordering::Release);
+        self.signals.wake.notify_one();
+    }
+
+    pub(super) fn take_unreachable(&self) -> Vec<ServerId> {
+        if !self.signals.has_unreachable.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        self.signals.has_unreachable.store(false, Ordering::Release);
+        std::mem::take(&mut *self.signals.unreachable.lock())
+    }
+
+    /// How long ago this server heard from its leader: zero on a leader, `None` if it never did.
+    pub(crate) fn last_contact(&self) -> Option<Duration> {
+        if self.published.role() == Role::Leader {
+            return Some(Duration::ZERO);
+        }
+        let contact = self.published.contact.load(Ordering::Relaxed);
+        (contact != NEVER).then(|| self.clock.now().since(Time(contact)))
+    }
+}
+
+/// Counts one waiter as long as it lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+const NEVER: u64 = u64::MAX;
+
+/// What the synchronous getters of the handle show. Written by `run` only, when it changes.
+pub(crate) struct Published {
+    role: AtomicU8,
+    term: AtomicU64,
+    last: AtomicU64,
+    commit: AtomicU64,
+    /// When this server last heard from its leader, in microseconds of the node's clock.
+    contact: AtomicU64,
+    leader: watch::Sender<Option<Leader>>,
+    configuration: Mutex<Arc<IndexedConfiguration>>,
+    snapshot: Mutex<LogId>,
+}
+
+impl Published {
+    fn new(hard_state: &HardState, applied: LogIndex) -> Self {
+        Self {
+            role: AtomicU8::new(0),
+            term: AtomicU64::new(hard_state.current_term.0),
+            last: AtomicU64::new(applied.0),
+            commit: AtomicU64::new(applied.0),
+            contact: AtomicU64::new(NEVER),
+            leader: watch::Sender::new(None),
+            configuration: Mutex::new(Arc::default()),
+            snapshot: Mutex::new(LogId::ZERO),
+        }
+    }
+
+    /// Shows the state a server starts in.
+    pub(super) fn publish_start(&self, core: &Consensus, snapshot: LogId, now: Time) {
+        self.publish(core, now);
+        self.publish_configuration(core.latest_configuration());
+        self.publish_snapshot(snapshot);
+    }
+
+    /// Shows what the core says now: a handful of plain stores.
+    pub(super) fn publish(&self, core: &Consensus, now: Time) {
+        self.role.store(code(core.role()), Ordering::Release);
+        self.term.store(core.term().0, Ordering::Release);
+        self.last.store(core.last().index.0, Ordering::Release);
+        self.commit.store(core.commit_index().0, Ordering::Release);
+        let contact = core.last_contact(now).map_or(NEVER, |ago| {
+            now.0.saturating_sub(u64::try_from(ago.as_micros()).unwrap_or(u64::MAX))
+        });
+        self.contact.store(contact, Ordering::Relaxed);
+    }
+
+    pub(super) fn publish_leader(&self, leader: Option<Leader>) {
+        self.leader.send_if_modified(|known| {
+            let is_changed = *known != leader;
+            *known = leader;
+            is_changed
+        });
+    }
+
+    pub(super) fn publish_configuration(&self, configuration: &IndexedConfiguration) {
+        *self.configuration.lock() = Arc::new(configuration.clone());
+    }
+
+    pub(super) fn publish_snapshot(&self, last: LogId) {
+        *self.snapshot.lock() = last;
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        match self.role.load(Ordering::Acquire) {
+            1 => Role::PreCandidate,
+            2 => Role::Candidate,
+            3 => Role::Leader,
+            _ => Role::Follower,
+        }
+    }
+
+    pub(crate) fn term(&self) -> Term {
+        Term(self.term.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn last_index(&self) -> LogIndex {
+        LogIndex(self.last.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn commit_index(&self) -> LogIndex {
+        LogIndex(self.commit.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn leader(&self) -> Option<Leader> {
+        self.leader.borrow().clone()
+    }
+
+    pub(crate) fn leader_changes(&self) -> watch::Receiver<Option<Leader>> {
+        self.leader.subscribe()
+    }
+
+    pub(crate) fn configuration(&self) -> Arc<IndexedConfiguration> {
+        Arc::clone(&self.configuration.lock())
+    }
+
+    pub(crate) fn snapshot(&self) -> LogId {
+        *self.snapshot.lock()
+    }
+}
+
+fn code(role: Role) -> u8 {
+    match role {
+        Role::Follower => 0,
+        Role::PreCandidate => 1,
+        Role::Candidate => 2,
+        Role::Leader => 3,
+    }
+}

@@ -1,0 +1,270 @@
+//! A cluster in one process, for tests of programs that use the library, and for its own.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::task::JoinSet;
+
+use super::Journal;
+use crate::{
+    api::Raft,
+    config::Config,
+    configuration::{Configuration, Server, ServerId},
+    error::StartError,
+    inmem::{
+        InmemDisk, InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore,
+        InmemTransport,
+    },
+    log::LogIndex,
+    observer::Role,
+};
+
+/// Servers on in-memory parts, each with a [`Journal`] as its state machine. The address of a
+/// server is its id; each has one disk under all its stores, which outlives it.
+///
+/// Meant for a paused clock (`#[tokio::test(start_paused = true)]`): then nothing here takes time,
+/// and what waits in vain is found out at once.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let mut cluster = raft::testing::Cluster::new(["a", "b", "c"]).await;
+/// let leader = cluster.leader().await;
+/// leader.apply("x").await.unwrap();
+/// cluster.converge().await;
+/// assert_eq!(cluster.journal("b").commands(), ["x"]);
+/// # }
+/// ```
+///
+/// # Panics
+/// Its methods panic when they are given an unknown id, or when the cluster does not do what they
+/// wait for: it is for tests.
+#[derive(Debug)]
+pub struct Cluster {
+    network: InmemNetwork,
+    servers: BTreeMap<ServerId, Member>,
+    configure: fn(Config) -> Config,
+}
+
+#[derive(Debug)]
+struct Member {
+    /// Its own: servers with equal seeds campaign at the same moments for ever.
+    seed: u64,
+    disk: InmemDisk,
+    log: InmemLogStore,
+    stable: InmemStableStore,
+    snapshots: InmemSnapshotStore,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    raft: Raft<Journal>,
+    journal: Journal,
+    /// Held so that a test may look at it.
+    transport: Arc<InmemTransport>,
+}
+
+#[expect(clippy::missing_panics_doc, reason = "said once, on the type")]
+impl Cluster {
+    /// A cluster of these voters, with default settings and one seed per server. The first one is
+    /// bootstrapped with all of them.
+    pub async fn new<'a>(voters: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::with_config(voters, |config| config).await
+    }
+
+    /// The same with settings changed by `configure`.
+    pub async fn with_config<'a>(
+        voters: impl IntoIterator<Item = &'a str>,
+        configure: fn(Config) -> Config,
+    ) -> Self {
+        let mut cluster =
+            Self { network: InmemNetwork::new(), servers: BTreeMap::new(), configure };
+        let voters: Vec<&str> = voters.into_iter().collect();
+        for id in &voters {
+            cluster.start(id).await;
+        }
+        let configuration = Configuration::new(voters.iter().map(|id| Server::voter(*id, *id)));
+        if let Some(first) = voters.first() {
+            let bootstrapped = cluster.raft(first).bootstrap_cluster(configuration).await;
+            assert!(bootstrapped.is_ok(), "cannot bootstrap: {bootstrapped:?}");
+        }
+        cluster
+    }
+
+    /// Starts a server, on what its disk holds if it ran before, on an empty disk if not. A new
+    /// server belongs to no configuration until the leader adds it.
+    pub async fn start(&mut self, id: &str) -> Raft<Journal> {
+        match self.try_start(id).await {
+            Ok(raft) => raft,
+            Err(error) => panic!("cannot start {id}: {error}"),
+        }
+    }
+
+    /// The same, if it can start.
+    ///
+    /// # Errors
+    /// What [`Raft::new`] returned.
+    pub async fn try_start(&mut self, id: &str) -> Result<Raft<Journal>, StartError> {
+        let number = self.servers.len() as u64;
+        let member = self.servers.entry(id.into()).or_insert_with(|| Member::new(number));
+        assert!(member.running.is_none(), "{id} runs already");
+        let journal = Journal::default();
+        let transport = self.network.transport(id);
+        let config = Config { seed: Some(member.seed), ..Config::new(id) };
+        let raft = Raft::new(
+            (self.configure)(config),
+            journal.clone(),
+            member.log.clone(),
+            member.stable.clone(),
+            Arc::new(member.snapshots.clone()),
+            Arc::clone(&transport) as _,
+        )
+        .await?;
+        member.running = Some(Running { raft: raft.clone(), journal, transport });
+        Ok(raft)
+    }
+
+    /// Stops a server and keeps its disk.
+    pub async fn stop(&mut self, id: &str) {
+        let running = self.servers.get_mut(&ServerId::new(id)).and_then(|m| m.running.take());
+        match running {
+            Some(Running { raft, .. }) => _ = raft.shutdown().await,
+            None => panic!("{id} does not run"),
+        }
+    }
+
+    /// Stops a server and starts it again on the same disk.
+    pub async fn restart(&mut self, id: &str) -> Raft<Journal> {
+        self.stop(id).await;
+        self.start(id).await
+    }
+
+    /// Stops every server.
+    pub async fn shutdown(&mut self) {
+        let mut stopping = JoinSet::new();
+        for raft in self.rafts() {
+            stopping.spawn(async move { raft.shutdown().await });
+        }
+        stopping.join_all().await;
+        self.servers.values_mut().for_each(|member| member.running = None);
+    }
+
+    /// The handle of a running server.
+    #[must_use]
+    pub fn raft(&self, id: &str) -> Raft<Journal> {
+        self.running(id).raft.clone()
+    }
+
+    /// What a running server has applied.
+    #[must_use]
+    pub fn journal(&self, id: &str) -> Journal {
+        self.running(id).journal.clone()
+    }
+
+    /// The transport of a running server.
+    #[must_use]
+    pub fn transport(&self, id: &str) -> Arc<InmemTransport> {
+        Arc::clone(&self.running(id).transport)
+    }
+
+    /// The disk of a server, running or not.
+    #[must_use]
+    pub fn disk(&self, id: &str) -> InmemDisk {
+        self.member(id).disk.clone()
+    }
+
+    /// The stores of a server, running or not.
+    #[must_use]
+    pub fn stores(&self, id: &str) -> (InmemLogStore, InmemStableStore, InmemSnapshotStore) {
+        let Member { log, stable, snapshots, .. } = self.member(id);
+        (log.clone(), stable.clone(), snapshots.clone())
+    }
+
+    /// The network between them.
+    #[must_use]
+    pub fn network(&self) -> &InmemNetwork {
+        &self.network
+    }
+
+    /// Every running server.
+    #[must_use]
+    pub fn rafts(&self) -> Vec<Raft<Journal>> {
+        let running = self.servers.values().filter_map(|member| member.running.as_ref());
+        running.map(|running| running.raft.clone()).collect()
+    }
+
+    /// Waits until one of the running servers leads and has committed an entry of its term.
+    pub async fn leader(&self) -> Raft<Journal> {
+        self.leader_among(&self.rafts()).await
+    }
+
+    /// The same, where only these servers count: the others may not know yet that they are out.
+    pub async fn leader_among(&self, rafts: &[Raft<Journal>]) -> Raft<Journal> {
+        loop {
+            // Followed before anything is looked at, so that no change is missed.
+            let mut changes = JoinSet::new();
+            for mut leader in rafts.iter().map(Raft::leader_changes) {
+                changes.spawn(async move { leader.changed().await });
+            }
+            let leading = rafts.iter().filter(|raft| raft.role() == Role::Leader);
+            if let Some(leader) = leading.max_by_key(|raft| raft.term())
+                && leader.barrier().await.is_ok()
+            {
+                return leader.clone();
+            }
+            assert!(rafts.iter().any(|raft| raft.fatal().is_none()), "every server has ended");
+            changes.join_next().await;
+        }
+    }
+
+    /// Running servers that do not lead.
+    #[must_use]
+    pub fn followers(&self) -> Vec<Raft<Journal>> {
+        self.rafts().into_iter().filter(|raft| raft.role() != Role::Leader).collect()
+    }
+
+    /// Waits until every running server has applied what the leader had in its log, checks that all
+    /// have applied the same, and returns that index.
+    pub async fn converge(&self) -> LogIndex {
+        let leader = self.leader().await;
+        let index = leader.last_index();
+        for raft in self.rafts() {
+            let applied = raft.wait_applied(index).await;
+            assert!(applied.is_ok(), "{} has ended: {applied:?}", raft.id());
+        }
+        let expected = self.journal(leader.id().as_str()).commands();
+        for raft in self.rafts() {
+            let commands = self.journal(raft.id().as_str()).commands();
+            assert!(commands == expected, "law 5: {} applied something else", raft.id());
+        }
+        index
+    }
+
+    fn member(&self, id: &str) -> &Member {
+        match self.servers.get(&ServerId::new(id)) {
+            Some(member) => member,
+            None => panic!("there is no server {id}"),
+        }
+    }
+
+    fn running(&self, id: &str) -> &Running {
+        match &self.member(id).running {
+            Some(running) => running,
+            None => panic!("{id} does not run"),
+        }
+    }
+}
+
+impl Member {
+    fn new(seed: u64) -> Self {
+        let disk = InmemDisk::new();
+        Self {
+            seed,
+            log: InmemLogStore::on(&disk),
+            stable: InmemStableStore::on(&disk),
+            snapshots: InmemSnapshotStore::on(&disk),
+            disk,
+            running: None,
+        }
+    }
+}

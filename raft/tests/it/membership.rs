@@ -1,0 +1,176 @@
+//! Membership changes through the handle.
+
+use raft::{
+    ConfigurationError, InvalidConfiguration, LogIndex, Message, Raft, Role, Server, ServerId,
+    Suffrage,
+    testing::{Cluster, Journal},
+};
+
+const ABC: [&str; 3] = ["a", "b", "c"];
+
+fn members(raft: &Raft<Journal>) -> String {
+    raft.configuration().configuration.to_string()
+}
+
+fn suffrage(raft: &Raft<Journal>, id: &str) -> Option<Suffrage> {
+    raft.configuration().configuration.server(&ServerId::new(id)).map(|server| server.suffrage)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_is_added_catches_up_and_is_promoted() {
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    leader.apply("before").await.unwrap();
+    cluster.start("d").await;
+    let index = leader.add_nonvoter("d", "d", None).await.unwrap();
+    assert_eq!(leader.configuration().index, index);
+    assert!(index <= leader.applied_index());
+    assert_eq!(suffrage(&leader, "d"), Some(Suffrage::Nonvoter));
+    cluster.converge().await;
+    assert_eq!(cluster.journal("d").commands(), ["before"]);
+    assert_eq!(members(&cluster.raft("d")), "a b c d(nonvoter)");
+
+    leader.add_voter("d", "d", None).await.unwrap();
+    cluster.converge().await;
+    for raft in cluster.rafts() {
+        assert_eq!(members(&raft), "a b c d");
+    }
+    let told = cluster.journal("d").configurations();
+    assert_eq!(told.last().unwrap().configuration.to_string(), "a b c d");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_is_demoted_and_removed() {
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.followers()[0].id().to_string();
+    leader.demote_voter(follower.as_str(), None).await.unwrap();
+    assert_eq!(suffrage(&leader, &follower), Some(Suffrage::Nonvoter));
+    leader.apply("x").await.unwrap();
+    cluster.converge().await;
+    leader.remove_server(follower.as_str(), None).await.unwrap();
+    assert_eq!(suffrage(&leader, &follower), None);
+    cluster.stop(&follower).await;
+    leader.apply("y").await.unwrap();
+    cluster.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn adding_a_voter_again_changes_its_address() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.followers()[0].id().clone();
+    leader.add_voter(follower.clone(), "elsewhere", None).await.unwrap();
+    let configuration = leader.configuration().configuration;
+    assert_eq!(
+        configuration.server(&follower),
+        Some(&Server::voter(follower.clone(), "elsewhere"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_with_the_index_of_an_older_configuration_is_refused() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let old = leader.configuration().index;
+    let new = leader.add_nonvoter("d", "d", Some(old)).await.unwrap();
+    let error = leader.add_nonvoter("e", "e", Some(old)).await.unwrap_err();
+    assert!(
+        matches!(error, ConfigurationError::StaleIndex { given, latest } if given == old && latest == new),
+        "{error}"
+    );
+    leader.add_nonvoter("e", "e", Some(new)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_that_break_a_rule_are_refused() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let index = leader.configuration().index;
+    let invalid = |result: Result<LogIndex, ConfigurationError>| match result {
+        Err(ConfigurationError::Invalid(invalid)) => invalid,
+        other => panic!("{other:?}"),
+    };
+    let unknown = InvalidConfiguration::UnknownServer { id: "x".into() };
+    assert_eq!(invalid(leader.remove_server("x", None).await), unknown);
+    assert_eq!(invalid(leader.demote_voter("x", None).await), unknown);
+    let duplicate = invalid(leader.add_voter("x", "a", None).await);
+    assert!(matches!(duplicate, InvalidConfiguration::DuplicateAddress { .. }));
+    let empty = invalid(leader.add_voter("", "x", None).await);
+    assert!(matches!(empty, InvalidConfiguration::EmptyId { .. }));
+    let empty = invalid(leader.add_voter("x", "", None).await);
+    assert!(matches!(empty, InvalidConfiguration::EmptyAddress { .. }));
+    assert_eq!(leader.configuration().index, index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_voter_cannot_be_removed() {
+    let cluster = Cluster::new(["a"]).await;
+    let leader = cluster.leader().await;
+    for result in [leader.remove_server("a", None).await, leader.demote_voter("a", None).await] {
+        assert!(
+            matches!(result, Err(ConfigurationError::Invalid(InvalidConfiguration::NoVoter))),
+            "{result:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_refuses_and_names_the_leader() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    let error = cluster.followers()[0].add_voter("d", "d", None).await.unwrap_err();
+    let ConfigurationError::NotLeader { leader: Some(named) } = error else { panic!("{error}") };
+    assert_eq!(named.id, *leader.id());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_change_at_a_time() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    cluster.network().set_drop(|_, _, message| {
+        matches!(message, Message::AppendEntriesReply(_) | Message::HeartbeatReply(_))
+    });
+    let first = tokio::spawn({
+        let leader = leader.clone();
+        async move { leader.add_nonvoter("d", "d", None).await }
+    });
+    tokio::task::yield_now().await;
+    let error = leader.add_nonvoter("e", "e", None).await.unwrap_err();
+    let ConfigurationError::ChangeInProgress { index } = error else { panic!("{error}") };
+    cluster.network().heal_all();
+    assert_eq!(first.await.unwrap().unwrap(), index);
+    leader.add_nonvoter("e", "e", None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_removes_itself_and_the_others_go_on() {
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    leader.apply("x").await.unwrap();
+    let removed = leader.id().to_string();
+    leader.remove_server(removed.as_str(), None).await.unwrap();
+    leader.leader_changes().wait_for(Option::is_none).await.unwrap();
+    assert_ne!(leader.role(), Role::Leader);
+    let others = cluster.rafts().into_iter().filter(|raft| raft.id().as_str() != removed);
+    let next = cluster.leader_among(&others.collect::<Vec<_>>()).await;
+    cluster.stop(&removed).await;
+    next.apply("y").await.unwrap();
+    cluster.converge().await;
+    assert_eq!(suffrage(&next, &removed), None);
+    assert_eq!(cluster.journal(next.id().as_str()).commands(), ["x", "y"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configuration_survives_a_restart() {
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    leader.add_nonvoter("d", "d", None).await.unwrap();
+    cluster.converge().await;
+    for id in ABC {
+        let raft = cluster.restart(id).await;
+        assert_eq!(members(&raft), "a b c d(nonvoter)");
+    }
+}
