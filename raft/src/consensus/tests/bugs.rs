@@ -192,6 +192,36 @@ mod membership {
         assert_eq!(cluster.core(&n(1)).next_timeout(), None);
     }
 
+    /// The same for a leader that demotes itself.
+    #[test]
+    fn demoted_leader_does_not_count_itself() {
+        let mut cluster = led(3, 0);
+        let demotion = ConfigurationChange::DemoteVoter { id: n(1) };
+        change(&mut cluster, &n(1), &demotion).expect("accepted");
+        cluster.written_all(&n(1));
+        cluster.tell(&n(2), &n(1), matched(2, 1, 3));
+        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(2));
+        cluster.tell(&n(3), &n(1), matched(2, 1, 3));
+        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(3));
+        assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
+        cluster.run(5 * ELECTION);
+        assert_ne!(cluster.leaders(), [n(1)]);
+        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(4));
+    }
+
+    /// Two become one: the dead one is removed by the other's vote alone, when its disk has it.
+    #[test]
+    fn second_of_two_is_removed_without_it() {
+        let mut cluster = led(2, 0);
+        cluster.crash(&n(2));
+        change(&mut cluster, &n(1), &remove(2)).expect("accepted");
+        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(2));
+        cluster.written_all(&n(1));
+        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(3));
+        cluster.run(5 * ELECTION);
+        assert_eq!(cluster.leaders(), [n(1)]);
+    }
+
     /// etcd-io/raft #83: a removed server keeps campaigning.
     #[test]
     fn removed_follower_goes_quiet() {
