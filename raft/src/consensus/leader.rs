@@ -209,7 +209,8 @@ impl Consensus {
         from: &ServerId,
         reply: &AppendEntriesReply,
     ) {
-        if !self.heard_from(from, reply.round) {
+        // A refusal answers a question of an earlier term, whose rounds are not of this leadership.
+        if reply.outcome == AppendOutcome::StaleTerm || !self.heard_from(from, reply.round) {
             return;
         }
         match &reply.outcome {
@@ -220,7 +221,7 @@ impl Consensus {
                     progress.conflict(*prev_index, meet);
                 }
             }
-            AppendOutcome::StaleTerm => return,
+            AppendOutcome::StaleTerm => {}
         }
         self.replicate(now, from);
     }

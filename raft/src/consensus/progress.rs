@@ -20,6 +20,13 @@ struct Inflight {
     sent_at: Time,
 }
 
+/// A message sent to find where the logs meet.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    last: LogIndex,
+    sent_at: Time,
+}
+
 /// One follower, seen from the leader. Belongs to one leadership term.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
@@ -29,8 +36,8 @@ pub(super) struct Progress {
     pub(super) match_index: LogIndex,
     /// The next index to send.
     pub(super) next_index: LogIndex,
-    /// While probing: the last index of the probe that awaits its answer.
-    probe: Option<LogIndex>,
+    /// While probing: the probe that awaits its answer.
+    probe: Option<Probe>,
     inflight: VecDeque<Inflight>,
     inflight_bytes: u64,
     /// The first round of this session: answers to earlier rounds belong to an earlier membership
@@ -96,7 +103,7 @@ impl Progress {
             return None;
         };
         match self.state {
-            ProgressState::Probe => self.probe = Some(last),
+            ProgressState::Probe => self.probe = Some(Probe { last, sent_at: now }),
             ProgressState::Replicate => {
                 let cost_bytes = log.cost_bytes(prev_index, last).unwrap_or(rules.max_append_bytes);
                 self.inflight.push_back(Inflight { last, cost_bytes, sent_at: now });
@@ -171,7 +178,8 @@ impl Progress {
     /// `asked_at` is when the question it answers was sent, and `patience` how much earlier a
     /// message must have been sent to count as lost.
     pub(super) fn heard(&mut self, accepted: LogIndex, asked_at: Time, patience: Duration) {
-        if self.probe.is_some_and(|last| accepted < last) {
+        // A probe that is younger than the question is not missed by the answer.
+        if self.probe.is_some_and(|probe| accepted < probe.last && probe.sent_at < asked_at) {
             self.probe = None;
         }
         let is_lost = self
@@ -189,7 +197,7 @@ impl Progress {
             self.become_probe();
         }
         if self.state == ProgressState::Probe {
-            self.probe = Some(LogIndex(u64::MAX));
+            self.probe = Some(Probe { last: LogIndex(u64::MAX), sent_at: Time(0) });
         }
     }
 

@@ -5,4 +5,5 @@ mod bugs;
 mod cluster;
 mod golden;
 mod handlers;
+mod messages;
 mod paper;
