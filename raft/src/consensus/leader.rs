@@ -21,9 +21,6 @@ use crate::{
     status::ProgressState,
 };
 
-/// Rounds whose start is remembered; contact by answers to older ones does not count.
-const MAX_REMEMBERED_ROUNDS: usize = 1024;
-
 impl Consensus {
     /// Proposes entries: assigns consecutive indices, and returns the first.
     ///
@@ -154,12 +151,8 @@ impl Consensus {
         let interval = self.rules.heartbeat_interval;
         let term = self.term();
         let Some(leader) = self.role.leader_mut() else { return };
-        leader.round += 1;
+        leader.next_round(now);
         leader.next_heartbeat = now + interval;
-        leader.rounds.push_back((leader.round, now));
-        while MAX_REMEMBERED_ROUNDS < leader.rounds.len() {
-            leader.rounds.pop_front();
-        }
         let round = leader.round;
         let heartbeats: Vec<_> = leader
             .peers
@@ -217,8 +210,13 @@ impl Consensus {
             AppendOutcome::Matched { match_index } => self.matched(now, from, *match_index),
             AppendOutcome::Conflict { prev_index, hint } => {
                 let meet = self.meeting_point(*hint);
-                if let Some(progress) = self.progress_mut(from) {
-                    progress.conflict(*prev_index, meet);
+                if let Some(leader) = self.role.leader_mut()
+                    && let Some(progress) = leader.peers.get_mut(from)
+                    && progress.conflict(reply.round, leader.round, *prev_index, meet)
+                {
+                    // So that answers to what is sent from now on can be told from answers to what
+                    // was under way.
+                    leader.next_round(now);
                 }
             }
             AppendOutcome::StaleTerm => {}

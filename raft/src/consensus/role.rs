@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{action::WriteId, progress::Progress, time::Time};
 use crate::{configuration::ServerId, log::LogIndex, observer::Role};
 
+/// Rounds whose start is remembered; contact by answers to older ones does not count.
+const MAX_REMEMBERED_ROUNDS: usize = 1024;
+
 /// The part, with its data: nothing of an earlier part can leak into the next.
 #[derive(Clone, Debug)]
 pub(super) enum RoleState {
@@ -35,7 +38,8 @@ pub(super) struct Leader {
     pub(super) term_start: LogIndex,
     /// Every other server that matters.
     pub(super) peers: BTreeMap<ServerId, Progress>,
-    /// The current round. Each heartbeat and each verification begins a new one.
+    /// The current round. Each heartbeat, each verification and each window that has to be sent
+    /// anew begins a new one.
     pub(super) round: u64,
     /// When recent rounds began, oldest first.
     pub(super) rounds: VecDeque<(u64, Time)>,
@@ -81,6 +85,15 @@ impl RoleState {
 }
 
 impl Leader {
+    /// Begins a round: what is asked from now on carries its number.
+    pub(super) fn next_round(&mut self, now: Time) {
+        self.round += 1;
+        self.rounds.push_back((self.round, now));
+        while MAX_REMEMBERED_ROUNDS < self.rounds.len() {
+            self.rounds.pop_front();
+        }
+    }
+
     /// When `round` began, if that is still remembered.
     pub(super) fn began(&self, round: u64) -> Option<Time> {
         let at = self.rounds.partition_point(|(known, _)| *known < round);
