@@ -15,9 +15,12 @@ use super::{
 };
 use crate::{
     configuration::{ConfigurationChange, ServerId},
-    log::{EntryPayload, LogIndex},
+    log::{Entries, EntryPayload, LogId, LogIndex},
     observer::Observation,
-    rpc::{AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, Message},
+    rpc::{
+        AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
+        Message,
+    },
     status::ProgressState,
 };
 
@@ -308,11 +311,31 @@ impl Consensus {
         if self.role.leader().is_none() {
             return;
         }
-        // Those that were removed learn it from this round, then their progress is dropped.
         self.begin_round(now);
+        self.bid_farewell();
         self.reset_progress(now);
         if !self.membership.is_voter(&self.rules.id) {
             self.step_down(now);
+        }
+    }
+
+    /// Tells those that were removed that it is final, before their progress is dropped: until they
+    /// know they may campaign. An append tells even those whose acknowledgement is still on its way.
+    fn bid_farewell(&mut self) {
+        let latest = self.membership.latest();
+        let Some(leader) = self.role.leader() else { return };
+        let Some(term) = self.log.term_at(latest.index) else { return };
+        let request = AppendEntriesRequest {
+            term: self.term(),
+            round: leader.round,
+            prev: LogId { term, index: latest.index },
+            entries: Entries::default(),
+            commit_index: self.commit_index,
+        };
+        let is_removed = |id: &&ServerId| latest.configuration.server(id).is_none();
+        let removed: Vec<ServerId> = leader.peers.keys().filter(is_removed).cloned().collect();
+        for peer in removed {
+            self.send(&peer, Message::AppendEntries(request.clone()));
         }
     }
 

@@ -1,14 +1,46 @@
 //! Bugs that the simulator has found here, each as the shortest schedule that shows it.
 
+use std::time::Duration;
+
 use super::{
     cluster::{Cluster, configuration, n, rules},
     messages::{conflict, heartbeat_reply, matched},
 };
 use crate::{
+    configuration::ConfigurationChange,
     consensus::{Consensus, Refusal, Saved, Time},
     log::{LogId, Term},
     stable::HardState,
 };
+
+const ELECTION: Duration = Duration::from_secs(1);
+
+/// Thesis §4.2.2: n1 demotes itself, nobody else has that entry, and n1 falls. n2 needs the vote of
+/// n1, whose log is longer; so n1 must campaign, although its own log says that it is no voter.
+#[test]
+fn a_leader_that_was_demoting_itself_campaigns() {
+    for change in [
+        ConfigurationChange::DemoteVoter { id: n(1) },
+        ConfigurationChange::RemoveServer { id: n(1) },
+    ] {
+        let mut cluster = Cluster::new(2);
+        cluster.elect(&n(1));
+        cluster.act(&n(1), |core, now| core.change_configuration(now, &change, None)).expect("ok");
+        cluster.written_all(&n(1));
+        cluster.pool.clear();
+        cluster.crash(&n(1));
+        cluster.restart(&n(1));
+        cluster.run(10 * ELECTION);
+        assert_eq!(cluster.leaders(), [n(2)], "{change:?}");
+        let latest = cluster.core(&n(2)).committed_configuration();
+        assert_eq!(latest.configuration.voters().count(), 1, "{change:?}");
+        // It knows now that it is out.
+        let term = cluster.core(&n(1)).term();
+        cluster.crash(&n(2));
+        cluster.run(10 * ELECTION);
+        assert_eq!(cluster.core(&n(1)).term(), term, "{change:?}");
+    }
+}
 
 /// The write of a bootstrap has two parts, the term and the entry. Cut short between them, the
 /// server has a term and nothing else, and was refused ever after.
