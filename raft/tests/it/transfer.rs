@@ -1,5 +1,4 @@
 //! Leadership transfer through the handle.
-#![cfg(feature = "testing")]
 
 use raft::{ApplyError, Message, Role, TransferError, testing::Cluster};
 

@@ -1,5 +1,4 @@
 //! Every queue is bounded: a node that cannot go on makes its callers wait, and keeps its memory.
-#![cfg(feature = "testing")]
 
 use std::time::Duration;
 
