@@ -212,6 +212,8 @@ impl<R: Send + 'static> Run<R> {
         let mut requests = std::mem::take(&mut self.turn.requests);
         if !requests.is_empty() {
             self.metrics.requests(requests.len());
+            self.turn.payloads.reserve(requests.len());
+            self.turn.proposers.reserve(requests.len());
         }
         for request in requests.drain(..) {
             self.take_request(now, request);
