@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use raft::Message;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    task::yield_now,
     time::timeout,
 };
 use tokio_util::codec::Decoder;
@@ -17,7 +18,9 @@ use crate::{
 };
 
 /// How many bytes are read or written at once, unless a single frame has more.
-pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
+/// How many bytes are read or written before others have their turn.
+const TURN_BYTES: usize = 256 * 1024;
 /// A buffer that a long frame has blown up beyond this is not kept.
 const MAX_KEPT_BYTES: usize = 1 << 20;
 
@@ -62,6 +65,8 @@ pub(crate) struct FrameReader<R> {
     buffer: BytesMut,
     decoder: FrameDecoder,
     idle_timeout: Duration,
+    /// Bytes read since others had their turn.
+    turn_bytes: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -71,6 +76,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             buffer: BytesMut::new(),
             decoder: FrameDecoder::new(options.max_payload_bytes()),
             idle_timeout: options.idle_timeout,
+            turn_bytes: 0,
         }
     }
 
@@ -81,9 +87,16 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// Waits for bytes.
     ///
+    /// On a busy connection there are always some. The runtime looks at its timers and sockets only
+    /// after so many turns of tasks, whatever they take, so that every turn has to be short.
+    ///
     /// # Cancel safety
     /// Nothing is lost.
     pub(crate) async fn fill(&mut self) -> Result<(), Ended> {
+        if self.turn_bytes >= TURN_BYTES {
+            self.turn_bytes = 0;
+            yield_now().await;
+        }
         if self.buffer.capacity() - self.buffer.len() < CHUNK_BYTES / 8 {
             self.buffer.reserve(CHUNK_BYTES);
         }
@@ -93,7 +106,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 Err(error) => Err(error.into()),
                 Ok(_) => Err(Ended::Closed),
             },
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(bytes)) => {
+                self.turn_bytes += bytes;
+                Ok(())
+            }
             Ok(Err(error)) => Err(error.into()),
         }
     }
@@ -105,11 +121,18 @@ pub(crate) struct FrameWriter<W> {
     stream: W,
     buffer: BytesMut,
     max_payload_bytes: usize,
+    /// Bytes written since others had their turn.
+    turn_bytes: usize,
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     pub(crate) fn new(stream: W, options: &TcpOptions) -> Self {
-        Self { stream, buffer: BytesMut::new(), max_payload_bytes: options.max_payload_bytes() }
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+            max_payload_bytes: options.max_payload_bytes(),
+            turn_bytes: 0,
+        }
     }
 
     /// Gathers a message.
@@ -127,13 +150,19 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         self.buffer.len() >= CHUNK_BYTES
     }
 
-    /// Writes what was gathered. Dropping the future leaves the stream unusable.
+    /// Writes what was gathered, and lets others have a turn after much. Dropping the future leaves
+    /// the stream unusable.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
+        self.turn_bytes += self.buffer.len();
         self.stream.write_all(&self.buffer).await?;
         self.stream.flush().await?;
         self.buffer.clear();
         if self.buffer.capacity() > MAX_KEPT_BYTES {
             self.buffer = BytesMut::new();
+        }
+        if self.turn_bytes >= TURN_BYTES {
+            self.turn_bytes = 0;
+            yield_now().await;
         }
         Ok(())
     }

@@ -184,7 +184,9 @@ fn spawn_all<F: Fsm>(
         run_snapshots,
         turn: Turn::new(snapshot.index),
     };
-    tokio::spawn(node(run, mail, transport, snapshots_task));
+    // Made here and not by the task: a runtime may drop a task that it has never run.
+    let completion = Completion(Arc::clone(&shared));
+    tokio::spawn(node(run, mail, transport, snapshots_task, completion));
     shared
 }
 
@@ -194,9 +196,9 @@ async fn node<R: Send + 'static>(
     mut mail: Mail<R>,
     transport: Arc<dyn Transport>,
     snapshots_task: AbortHandle,
+    completion: Completion,
 ) {
     let shared = Arc::clone(&run.shared);
-    let completion = Completion(Arc::clone(&shared));
     let ended = guarded("run", async {
         run.run(&mut mail).await;
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::request::Waiter;
+use super::request::{Pending, Waiter};
 use crate::{
     consensus::{Time, TransferFailure, Verification, WriteId},
     error::{BootstrapError, TransferError, VerifyError},
@@ -47,20 +47,16 @@ impl<R> Waiters<R> {
     /// Those who wait for entries up to `up_to`, and when the first of them proposed. A turn's
     /// proposals are usually committed together, so the list of one turn is passed on as it is.
     pub(super) fn committed(&mut self, up_to: LogIndex) -> Option<(Vec<Waiter<R>>, Time)> {
+        let since = self.proposals.front()?.since;
         let front = self.proposals.pop_front_if(|front| is_covered(front, up_to));
-        let Some(Proposals { mut waiters, since }) = front else {
-            let front = self.proposals.front_mut()?;
-            let count = front.waiters.partition_point(|waiter| waiter.index <= up_to);
-            return (count != 0).then(|| (front.waiters.drain(..count).collect(), front.since));
-        };
+        let mut waiters = front.map_or_else(Vec::new, |front| front.waiters);
         while let Some(next) = self.proposals.pop_front_if(|next| is_covered(next, up_to)) {
             waiters.extend(next.waiters);
         }
         if let Some(next) = self.proposals.front_mut() {
-            let count = next.waiters.partition_point(|waiter| waiter.index <= up_to);
-            waiters.extend(next.waiters.drain(..count));
+            next.take(up_to, &mut waiters);
         }
-        Some((waiters, since))
+        (!waiters.is_empty()).then_some((waiters, since))
     }
 
     /// Files those who want leadership verified.
@@ -122,6 +118,20 @@ impl<R> Waiters<R> {
     pub(super) fn written(&mut self, id: WriteId) {
         if let Some((_, responder)) = self.bootstrap.take_if(|(write, _)| *write <= id) {
             responder.answer(Ok(()));
+        }
+    }
+}
+
+impl<R> Proposals<R> {
+    /// Moves those who wait for entries up to `up_to` into `waiters`.
+    fn take(&mut self, up_to: LogIndex, waiters: &mut Vec<Waiter<R>>) {
+        let count = self.waiters.partition_point(|waiter| waiter.index <= up_to);
+        waiters.extend(self.waiters.drain(..count));
+        if let Some(Waiter { answer: Pending::Batch(batch), .. }) = self.waiters.first_mut()
+            && batch.part.first <= up_to
+        {
+            let answer = Pending::Part(Box::new(batch.split(up_to)));
+            waiters.push(Waiter { index: up_to, answer });
         }
     }
 }

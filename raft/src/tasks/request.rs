@@ -1,6 +1,9 @@
 //! What the handle asks of `run`, and what is remembered of it until it is answered.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::{
     configuration::{Configuration, ConfigurationChange, ServerId},
@@ -46,16 +49,68 @@ pub(crate) struct Waiter<R> {
 pub(crate) enum Pending<R> {
     Apply(Responder<Applied<R>, ApplyError>),
     Batch(Box<PendingBatch<R>>),
+    /// The first part of a batch that is committed in several steps.
+    Part(Box<BatchPart<R>>),
     Barrier(Responder<LogIndex, ApplyError>),
     Change(Responder<LogIndex, ConfigurationError>),
 }
 
-/// A batch of commands with the responses so far.
+/// A batch of commands, or what is left of it after earlier parts.
 pub(crate) struct PendingBatch<R> {
-    /// The first entry of the batch.
+    /// The responses: of the earlier parts in there, of this one to come.
+    pub(crate) part: BatchPart<R>,
+    pub(crate) responder: Responder<Vec<Applied<R>>, ApplyError>,
+}
+
+/// A run of entries of a batch. The responder stays with `run` until the last part is committed,
+/// because until then the batch can still be lost; so the responses of earlier parts are kept
+/// where both sides reach them.
+pub(crate) struct BatchPart<R> {
+    /// Its first entry.
     pub(crate) first: LogIndex,
     pub(crate) applied: Vec<Applied<R>>,
-    pub(crate) responder: Responder<Vec<Applied<R>>, ApplyError>,
+    /// What earlier parts have left, if there were any.
+    pub(crate) earlier: Option<Arc<Mutex<Vec<Applied<R>>>>>,
+}
+
+impl<R> PendingBatch<R> {
+    pub(crate) fn new(
+        first: LogIndex,
+        count: usize,
+        responder: Responder<Vec<Applied<R>>, ApplyError>,
+    ) -> Self {
+        let part = BatchPart { first, applied: Vec::with_capacity(count), earlier: None };
+        Self { part, responder }
+    }
+
+    /// Splits off what lies at or before `up_to`, which must be within the batch.
+    pub(super) fn split(&mut self, up_to: LogIndex) -> BatchPart<R> {
+        let first = std::mem::replace(&mut self.part.first, up_to.next());
+        let earlier = Arc::clone(self.part.earlier.get_or_insert_default());
+        BatchPart { first, applied: Vec::new(), earlier: Some(earlier) }
+    }
+
+    /// Answers with the responses of all parts.
+    pub(super) fn answer(self) {
+        let applied = self.part.into_applied();
+        self.responder.answer(Ok(applied));
+    }
+}
+
+impl<R> BatchPart<R> {
+    /// Leaves its responses for the next part.
+    pub(super) fn leave(mut self) {
+        if let Some(earlier) = &self.earlier {
+            earlier.lock().append(&mut self.applied);
+        }
+    }
+
+    fn into_applied(mut self) -> Vec<Applied<R>> {
+        let Some(earlier) = self.earlier else { return self.applied };
+        let mut applied = std::mem::take(&mut *earlier.lock());
+        applied.append(&mut self.applied);
+        applied
+    }
 }
 
 impl<R> Pending<R> {
@@ -64,6 +119,7 @@ impl<R> Pending<R> {
         match self {
             Self::Apply(responder) => responder.answer(Err(apply_error(refusal))),
             Self::Batch(batch) => batch.responder.answer(Err(apply_error(refusal))),
+            Self::Part(_) => {}
             Self::Barrier(responder) => responder.answer(Err(apply_error(refusal))),
             Self::Change(responder) => responder.answer(Err(change_error(refusal.clone()))),
         }
@@ -74,6 +130,7 @@ impl<R> Pending<R> {
         match self {
             Self::Apply(responder) => responder.answer(Err(ApplyError::LeadershipLost)),
             Self::Batch(batch) => batch.responder.answer(Err(ApplyError::LeadershipLost)),
+            Self::Part(_) => {}
             Self::Barrier(responder) => responder.answer(Err(ApplyError::LeadershipLost)),
             Self::Change(responder) => responder.answer(Err(ConfigurationError::LeadershipLost)),
         }

@@ -212,6 +212,8 @@ impl<R: Send + 'static> Run<R> {
         let mut requests = std::mem::take(&mut self.turn.requests);
         if !requests.is_empty() {
             self.metrics.requests(requests.len());
+            self.turn.payloads.reserve(requests.len());
+            self.turn.proposers.reserve(requests.len());
         }
         for request in requests.drain(..) {
             self.take_request(now, request);
@@ -229,10 +231,8 @@ impl<R: Send + 'static> Run<R> {
             }
             Request::ApplyBatch { commands, responder } => {
                 let first = LogIndex(self.turn.payloads.len() as u64);
-                let applied = Vec::with_capacity(commands.len());
+                let batch = PendingBatch::new(first, commands.len(), responder.taken());
                 self.turn.payloads.extend(commands.into_iter().map(EntryPayload::Command));
-                let responder = responder.taken();
-                let batch = PendingBatch { first, applied, responder };
                 self.proposed_by(Pending::Batch(Box::new(batch)));
             }
             Request::Barrier { responder } => {
@@ -287,7 +287,7 @@ impl<R: Send + 'static> Run<R> {
                 for Waiter { index, answer } in &mut proposers {
                     index.0 += first.0;
                     if let Pending::Batch(batch) = answer {
-                        batch.first.0 += first.0;
+                        batch.part.first.0 += first.0;
                     }
                 }
                 self.waiters.proposed(now, proposers);

@@ -132,11 +132,14 @@ impl<F: Fsm> RunFsm<F> {
             let Some(front) = self.waiters.front_mut() else { break };
             let index = entry.index;
             let mut response = response;
-            if let Pending::Batch(pending) = &mut front.answer
-                && pending.first <= index
-            {
+            let part = match &mut front.answer {
+                Pending::Batch(batch) => Some(&mut batch.part),
+                Pending::Part(part) => Some(&mut **part),
+                Pending::Apply(_) | Pending::Barrier(_) | Pending::Change(_) => None,
+            };
+            if let Some(part) = part.filter(|part| part.first <= index) {
                 let response = response.take();
-                pending.applied.extend(response.map(|response| Applied { index, response }));
+                part.applied.extend(response.map(|response| Applied { index, response }));
             }
             if let Some(waiter) = self.waiters.pop_front_if(|waiter| waiter.index == index) {
                 answer(waiter.answer, index, response);
@@ -164,7 +167,8 @@ fn answer<R>(waiter: Pending<R>, index: LogIndex, response: Option<R>) {
                 responder.answer(Ok(Applied { index, response }));
             }
         }
-        Pending::Batch(batch) => batch.responder.answer(Ok(batch.applied)),
+        Pending::Batch(batch) => batch.answer(),
+        Pending::Part(part) => part.leave(),
         Pending::Barrier(responder) => responder.answer(Ok(index)),
         Pending::Change(responder) => responder.answer(Ok(index)),
     }

@@ -35,33 +35,49 @@ pub(super) async fn restore<F: Fsm>(
     snapshot_store: &dyn SnapshotStore,
 ) -> Result<Restored<F>, StartError> {
     let hard_state = stable_store.hard_state().await?.unwrap_or_default();
-    let (fsm, meta) = restore_snapshot(fsm, snapshot_store).await?;
+    let (fsm, meta, newest) = restore_snapshot(fsm, snapshot_store).await?;
     let (snapshot, configuration) =
         meta.map(|meta| (meta.last, meta.configuration)).unwrap_or_default();
     let mut saved = Saved::new(hard_state.clone(), snapshot, configuration.clone());
     let reader = log_store.reader();
-    let mut bounds = reader.bounds().await?;
-    if bounds.is_some_and(|(_, last)| last < snapshot.index) {
+    let empty = (snapshot.index.next(), snapshot.index);
+    let (mut first, mut last) = reader.bounds().await?.unwrap_or(empty);
+    if snapshot.index.next() < first || last.max(snapshot.index) < newest.index {
+        return Err(gap(snapshot, newest).into());
+    }
+    if last < snapshot.index {
         // The snapshot stands for all of it, and what follows the snapshot would leave a gap.
         log_store.truncate_prefix(snapshot.index).await?;
-        bounds = None;
+        (first, last) = empty;
     }
-    let (first, last) = bounds.unwrap_or((snapshot.index.next(), snapshot.index));
-    scan(&*reader, (first, last), snapshot, &mut saved).await?;
+    scan(&*reader, (first, last), &mut saved).await?;
     Ok(Restored { fsm, hard_state, saved, snapshot, configuration, bounds: (first, last) })
 }
 
-/// Restores the newest snapshot that can be restored.
+/// The entries after the snapshot that was restored are neither all in the log nor in a usable
+/// snapshot. To start without them could forget what was acknowledged (law 7).
+fn gap(snapshot: LogId, newest: LogId) -> StoreError {
+    let what = format!("the log after snapshot {snapshot}");
+    let reason = format!(
+        "entries are missing that only a newer snapshot stands for (the newest known is {newest}) \
+         and none such can be used; mend the snapshot, or set the server up anew from its peers"
+    );
+    StoreError::corrupt(what, reason)
+}
+
+/// Restores the newest snapshot that can be restored, and says what the newest one of all covers.
 async fn restore_snapshot<F: Fsm>(
     mut fsm: F,
     store: &dyn SnapshotStore,
-) -> Result<(F, Option<SnapshotMeta>), StartError> {
+) -> Result<(F, Option<SnapshotMeta>, LogId), StartError> {
     let mut newest_failed = None;
     let mut tried = 0;
-    for meta in store.list().await? {
+    let snapshots = store.list().await?;
+    let newest = snapshots.iter().map(|meta| meta.last).max().unwrap_or_default();
+    for meta in snapshots {
         let failure = match store.open(&meta.id).await {
             Ok((meta, reader)) => match restore_from(fsm, reader).await {
-                (restored, Ok(())) => return Ok((restored, Some(meta))),
+                (restored, Ok(())) => return Ok((restored, Some(meta), newest)),
                 (restored, Err(error)) => {
                     fsm = restored;
                     error.to_string()
@@ -75,7 +91,7 @@ async fn restore_snapshot<F: Fsm>(
     }
     match newest_failed {
         Some(reason) => Err(StartError::Snapshot { tried, reason }),
-        None => Ok((fsm, None)),
+        None => Ok((fsm, None, newest)),
     }
 }
 
@@ -103,15 +119,8 @@ async fn restore_from<F: Fsm>(mut fsm: F, reader: SnapshotReader) -> (F, Result<
 async fn scan(
     reader: &dyn LogReader,
     (first, last): (LogIndex, LogIndex),
-    snapshot: LogId,
     saved: &mut Saved,
 ) -> Result<(), StartError> {
-    if snapshot.index.next() < first {
-        let what = format!("the log between {snapshot} and {first}");
-        let reason = "the log was compacted further than any usable snapshot reaches; restore the \
-                      snapshot, or the whole server from its peers";
-        return Err(StoreError::corrupt(what, reason).into());
-    }
     let mut next = first;
     while next <= last {
         let entries = reader.read(next..=last, SCAN_BYTES).await?;

@@ -47,6 +47,8 @@ pub struct Cluster {
 
 #[derive(Debug)]
 struct Member {
+    /// Its own: servers with equal seeds campaign at the same moments for ever.
+    seed: u64,
     disk: InmemDisk,
     log: InmemLogStore,
     stable: InmemStableStore,
@@ -104,11 +106,11 @@ impl Cluster {
     /// What [`Raft::new`] returned.
     pub async fn try_start(&mut self, id: &str) -> Result<Raft<Journal>, StartError> {
         let number = self.servers.len() as u64;
-        let member = self.servers.entry(id.into()).or_insert_with(Member::new);
+        let member = self.servers.entry(id.into()).or_insert_with(|| Member::new(number));
         assert!(member.running.is_none(), "{id} runs already");
         let journal = Journal::default();
         let transport = self.network.transport(id);
-        let config = Config { seed: Some(number + 1), ..Config::new(id) };
+        let config = Config { seed: Some(member.seed), ..Config::new(id) };
         let raft = Raft::new(
             (self.configure)(config),
             journal.clone(),
@@ -254,9 +256,10 @@ impl Cluster {
 }
 
 impl Member {
-    fn new() -> Self {
+    fn new(seed: u64) -> Self {
         let disk = InmemDisk::new();
         Self {
+            seed,
             log: InmemLogStore::on(&disk),
             stable: InmemStableStore::on(&disk),
             snapshots: InmemSnapshotStore::on(&disk),

@@ -1118,10 +1118,8 @@ mod appends {
     /// A follower in term 4 whose snapshot ends at 5@2 and whose log goes on with 6@2 7@3.
     fn compacted() -> Consensus {
         let hard_state = HardState { current_term: Term(4), voted_for: None };
-        let members = IndexedConfiguration {
-            index: LogIndex(1),
-            configuration: configuration(3, 0),
-        };
+        let members =
+            IndexedConfiguration { index: LogIndex(1), configuration: configuration(3, 0) };
         let mut saved = Saved::new(hard_state, SNAPSHOT, members);
         saved.push(&[entry(2, 6), entry(3, 7)]);
         let mut core = Consensus::new(rules(&n(1)), saved, 1, Time(0));
@@ -1170,7 +1168,10 @@ mod appends {
     fn newer_term_is_adopted_and_obeyed() {
         let mut core = compacted();
         let (said, log) = answer(&mut core, append(9, (3, 7), &[9], 7));
-        assert_eq!((said.as_str(), &log[..]), ("AppendEntriesReply term=9 matched=8", &[2, 3, 9][..]));
+        assert_eq!(
+            (said.as_str(), &log[..]),
+            ("AppendEntriesReply term=9 matched=8", &[2, 3, 9][..])
+        );
         assert_eq!(core.term(), Term(9));
     }
 
@@ -1182,7 +1183,10 @@ mod appends {
         core.handle_timeout(core.election_deadline);
         assert_eq!((core.role(), core.term()), (Role::Candidate, Term(5)));
         let (said, log) = answer(&mut core, append(5, (3, 7), &[5], 7));
-        assert_eq!((said.as_str(), &log[..]), ("AppendEntriesReply term=5 matched=8", &[2, 3, 5][..]));
+        assert_eq!(
+            (said.as_str(), &log[..]),
+            ("AppendEntriesReply term=5 matched=8", &[2, 3, 5][..])
+        );
         assert_eq!(core.role(), Role::Follower);
     }
 

@@ -1,5 +1,4 @@
 //! Law 16: every future resolves exactly once, with what is known, however the wait ends.
-#![cfg(feature = "testing")]
 
 use std::{collections::BTreeMap, fmt::Display, future::Future, time::Duration};
 
@@ -321,6 +320,33 @@ async fn dropping_the_last_handle_is_told_to_everybody() {
         ("verify", "shutdown"),
     ]);
     assert_eq!(calls.results().await, wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_which_only_a_part_is_committed_is_lost_with_the_leadership() {
+    let configure = |config| Config {
+        max_append_entries: 10,
+        max_inflight_appends: 1,
+        max_append_bytes: 1024,
+        ..config
+    };
+    let cluster = Cluster::with_config(ABC, configure).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    let before = leader.commit_index();
+    // Each follower takes one message of ten entries and no more.
+    let handle = leader.clone();
+    cluster.network().set_drop(move |from, _, message| {
+        let is_ack = matches!(message, Message::AppendEntriesReply(_) | Message::HeartbeatReply(_));
+        is_ack && before < handle.commit_index() && from.as_str() != handle.id().as_str()
+    });
+    let error = leader.apply_batch(vec![Bytes::from("x"); 100]).await.unwrap_err();
+    assert!(matches!(error, ApplyError::LeadershipLost), "{error}");
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    let applied = cluster.journal(leader.id().as_str()).commands().len();
+    assert!((1..100).contains(&applied), "{applied} commands of the batch are applied");
+    cluster.network().heal_all();
+    cluster.converge().await;
 }
 
 /// A node that is full: what follows stays in its queue, or waits for room in it.

@@ -1,5 +1,4 @@
 //! Membership changes through the handle.
-#![cfg(feature = "testing")]
 
 use raft::{
     ConfigurationError, InvalidConfiguration, LogIndex, Message, Raft, Role, Server, ServerId,

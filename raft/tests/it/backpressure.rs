@@ -1,0 +1,170 @@
+//! Every queue is bounded: a node that cannot go on makes its callers wait, and keeps its memory.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft::{
+    ApplyError, Config, Raft,
+    testing::{Cluster, Journal},
+};
+use tokio::{task::JoinSet, time::sleep};
+
+const ABC: [&str; 3] = ["a", "b", "c"];
+
+/// Calls `apply` until the node takes no more, and returns how many it took.
+async fn fill(leader: &Raft<Journal>, size: usize) -> u64 {
+    let before = leader.last_index();
+    let mut callers = JoinSet::new();
+    for _ in 0..10_000 {
+        let call = leader.apply_with_timeout(vec![0; size], Duration::from_millis(50));
+        callers.spawn(async move {
+            let result = tokio::time::timeout(Duration::from_millis(60), call).await;
+            matches!(result, Ok(Err(ApplyError::EnqueueTimeout { .. })))
+        });
+    }
+    let refused = callers.join_all().await.into_iter().filter(|refused| *refused).count();
+    assert!(0 < refused, "the node took everything");
+    leader.last_index().since(before)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_without_a_majority_accepts_a_bounded_number_of_entries() {
+    let configure = |config| Config { max_unapplied_entries: 100, apply_queue: 10, ..config };
+    let cluster = Cluster::with_config(ABC, configure).await;
+    let leader = cluster.leader().await;
+    for follower in cluster.followers() {
+        cluster.disk(follower.id().as_str()).pause_writes();
+    }
+    let accepted = fill(&leader, 1).await;
+    // One turn may overshoot by what it takes from the queue.
+    assert!((100..=110).contains(&accepted), "{accepted}");
+    for follower in cluster.followers() {
+        cluster.disk(follower.id().as_str()).resume_writes();
+    }
+    leader.apply("afterwards").await.unwrap();
+    cluster.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_without_a_majority_accepts_a_bounded_number_of_bytes() {
+    let configure = |config| Config { max_unapplied_bytes: 100_000, apply_queue: 10, ..config };
+    let cluster = Cluster::with_config(ABC, configure).await;
+    let leader = cluster.leader().await;
+    for follower in cluster.followers() {
+        cluster.disk(follower.id().as_str()).pause_writes();
+    }
+    let accepted = fill(&leader, 1000).await;
+    assert!((90..=120).contains(&accepted), "{accepted}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_with_a_stuck_disk_is_sent_a_bounded_number_of_bytes() {
+    let configure = |config| Config {
+        max_inflight_bytes: 20_000,
+        max_append_bytes: 5_000,
+        log_cache_bytes: 10_000,
+        ..config
+    };
+    let cluster = Cluster::with_config(ABC, configure).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.followers()[0].clone();
+    cluster.disk(follower.id().as_str()).pause_writes();
+    let before = follower.last_index();
+    for _ in 0..1000 {
+        leader.apply(vec![0; 1000]).await.unwrap();
+    }
+    let sent = follower.last_index().since(before);
+    assert!(sent <= 30, "{sent} entries of 1,032 bytes are under way");
+    cluster.disk(follower.id().as_str()).resume_writes();
+    cluster.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_under_way_are_bounded_while_the_disk_is_stuck() {
+    let configure = |config| Config { max_pending_writes: 16, apply_queue: 4, ..config };
+    let cluster = Cluster::with_config(["a"], configure).await;
+    let leader = cluster.leader().await;
+    cluster.disk("a").pause_writes();
+    let mut waiting = Vec::new();
+    for _ in 0..100 {
+        waiting.push(leader.apply("x"));
+        // Each in a turn of its own, so that each is a write of its own.
+        sleep(Duration::from_millis(1)).await;
+    }
+    let marks = leader.marks();
+    let pending = marks.last.since(marks.stable);
+    assert!((1..=17).contains(&pending), "{pending} writes are pending");
+    cluster.disk("a").resume_writes();
+    for future in waiting {
+        future.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn applies_are_answered_in_order_under_load() {
+    let configure = |config| Config {
+        max_unapplied_entries: 8,
+        max_apply_batch: 3,
+        apply_queue: 4,
+        max_append_entries: 5,
+        max_inflight_appends: 2,
+        ..config
+    };
+    let cluster = Cluster::with_config(ABC, configure).await;
+    let leader = cluster.leader().await;
+    let mut callers = JoinSet::new();
+    for number in 0..1000 {
+        let leader = leader.clone();
+        callers.spawn(async move { leader.apply(format!("{number}")).await.unwrap().response });
+    }
+    let mut responses = callers.join_all().await;
+    responses.sort_unstable();
+    assert_eq!(responses, (1..=1000).collect::<Vec<u64>>());
+    cluster.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_larger_than_every_window_goes_through() {
+    let configure = |config| Config {
+        max_unapplied_entries: 8,
+        max_append_bytes: 1024,
+        max_inflight_bytes: 2048,
+        ..config
+    };
+    let cluster = Cluster::with_config(ABC, configure).await;
+    let leader = cluster.leader().await;
+    let commands = vec![Bytes::from(vec![0; 500]); 1000];
+    assert_eq!(leader.apply_batch(commands).await.unwrap().len(), 1000);
+    cluster.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_marks_are_ordered_at_every_moment() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    for id in ABC {
+        cluster.disk(id).set_write_delay(Duration::from_millis(3));
+    }
+    let mut callers = JoinSet::new();
+    for number in 0..300_u64 {
+        let leader = leader.clone();
+        callers.spawn(async move {
+            sleep(Duration::from_millis(number % 50)).await;
+            leader.apply("x").await.unwrap();
+        });
+    }
+    while !callers.is_empty() {
+        for raft in cluster.rafts() {
+            let marks = raft.marks();
+            assert!(marks.applied <= marks.applying, "{marks:?}");
+            assert!(marks.applying <= marks.committed.min(marks.stable), "{marks:?}");
+            assert!(marks.stable <= marks.in_progress, "{marks:?}");
+            assert!(marks.in_progress <= marks.last, "{marks:?}");
+            assert_eq!(marks.offset, marks.stable.next());
+            assert!(marks.first <= marks.last);
+        }
+        tokio::task::yield_now().await;
+        while callers.try_join_next().is_some() {}
+        sleep(Duration::from_micros(500)).await;
+    }
+}

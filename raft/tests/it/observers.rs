@@ -1,0 +1,110 @@
+//! What observers are told, and that they hold nothing up.
+
+use raft::{Message, Observation, Role, testing::Cluster};
+
+const ABC: [&str; 3] = ["a", "b", "c"];
+
+#[tokio::test(start_paused = true)]
+async fn an_election_is_observed() {
+    let mut cluster = Cluster::new([]).await;
+    let raft = cluster.start("a").await;
+    let mut observer = raft.observe(100, |observation| !observation.is_message());
+    let voters = raft::Configuration::new([raft::Server::voter("a", "a")]);
+    raft.bootstrap_cluster(voters).await.unwrap();
+    cluster.leader().await;
+    let mut roles = Vec::new();
+    let mut leaders = Vec::new();
+    let mut configurations = Vec::new();
+    while let Some(observation) = observer.try_recv() {
+        match observation {
+            Observation::RoleChanged { role, .. } => roles.push(role),
+            Observation::LeaderChanged { leader } => leaders.push(leader),
+            Observation::ConfigurationChanged { configuration } => {
+                configurations.push(configuration.configuration.to_string());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(roles.last(), Some(&Role::Leader));
+    assert_eq!(leaders.last().unwrap().as_ref().unwrap().id, *raft.id());
+    assert_eq!(configurations, ["a"]);
+    assert_eq!(observer.dropped(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_are_observed_by_those_who_ask_for_them() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    let mut observer = leader.observe(1000, Observation::is_message);
+    leader.apply("x").await.unwrap();
+    cluster.converge().await;
+    let (mut sent, mut received) = (0, 0);
+    while let Some(observation) = observer.try_recv() {
+        match observation {
+            Observation::Sent { message: Message::AppendEntries(request), .. } => {
+                sent += request.entries.iter().filter(|entry| entry.data() == b"x").count();
+            }
+            Observation::Received { message: Message::AppendEntriesReply(_), .. } => received += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(sent, 2, "once to each follower");
+    assert!(2 <= received);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_does_not_keep_up_loses_and_counts_and_holds_nothing_up() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let mut observer = leader.observe(1, |_| true);
+    for _ in 0..100 {
+        leader.apply("x").await.unwrap();
+    }
+    assert!(100 < observer.dropped());
+    assert!(observer.try_recv().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_peer_is_reported_once_and_its_return_too() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    let peer = cluster.followers()[0].id().clone();
+    let mut observer = leader.observe(100, |observation| {
+        matches!(observation, Observation::PeerLost { .. } | Observation::PeerRegained { .. })
+    });
+    cluster.network().disconnect(peer.as_str());
+    assert_eq!(observer.recv().await, Some(Observation::PeerLost { peer: peer.clone() }));
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    assert_eq!(observer.try_recv(), None);
+    cluster.network().connect(peer.as_str());
+    assert_eq!(observer.recv().await, Some(Observation::PeerRegained { peer }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_changes_follows_the_leader() {
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    let follower = cluster.followers()[0].clone();
+    let mut changes = follower.leader_changes();
+    assert_eq!(changes.borrow_and_update().as_ref().unwrap().id, *leader.id());
+    for _ in 0..10 {
+        leader.apply("x").await.unwrap();
+    }
+    assert!(!changes.has_changed().unwrap(), "only a change is a change");
+    cluster.stop(leader.id().as_str()).await;
+    let next = changes.wait_for(|now| now.as_ref().is_some_and(|l| l.id != *leader.id())).await;
+    assert!(leader.term() < next.unwrap().as_ref().unwrap().term);
+}
+
+#[tokio::test(start_paused = true)]
+async fn observers_end_with_the_node() {
+    let cluster = Cluster::new(["a"]).await;
+    let leader = cluster.leader().await;
+    let mut observer = leader.observe(10, |_| false);
+    leader.shutdown().await;
+    assert_eq!(observer.recv().await, None);
+    assert_eq!(leader.observe(10, |_| true).recv().await, None);
+}
