@@ -93,3 +93,6 @@ impl Membership {
         latest.servers().iter().chain(leaving).filter(|server| server.id != *me).cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -255,7 +255,7 @@ mod membership {
     #[test]
     fn nonvoter_catches_up_without_counting() {
         let mut cluster = led(2, 0);
-        (0..5).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+        cluster.propose_many(&n(1), 5);
         cluster.stabilize();
         cluster.add(&n(3));
         let nonvoter = ConfigurationChange::AddNonvoter { id: n(3), address: "n3:1".into() };
@@ -912,7 +912,7 @@ mod replication {
     #[test]
     fn completions_may_be_repeated_and_skipped() {
         let mut cluster = led(1, 0);
-        (0..3).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+        cluster.propose_many(&n(1), 3);
         let server = cluster.server_mut(&n(1));
         let ids: Vec<WriteId> = server.pending.iter().map(|write| write.id).collect();
         for write in std::mem::take(&mut server.pending) {
@@ -962,7 +962,7 @@ mod replication {
     #[test]
     fn next_stays_beyond_match() {
         let mut cluster = led(3, 0);
-        (0..5).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+        cluster.propose_many(&n(1), 5);
         for index in 0..9 {
             for prev in 0..9 {
                 cluster.tell(&n(2), &n(1), matched(2, 1, index));
@@ -994,7 +994,7 @@ mod replication {
             rules.max_append_entries = 1;
         });
         cluster.elect(&n(1));
-        (0..4).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+        cluster.propose_many(&n(1), 4);
         cluster.pool.clear();
         cluster.propose(&n(1), "paused");
         assert!(cluster.pool.is_empty(), "the window is full");
@@ -1018,7 +1018,7 @@ mod replication {
         let mut cluster = Cluster::new(2);
         cluster.win(&n(1));
         cluster.pool.clear();
-        (0..5).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+        cluster.propose_many(&n(1), 5);
         assert!(cluster.pool.is_empty());
     }
 
