@@ -245,6 +245,8 @@ impl<R: Send + 'static> Run<R> {
             }
             Request::Transfer { to, responder } => {
                 self.propose(now);
+                // An earlier transfer may have ended in this very turn: its caller comes first.
+                self.show_and_act(now);
                 match self.core.transfer_leadership(now, to.as_ref()) {
                     Ok(()) => self.waiters.transferring(responder.taken()),
                     Err(refusal) => responder.answer(Err(request::transfer_error(refusal))),
