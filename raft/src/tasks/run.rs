@@ -407,6 +407,8 @@ impl<R: Send + 'static> Run<R> {
                 let (index, members) = (configuration.index, &configuration.configuration);
                 tracing::info!(%server, %index, %members, "configuration changed");
                 self.shared.published.publish_configuration(configuration);
+                // The leader may have an address now, or another one.
+                self.shared.published.publish_leader(self.core.leader());
             }
             Observation::PeerLost { peer } => tracing::warn!(%server, %peer, "peer lost"),
             Observation::PeerRegained { peer } => tracing::info!(%server, %peer, "peer regained"),
