@@ -21,7 +21,8 @@ use crate::{
     status::ProgressState,
 };
 
-/// Rounds whose start is remembered; contact by answers to older ones does not count.
+/// Rounds whose start is remembered at most. With more, every other one is forgotten, which makes
+/// an answer to it count from the one before.
 const MAX_REMEMBERED_ROUNDS: usize = 1024;
 
 impl Consensus {
@@ -157,8 +158,12 @@ impl Consensus {
         leader.round += 1;
         leader.next_heartbeat = now + interval;
         leader.rounds.push_back((leader.round, now));
-        while MAX_REMEMBERED_ROUNDS < leader.rounds.len() {
-            leader.rounds.pop_front();
+        if MAX_REMEMBERED_ROUNDS < leader.rounds.len() {
+            let mut is_kept = false;
+            leader.rounds.retain(|_| {
+                is_kept = !is_kept;
+                is_kept
+            });
         }
         let round = leader.round;
         let heartbeats: Vec<_> = leader

@@ -37,7 +37,7 @@ pub(super) struct Leader {
     pub(super) peers: BTreeMap<ServerId, Progress>,
     /// The current round. Each heartbeat and each verification begins a new one.
     pub(super) round: u64,
-    /// When recent rounds began, oldest first.
+    /// When rounds began, oldest first: all recent ones, fewer and fewer of the older.
     pub(super) rounds: VecDeque<(u64, Time)>,
     /// The newest round a majority has answered.
     pub(super) confirmed_round: u64,
@@ -81,9 +81,10 @@ impl RoleState {
 }
 
 impl Leader {
-    /// When `round` began, if that is still remembered.
+    /// A moment at which `round` had not begun earlier than: when it began, or, if that is forgotten,
+    /// when the newest remembered one before it did.
     pub(super) fn began(&self, round: u64) -> Option<Time> {
-        let at = self.rounds.partition_point(|(known, _)| *known < round);
-        self.rounds.get(at).filter(|(known, _)| *known == round).map(|(_, began)| *began)
+        let after = self.rounds.partition_point(|(known, _)| *known <= round);
+        self.rounds.get(after.checked_sub(1)?).map(|(_, began)| *began)
     }
 }
