@@ -289,9 +289,14 @@ impl Consensus {
         self.actions.pop_front()
     }
 
-    /// Whether enough is accepted and not applied that no more requests should be taken.
+    /// Whether this leader has accepted so much that is not applied that it should take no more
+    /// requests. A server that does not lead refuses them at once, which costs nothing: it must not
+    /// keep them waiting because its log is long (after a start nothing of it is applied).
     #[must_use]
     pub fn is_saturated(&self) -> bool {
+        if self.role.leader().is_none() {
+            return false;
+        }
         self.rules.max_unapplied_entries <= self.log.last().index.since(self.last_applied)
             || self.rules.max_unapplied_bytes <= self.log.known_cost_bytes(self.last_applied)
             || self.is_write_window_full()
