@@ -515,9 +515,8 @@ impl Cluster {
 
     /// Who leads, of those that are up.
     pub(super) fn leaders(&self) -> Vec<ServerId> {
-        let leads = |server: &Server| {
-            server.core.as_ref().is_some_and(|core| core.role() == Role::Leader)
-        };
+        let leads =
+            |server: &Server| server.core.as_ref().is_some_and(|core| core.role() == Role::Leader);
         let leaders = self.servers.iter().filter(|(_, server)| leads(server));
         leaders.map(|(id, _)| id.clone()).collect()
     }
