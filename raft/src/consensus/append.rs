@@ -21,9 +21,17 @@ impl Consensus {
         request: AppendEntriesRequest,
     ) {
         let last = LogIndex(request.prev.index.0 + request.entries.len() as u64);
+        let first = request.entries.first();
+        assert!(
+            first.is_none_or(|first| {
+                first.index == request.prev.index.next() && request.prev.term <= first.term
+            }),
+            "law 3: {from} sends entries that do not follow {}",
+            request.prev
+        );
         // Everything up to the commit index is the same on every server, so a request that begins
         // before it (late, or answering a question of before a compaction) is only about the rest.
-        if self.commit_index <= request.prev.index && !self.log.has(request.prev) {
+        if !self.is_committed(request.prev) && !self.log.has(request.prev) {
             let hint = self.log.newest_at_most(request.prev);
             let outcome = AppendOutcome::Conflict { prev_index: request.prev.index, hint };
             self.answer_append(now, from, request.round, outcome, None);
@@ -32,7 +40,7 @@ impl Consensus {
         let known = request
             .entries
             .iter()
-            .take_while(|entry| entry.index <= self.commit_index || self.log.has(entry.id()))
+            .take_while(|entry| self.is_committed(entry.id()) || self.log.has(entry.id()))
             .count();
         let news = request.entries.skip(known);
         if let Some(first) = news.first() {
@@ -45,6 +53,19 @@ impl Consensus {
         self.commit_to(now, request.commit_index.min(last));
         let outcome = AppendOutcome::Matched { match_index: last };
         self.answer_append(now, from, request.round, outcome, Some(last));
+    }
+
+    /// Whether this entry of the leader's is committed here, and so the same on both (law 4).
+    fn is_committed(&self, id: LogId) -> bool {
+        if self.commit_index < id.index {
+            return false;
+        }
+        let term = self.log.term_at(id.index);
+        assert!(
+            term.is_none_or(|term| term == id.term),
+            "law 4: the leader has {id} where term {term:?} is committed"
+        );
+        true
     }
 
     pub(super) fn handle_heartbeat(

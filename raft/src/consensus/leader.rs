@@ -15,14 +15,14 @@ use super::{
 };
 use crate::{
     configuration::{ConfigurationChange, ServerId},
-    log::{EntryPayload, LogIndex},
+    log::{Entries, EntryPayload, LogId, LogIndex},
     observer::Observation,
-    rpc::{AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, Message},
+    rpc::{
+        AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
+        Message,
+    },
     status::ProgressState,
 };
-
-/// Rounds whose start is remembered; contact by answers to older ones does not count.
-const MAX_REMEMBERED_ROUNDS: usize = 1024;
 
 impl Consensus {
     /// Proposes entries: assigns consecutive indices, and returns the first.
@@ -154,12 +154,8 @@ impl Consensus {
         let interval = self.rules.heartbeat_interval;
         let term = self.term();
         let Some(leader) = self.role.leader_mut() else { return };
-        leader.round += 1;
+        leader.next_round(now);
         leader.next_heartbeat = now + interval;
-        leader.rounds.push_back((leader.round, now));
-        while MAX_REMEMBERED_ROUNDS < leader.rounds.len() {
-            leader.rounds.pop_front();
-        }
         let round = leader.round;
         let heartbeats: Vec<_> = leader
             .peers
@@ -209,18 +205,24 @@ impl Consensus {
         from: &ServerId,
         reply: &AppendEntriesReply,
     ) {
-        if !self.heard_from(from, reply.round) {
+        // A refusal answers a question of an earlier term, whose rounds are not of this leadership.
+        if reply.outcome == AppendOutcome::StaleTerm || !self.heard_from(from, reply.round) {
             return;
         }
         match &reply.outcome {
             AppendOutcome::Matched { match_index } => self.matched(now, from, *match_index),
             AppendOutcome::Conflict { prev_index, hint } => {
                 let meet = self.meeting_point(*hint);
-                if let Some(progress) = self.progress_mut(from) {
-                    progress.conflict(*prev_index, meet);
+                if let Some(leader) = self.role.leader_mut()
+                    && let Some(progress) = leader.peers.get_mut(from)
+                    && progress.conflict(reply.round, leader.round, *prev_index, meet)
+                {
+                    // So that answers to what is sent from now on can be told from answers to what
+                    // was under way.
+                    leader.next_round(now);
                 }
             }
-            AppendOutcome::StaleTerm => return,
+            AppendOutcome::StaleTerm => {}
         }
         self.replicate(now, from);
     }
@@ -309,11 +311,31 @@ impl Consensus {
         if self.role.leader().is_none() {
             return;
         }
-        // Those that were removed learn it from this round, then their progress is dropped.
         self.begin_round(now);
+        self.bid_farewell();
         self.reset_progress(now);
         if !self.membership.is_voter(&self.rules.id) {
             self.step_down(now);
+        }
+    }
+
+    /// Tells those that were removed that it is final, before their progress is dropped: until they
+    /// know they may campaign. An append tells even those whose acknowledgement is still on its way.
+    fn bid_farewell(&mut self) {
+        let latest = self.membership.latest();
+        let Some(leader) = self.role.leader() else { return };
+        let Some(term) = self.log.term_at(latest.index) else { return };
+        let request = AppendEntriesRequest {
+            term: self.term(),
+            round: leader.round,
+            prev: LogId { term, index: latest.index },
+            entries: Entries::default(),
+            commit_index: self.commit_index,
+        };
+        let is_removed = |id: &&ServerId| latest.configuration.server(id).is_none();
+        let removed: Vec<ServerId> = leader.peers.keys().filter(is_removed).cloned().collect();
+        for peer in removed {
+            self.send(&peer, Message::AppendEntries(request.clone()));
         }
     }
 

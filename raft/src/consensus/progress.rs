@@ -12,11 +12,21 @@ use crate::{
 /// a busy leader sends few large messages instead of many small ones.
 const EAGER_INFLIGHT: usize = 2;
 
+/// What awaits its answer when nothing could be delivered: any sign of life ends the wait.
+const UNREACHABLE: Probe = Probe { last: LogIndex(u64::MAX), sent_at: Time(0) };
+
 /// A message with entries that has not been answered.
 #[derive(Clone, Debug)]
 struct Inflight {
     last: LogIndex,
     cost_bytes: u64,
+    sent_at: Time,
+}
+
+/// A message sent to find where the logs meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Probe {
+    last: LogIndex,
     sent_at: Time,
 }
 
@@ -29,10 +39,14 @@ pub(super) struct Progress {
     pub(super) match_index: LogIndex,
     /// The next index to send.
     pub(super) next_index: LogIndex,
-    /// While probing: the last index of the probe that awaits its answer.
-    probe: Option<LogIndex>,
+    /// While probing: the probe that awaits its answer.
+    probe: Option<Probe>,
     inflight: VecDeque<Inflight>,
     inflight_bytes: u64,
+    /// The newest round when a conflict last emptied the window. The rest of that window conflicts
+    /// too, so answers to questions of up to that round are not news. If each of them had the next
+    /// window sent anew, a network that reorders would never calm down.
+    conflict_round: u64,
     /// The first round of this session: answers to earlier rounds belong to an earlier membership
     /// of the same server and are dropped.
     first_round: u64,
@@ -60,6 +74,7 @@ impl Progress {
             probe: None,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
+            conflict_round: 0,
             first_round,
             acked_round: 0,
             contact: now,
@@ -96,7 +111,7 @@ impl Progress {
             return None;
         };
         match self.state {
-            ProgressState::Probe => self.probe = Some(last),
+            ProgressState::Probe => self.probe = Some(Probe { last, sent_at: now }),
             ProgressState::Replicate => {
                 let cost_bytes = log.cost_bytes(prev_index, last).unwrap_or(rules.max_append_bytes);
                 self.inflight.push_back(Inflight { last, cost_bytes, sent_at: now });
@@ -134,6 +149,10 @@ impl Progress {
             }
         }
         match self.state {
+            // Still unreachable: the answer is an old one. Only a sign of life ends the wait.
+            ProgressState::Probe if self.probe == Some(UNREACHABLE) => {
+                self.next_index = self.next_index.max(self.match_index.next());
+            }
             ProgressState::Probe | ProgressState::Snapshot => {
                 self.state = ProgressState::Replicate;
                 self.probe = None;
@@ -146,9 +165,16 @@ impl Progress {
         }
     }
 
-    /// A negative answer to the question whether `prev_index` matches; `meet` is the newest entry
-    /// of ours that can match. Returns whether the answer was news.
-    pub(super) fn conflict(&mut self, prev_index: LogIndex, meet: LogIndex) -> bool {
+    /// A negative answer to the question of `round` whether `prev_index` matches; `meet` is the
+    /// newest entry of ours that can match, `newest_round` the leader's. Returns whether it emptied
+    /// the window.
+    pub(super) fn conflict(
+        &mut self,
+        round: u64,
+        newest_round: u64,
+        prev_index: LogIndex,
+        meet: LogIndex,
+    ) -> bool {
         match self.state {
             ProgressState::Snapshot => return false,
             // What has matched durably cannot conflict: the answer is late, or the follower has
@@ -157,13 +183,18 @@ impl Progress {
                 return false;
             }
             ProgressState::Probe if prev_index != self.next_index.prev() => return false,
+            ProgressState::Replicate if round <= self.conflict_round => return false,
             ProgressState::Probe | ProgressState::Replicate => {}
+        }
+        let was_replicating = self.state == ProgressState::Replicate;
+        if was_replicating {
+            self.conflict_round = newest_round;
         }
         self.state = ProgressState::Probe;
         self.probe = None;
         self.clear_inflight();
         self.next_index = meet.next().min(prev_index).max(self.match_index.next());
-        true
+        was_replicating
     }
 
     /// A sign of life: messages lost on the way are noticed. `accepted` is what the follower has
@@ -171,7 +202,8 @@ impl Progress {
     /// `asked_at` is when the question it answers was sent, and `patience` how much earlier a
     /// message must have been sent to count as lost.
     pub(super) fn heard(&mut self, accepted: LogIndex, asked_at: Time, patience: Duration) {
-        if self.probe.is_some_and(|last| accepted < last) {
+        // A probe that is younger than the question is not missed by the answer.
+        if self.probe.is_some_and(|probe| accepted < probe.last && probe.sent_at < asked_at) {
             self.probe = None;
         }
         let is_lost = self
@@ -189,7 +221,7 @@ impl Progress {
             self.become_probe();
         }
         if self.state == ProgressState::Probe {
-            self.probe = Some(LogIndex(u64::MAX));
+            self.probe = Some(UNREACHABLE);
         }
     }
 

@@ -5,6 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{action::WriteId, progress::Progress, time::Time};
 use crate::{configuration::ServerId, log::LogIndex, observer::Role};
 
+/// Rounds whose start is remembered at most. With more, every other one is forgotten, which makes
+/// an answer to it count from the one before.
+const MAX_REMEMBERED_ROUNDS: usize = 1024;
+
 /// The part, with its data: nothing of an earlier part can leak into the next.
 #[derive(Clone, Debug)]
 pub(super) enum RoleState {
@@ -35,9 +39,10 @@ pub(super) struct Leader {
     pub(super) term_start: LogIndex,
     /// Every other server that matters.
     pub(super) peers: BTreeMap<ServerId, Progress>,
-    /// The current round. Each heartbeat and each verification begins a new one.
+    /// The current round. Each heartbeat, each verification and each window that has to be sent
+    /// anew begins a new one.
     pub(super) round: u64,
-    /// When recent rounds began, oldest first.
+    /// When rounds began, oldest first: all recent ones, fewer and fewer of the older.
     pub(super) rounds: VecDeque<(u64, Time)>,
     /// The newest round a majority has answered.
     pub(super) confirmed_round: u64,
@@ -81,9 +86,23 @@ impl RoleState {
 }
 
 impl Leader {
-    /// When `round` began, if that is still remembered.
+    /// Begins a round: what is asked from now on carries its number.
+    pub(super) fn next_round(&mut self, now: Time) {
+        self.round += 1;
+        self.rounds.push_back((self.round, now));
+        if MAX_REMEMBERED_ROUNDS < self.rounds.len() {
+            let mut is_kept = false;
+            self.rounds.retain(|_| {
+                is_kept = !is_kept;
+                is_kept
+            });
+        }
+    }
+
+    /// A moment at which `round` had not begun earlier than: when it began, or, if that is forgotten,
+    /// when the newest remembered one before it did.
     pub(super) fn began(&self, round: u64) -> Option<Time> {
-        let at = self.rounds.partition_point(|(known, _)| *known < round);
-        self.rounds.get(at).filter(|(known, _)| *known == round).map(|(_, began)| *began)
+        let after = self.rounds.partition_point(|(known, _)| *known <= round);
+        self.rounds.get(after.checked_sub(1)?).map(|(_, began)| *began)
     }
 }

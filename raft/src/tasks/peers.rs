@@ -99,8 +99,11 @@ impl Peers {
             }
             return;
         }
-        if self.strangers.len() == STRANGERS_MAX {
-            self.strangers.pop_front();
+        if self.strangers.len() == STRANGERS_MAX
+            && let Some(oldest) = self.strangers.pop_front()
+        {
+            // Else the transport would go on dialling everybody who was ever answered.
+            self.sources.transport.forget(&oldest.id);
         }
         let (id, address) = (id.clone(), address.clone());
         self.strangers.push_back(Server { id, address, suffrage: Suffrage::Nonvoter });

@@ -227,6 +227,8 @@ impl<R: Send + 'static> Run<R> {
         if !requests.is_empty() {
             self.metrics.requests(requests.len());
             self.turn.last_requests = requests.len();
+            self.turn.payloads.reserve(requests.len());
+            self.turn.proposers.reserve(requests.len());
         }
         for request in requests.drain(..) {
             self.take_request(now, request);
@@ -260,6 +262,8 @@ impl<R: Send + 'static> Run<R> {
             }
             Request::Transfer { to, responder } => {
                 self.propose(now);
+                // An earlier transfer may have ended in this very turn: its caller comes first.
+                self.show_and_act(now);
                 match self.core.transfer_leadership(now, to.as_ref()) {
                     Ok(()) => self.waiters.transferring(responder.taken()),
                     Err(refusal) => responder.answer(Err(request::transfer_error(refusal))),
@@ -420,6 +424,8 @@ impl<R: Send + 'static> Run<R> {
                 let (index, members) = (configuration.index, &configuration.configuration);
                 tracing::info!(%server, %index, %members, "configuration changed");
                 self.shared.published.publish_configuration(configuration);
+                // The leader may have an address now, or another one.
+                self.shared.published.publish_leader(self.core.leader());
             }
             Observation::PeerLost { peer } => tracing::warn!(%server, %peer, "peer lost"),
             Observation::PeerRegained { peer } => tracing::info!(%server, %peer, "peer regained"),

@@ -70,16 +70,16 @@ fn suffrage(member: &Value) -> String {
 }
 
 fn members(answer: &Value) -> String {
-    let head = ["ID", "SUFFRAGE", "RAFT", "REDIS", "HTTP", ""].map(str::to_owned);
+    let head = ["ID", "SUFFRAGE", "RAFT", "REDIS", "HTTP", "LEADS"].map(str::to_owned);
     let row = |member: &Value| {
-        let leader = if member["leader"] == true { "leader" } else { "" };
+        let leads = if member["leader"] == true { "yes" } else { "-" };
         [
             text_of(&member["id"]),
             suffrage(member),
             text_of(&member["address"]),
             text_of(&member["resp"]),
             text_of(&member["http"]),
-            leader.to_owned(),
+            leads.to_owned(),
         ]
     };
     table([head].into_iter().chain(list(answer).iter().map(row)))
@@ -167,9 +167,9 @@ mod tests {
             { "id": "a", "address": "h:1", "voter": true, "leader": true, "resp": "h:2", "http": "h:3" },
             { "id": "b", "address": "h:4", "voter": false, "leader": false, "resp": null, "http": null },
         ]});
-        let expected = "ID  SUFFRAGE  RAFT  REDIS  HTTP\n\
-                        a   voter     h:1   h:2    h:3   leader\n\
-                        b   nonvoter  h:4   -      -\n";
+        let expected = "ID  SUFFRAGE  RAFT  REDIS  HTTP  LEADS\n\
+                        a   voter     h:1   h:2    h:3   yes\n\
+                        b   nonvoter  h:4   -      -     -\n";
         assert_eq!(members(&answer), expected);
     }
 }

@@ -166,6 +166,8 @@ impl Router {
             (ApplyError::NotLeader { .. } | ApplyError::TransferInProgress, _) => {
                 return Fate::Refused(vec![]);
             }
+            // Its own words say so already.
+            (ApplyError::LeadershipLost, _) => Reply::error(format!("UNKNOWN {error}")),
             (_, Outcome::Unknown) => unknown(&error),
             (ApplyError::EnqueueTimeout { .. }, _) => busy(&error),
             (_, Outcome::NotApplied) => Reply::error(format!("ERR {error}; nothing was written")),

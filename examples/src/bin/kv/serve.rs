@@ -44,15 +44,17 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     config.validate().map_err(Failure::new)?;
     let addresses = Addresses::new(&options)?;
 
-    let data = identity::directory(&options.data)?;
     let first_members = first_members(&options, &addresses)?;
-    let wanted = Identity { id: options.id.clone(), first_members: first_members.clone() };
-    identity::claim(&data, &wanted)?;
 
-    // The ports first: a flag that is wrong should not cost a recovery of the log.
+    // The ports first: a first start that fails because of one must leave nothing behind that the
+    // next one, with another port, would trip over.
     let resp_listener = listen(&options.resp, "Redis clients").await?;
     let http_listener = listen(&options.http, "operators").await?;
     let transport = transport(&options, &addresses, config.max_command_bytes).await?;
+
+    let data = identity::directory(&options.data)?;
+    let wanted = Identity { id: options.id.clone(), first_members: first_members.clone() };
+    identity::claim(&data, &wanted)?;
     let metrics = PrometheusBuilder::new()
         .install_recorder()
         .map_err(|error| Failure::new(format!("cannot collect metrics: {error}")))?;

@@ -196,7 +196,7 @@ mod tests {
             \x01\0\0\0\0\0\0\0\x01\0\0\0k\x02\0\0\0vw";
         let (head, tail) = bytes.split_at(expected.len());
         assert_eq!(head, expected);
-        assert_eq!(hex(tail), "PIN");
+        assert_eq!(hex(tail), "e2406e911374de9b3a52377c");
         let back = read(std::io::Cursor::new(bytes)).await.unwrap();
         assert_eq!(back.contacts, state().contacts);
         assert_eq!((back.index, back.map.digest()), (LogIndex(7), state().map.digest()));

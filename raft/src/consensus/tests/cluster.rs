@@ -335,6 +335,23 @@ impl Cluster {
         self.act(&to, |core, now| core.handle_message(now, &from, message));
     }
 
+    /// Delivers a message that a test has made up, at once.
+    pub(super) fn tell(&mut self, from: &ServerId, to: &ServerId, message: Message) {
+        self.hand_over(Packet { from: from.clone(), to: to.clone(), message });
+    }
+
+    /// Takes what `from` has sent out of the pool.
+    pub(super) fn take_from(&mut self, from: &ServerId) -> Vec<Packet> {
+        let filter = Filter { from: Some(from.clone()), ..Filter::default() };
+        self.take(&filter, usize::MAX)
+    }
+
+    /// The messages that `from` has sent to `to` and that are under way, taken out of the pool.
+    pub(super) fn take_messages(&mut self, from: &ServerId, to: &ServerId) -> Vec<Message> {
+        let filter = Filter { from: Some(from.clone()), to: Some(to.clone()), kind: None };
+        self.take(&filter, usize::MAX).into_iter().map(|packet| packet.message).collect()
+    }
+
     /// Takes at most `count` matching messages out of the pool, oldest first.
     pub(super) fn take(&mut self, filter: &Filter, count: usize) -> Vec<Packet> {
         let mut taken = Vec::new();
@@ -506,6 +523,13 @@ impl Cluster {
     pub(super) fn propose(&mut self, id: &ServerId, text: &str) -> LogIndex {
         self.act(id, |core, now| core.propose(now, vec![command(text)]))
             .unwrap_or_else(|refusal| panic!("{id} refuses {text}: {refusal:?}"))
+    }
+
+    /// Proposes that many commands, one by one.
+    pub(super) fn propose_many(&mut self, id: &ServerId, count: usize) {
+        for at in 0..count {
+            self.propose(id, &format!("c{at}"));
+        }
     }
 
     /// The terms of the log that `id` has accepted.

@@ -1,0 +1,168 @@
+//! Starting, starting again, starting wrongly, and stopping.
+
+use std::process::Stdio;
+
+use redis::AsyncTypedCommands;
+
+use crate::harness::{Cluster, Server, run, text, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_brings_everything_back() {
+    let mut cluster = Cluster::single(&[]).await;
+    let mut connection = cluster.servers[0].connect().await;
+    for n in 0..100 {
+        connection.incr("count", n).await.unwrap();
+    }
+    let before = cluster.checksum().await;
+    let server = &mut cluster.servers[0];
+    assert!(server.terminate().await.success(), "SIGTERM is an orderly end");
+    // The flags of the first start may stay.
+    server.start(&["--bootstrap"]);
+    cluster.leader().await;
+    assert_eq!(cluster.checksum().await, before);
+    let server = &mut cluster.servers[0];
+    server.kill();
+    server.start(&[]);
+    cluster.leader().await;
+    assert_eq!(cluster.checksum().await, before);
+    assert_eq!(cluster.servers[0].ask::<i64>(&["GET", "count"]).await.unwrap(), 4950);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_cluster_waits_to_be_added() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::new(directory.path(), "lonely");
+    server.start(&["--no-leader-wait", "100ms"]);
+    let error = server.ask::<()>(&["SET", "k", "v"]).await.unwrap_err();
+    assert_eq!(error.code(), Some("CLUSTERDOWN"));
+    let (_, members) = server.http("GET", "/members", "");
+    assert_eq!(members["members"].as_array().map(Vec::len), Some(0));
+
+    let cluster = Cluster::single(&[]).await;
+    let (done, said) = cluster.servers[0].ctl(&["add", "lonely", &server.raft]);
+    assert!(done, "{said}");
+    until("it is part of the cluster", async || server.ask::<()>(&["SET", "k", "v"]).await.ok())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_is_one_line_and_a_failure() {
+    let cluster = Cluster::single(&[]).await;
+    let running = &cluster.servers[0];
+    let directory = tempfile::tempdir().unwrap();
+
+    // A port in use, of each kind.
+    for (port, whom) in [(&running.resp, "Redis clients"), (&running.http, "operators")] {
+        let mut server = Server::new(directory.path(), "p");
+        let target = if whom == "operators" { &mut server.http } else { &mut server.resp };
+        target.clone_from(port);
+        let said = server.fails(&["--bootstrap"]);
+        assert!(said.contains(&format!("cannot listen on {port} for {whom}")), "{said}");
+    }
+    let mut server = Server::new(directory.path(), "p");
+    server.raft.clone_from(&running.raft);
+    let said = server.fails(&["--bootstrap"]);
+    assert!(said.contains(&format!("cannot listen on {}", running.raft)), "{said}");
+
+    // A directory in use, of somebody else, of something else, or not to be made.
+    let thief = Server::new(cluster.directory.path(), "a");
+    let said = thief.fails(&["--bootstrap"]);
+    assert!(said.contains("a=") || said.contains("in use") || said.contains("lock"), "{said}");
+    let said = thief.fails(&[]);
+    assert!(said.contains("in use") || said.contains("lock"), "{said}");
+    let data = running.data();
+    let mut other = Server::new(directory.path(), "other");
+    let said = other.fails(&["--data", data.to_str().unwrap()]);
+    assert!(said.contains("used multiple times") || said.contains("belongs to"), "{said}");
+    std::fs::create_dir(directory.path().join("mine")).unwrap();
+    std::fs::write(directory.path().join("mine/thesis.tex"), "x").unwrap();
+    other.id = "mine".to_owned();
+    let said = other.fails(&[]);
+    assert!(said.contains("holds thesis.tex but no server.json"), "{said}");
+    other.id = "mine/thesis.tex".to_owned();
+    let said = other.fails(&[]);
+    assert!(said.contains("an id is up to 64"), "{said}");
+
+    // Flags that make no sense.
+    let server = Server::new(directory.path(), "f");
+    let cases: [(&[&str], &str); 9] = [
+        (&["--election-timeout", "5"], "a time is a number with its unit"),
+        (&["--election-timeout", "100ms"], "invalid setting `election_timeout`"),
+        (&["--heartbeat", "10s"], "invalid setting"),
+        (&["--max-pipeline", "0"], "0 is not in 1..=65536"),
+        (&["--peer", "b=h:1"], "--bootstrap"),
+        (&["--bootstrap", "--peer", "b"], "a peer is ID=HOST:PORT"),
+        (&["--bootstrap", "--peer", "f=h:1"], "server f is said to be at"),
+        (&["--bootstrap", "--join", "h:1"], "cannot be used with"),
+        (&["--log", "loud=="], "the log filter \"loud==\" is wrong"),
+    ];
+    for (flags, expected) in cases {
+        let said = server.fails(flags);
+        assert!(said.contains(expected), "{flags:?}: {said}");
+    }
+    let mut nameless = Server::new(directory.path(), "f");
+    nameless.id.clear();
+    assert!(nameless.fails(&[]).contains("an id must not be empty"));
+    let mut everywhere = Server::new(directory.path(), "f");
+    everywhere.resp = "0.0.0.0:6379".to_owned();
+    assert!(everywhere.fails(&[]).contains("give --advertise HOST"));
+    assert!(!directory.path().join("f").exists(), "nothing was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_bootstrapped_once() {
+    let mut cluster = Cluster::single(&[]).await;
+    let server = &mut cluster.servers[0];
+    server.kill();
+    let said = server.fails(&["--bootstrap", "--peer", "b=127.0.0.1:1"]);
+    assert!(said.contains("cannot bootstrap: the cluster in"), "{said}");
+    assert!(said.contains(&format!("was bootstrapped with a={}", server.raft)), "{said}");
+    server.start(&["--bootstrap"]);
+    cluster.leader().await;
+
+    // Nor by one that has joined.
+    let mut second = Server::new(cluster.directory.path(), "b");
+    second.start(&["--join", &cluster.servers[0].http]);
+    until("it has joined", async || {
+        let (_, members) = second.http("GET", "/members", "");
+        (members["members"].as_array()?.len() == 2).then_some(())
+    })
+    .await;
+    second.kill();
+    let said = second.fails(&["--bootstrap"]);
+    assert!(said.contains("server b") && said.contains("has joined a cluster"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_ends_with_its_parent() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::new(directory.path(), "a");
+    let mut command = server.command(&["--bootstrap", "--log", "error"]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    until("it answers", async || (server.http("GET", "/status", "").0 == 200).then_some(())).await;
+    drop(child.stdin.take());
+    let status = until("it ends", async || child.try_wait().unwrap()).await;
+    assert!(status.success());
+}
+
+#[test]
+fn help_is_help_and_nonsense_is_refused() {
+    for args in [&["--help"][..], &["serve", "--help"], &["ctl", "--help"], &["demo", "--help"]] {
+        let output = run(args);
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains("Usage: kv"), "{args:?}");
+    }
+    let serve = text(&run(&["serve", "--help"]).stdout);
+    for part in ["[default: 127.0.0.1:6379]", "[env: KV_DATA=]", "redis-cli -p 6382"] {
+        assert!(serve.contains(part), "{part} is not in the help");
+    }
+    let output = run(&["fly"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text(&output.stderr).lines().count(), 1);
+    // Nobody there.
+    let output = run(&["ctl", "--http", "127.0.0.1:1", "status"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.starts_with("kv: cannot ask http://127.0.0.1:1/members"), "{said}");
+    assert_eq!(said.lines().count(), 1);
+}
