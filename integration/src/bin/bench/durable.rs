@@ -163,9 +163,9 @@ fn table(options: &Options, runs: &[Run], neighbours: &Neighbours) -> Table {
         options.warm_up, options.seconds, options.runs,
     ));
     table.note(
-        "The disk alone: three threads, each appending all clients' commands to a file of its own \
-         and syncing it, right after each run. One client cannot get more than 1 apply per sync; \
-         many clients share one.",
+        "The disk alone: three threads, each appending all clients' commands to a growing file of \
+         its own and syncing it, right after each run: syncs per second and file. One client can \
+         hardly get more than one apply per sync; many clients share one.",
     );
     table.note(neighbours.describe());
     table

@@ -679,6 +679,24 @@ mod reads_and_leases {
         assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
     }
 
+    /// Found here: with more verifications under way than rounds were remembered, no answer renewed
+    /// the lease, and a leader that everybody answered stepped down.
+    #[test]
+    fn many_verifications_under_way_do_not_cost_the_lease() {
+        let mut cluster = led(3, 0);
+        cluster.advance(Duration::from_millis(400), Some(&n(1)));
+        let asked = verify(&mut cluster, &n(1)).round;
+        for _ in 0..5000 {
+            verify(&mut cluster, &n(1));
+            cluster.pool.clear();
+        }
+        cluster.tell(&n(2), &n(1), heartbeat_reply(2, asked, 2, 2));
+        cluster.advance(Duration::from_millis(450), Some(&n(1)));
+        assert_eq!(cluster.core(&n(1)).role(), Role::Leader);
+        cluster.advance(Duration::from_millis(100), Some(&n(1)));
+        assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
+    }
+
     /// etcd #741, Redis-Raft 2020: a leader that was deposed without noticing confirms no read.
     #[test]
     fn a_stale_leader_confirms_no_read() {
