@@ -697,6 +697,20 @@ mod reads_and_leases {
         assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
     }
 
+    /// Found here: while a new term waited for a stuck disk, the answer to every heartbeat was kept.
+    #[test]
+    fn a_stuck_disk_keeps_one_sign_of_life() {
+        let mut cluster = Cluster::new(3);
+        cluster.server_mut(&n(2)).is_stalled = true;
+        for round in 1..=50 {
+            cluster.tell(&n(1), &n(2), heartbeat(2, round, 0));
+        }
+        cluster.pool.clear();
+        cluster.server_mut(&n(2)).is_stalled = false;
+        cluster.written_all(&n(2));
+        assert_eq!(cluster.take_messages(&n(2), &n(1)), [heartbeat_reply(2, 50, 0, 0)]);
+    }
+
     /// etcd #741, Redis-Raft 2020: a leader that was deposed without noticing confirms no read.
     #[test]
     fn a_stale_leader_confirms_no_read() {
