@@ -66,6 +66,11 @@ fn invalid<T>(reason: impl Into<String>) -> Result<T, DecodeError> {
     Err(DecodeError(reason.into()))
 }
 
+/// The most entries, in bytes as their cost is counted, that fit into `payload_bytes`.
+pub(crate) fn max_entries_bytes(payload_bytes: u64) -> u64 {
+    payload_bytes.saturating_sub(REQUEST_BYTES)
+}
+
 /// The most bytes the payload of `message` can take, without encoding it.
 pub(crate) fn max_bytes(message: &Message) -> u64 {
     match message {

@@ -62,7 +62,8 @@ pub struct TcpOptions {
     pub queue_bytes: u64,
     /// The longest message in bytes of payload. A received frame that announces more closes its
     /// connection; a message that is longer is not sent. It must be larger than both
-    /// `Config::max_append_bytes` and `Config::max_command_bytes` of all servers by 4 KiB.
+    /// `Config::max_append_bytes` and `Config::max_command_bytes` of all servers by 4 KiB; of this
+    /// server's own settings, `Raft::new` checks it.
     /// Default 16 MiB; 4 KiB to 1 GiB.
     pub max_frame_bytes: u64,
     /// Connections from other servers (and strangers) at most; each peer takes two. Further ones

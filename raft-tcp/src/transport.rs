@@ -162,6 +162,10 @@ impl Transport for TcpTransport {
         sent.map_err(|rejected| self.explain(rejected, &peer))
     }
 
+    fn max_entries_bytes(&self) -> u64 {
+        codec::max_entries_bytes(self.options.max_frame_bytes)
+    }
+
     fn forget(&self, peer: &ServerId) {
         self.peers.forget(peer);
     }

@@ -47,7 +47,7 @@ pub struct Config {
     /// `max_append_bytes`.
     pub max_inflight_bytes: u64,
     /// The largest command, in bytes. Larger ones are refused. Default 1 MiB; 1 byte to 64 MiB. A
-    /// transport with a frame limit needs it a little larger than this.
+    /// transport with a limit of its own must allow a little more.
     pub max_command_bytes: u64,
     /// Requests waiting to be taken up by the `run` task at most. Default 1024; at least 1. When it
     /// is full, `apply` waits.
@@ -136,6 +136,25 @@ impl Config {
         within("max_pending_writes", self.max_pending_writes, 16, 1 << 20)?;
         within("log_cache_bytes", self.log_cache_bytes, 0, 1 << 40)?;
         within("max_apply_batch", self.max_apply_batch, 1, 1 << 20)
+    }
+
+    /// Checks that everything these settings allow fits into a transport's messages.
+    pub(crate) fn validate_for(&self, transport_bytes: u64) -> Result<(), ConfigError> {
+        let entry_bytes = |command| crate::EntryPayload::OVERHEAD_BYTES + command;
+        let needs = [
+            ("max_append_bytes", self.max_append_bytes),
+            ("max_command_bytes", entry_bytes(self.max_command_bytes)),
+        ];
+        match needs.into_iter().find(|(_, bytes)| transport_bytes < *bytes) {
+            None => Ok(()),
+            Some((field, bytes)) => {
+                let rule = format!(
+                    "allows messages of {bytes} bytes, but the transport carries at most \
+                     {transport_bytes}"
+                );
+                Err(ConfigError { field, rule })
+            }
+        }
     }
 }
 

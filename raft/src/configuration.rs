@@ -127,6 +127,12 @@ pub struct Configuration {
 }
 
 impl Configuration {
+    /// The longest id of a server, in bytes: what every transport and store must be able to carry.
+    pub const MAX_ID_BYTES: usize = 255;
+
+    /// The longest address of a server, in bytes.
+    pub const MAX_ADDRESS_BYTES: usize = 512;
+
     /// A configuration of these servers, in any order; not yet validated.
     #[must_use]
     pub fn new(servers: impl IntoIterator<Item = Server>) -> Self {
@@ -177,8 +183,8 @@ impl Configuration {
     /// Checks the rules every configuration obeys.
     ///
     /// # Errors
-    /// [`InvalidConfiguration`] names the rule and the server: no voter, an empty id or address, a
-    /// duplicate id or address.
+    /// [`InvalidConfiguration`] names the rule and the server: no voter, an empty id or address, one
+    /// that is too long, a duplicate id or address.
     pub fn validate(&self) -> Result<(), InvalidConfiguration> {
         for (position, server) in self.servers.iter().enumerate() {
             if server.id.as_str().is_empty() {
@@ -186,6 +192,15 @@ impl Configuration {
             }
             if server.address.as_str().is_empty() {
                 return Err(InvalidConfiguration::EmptyAddress { id: server.id.clone() });
+            }
+            for (text, max) in [
+                (server.id.as_str(), Self::MAX_ID_BYTES),
+                (server.address.as_str(), Self::MAX_ADDRESS_BYTES),
+            ] {
+                if max < text.len() {
+                    let beginning = text.chars().take(32).collect();
+                    return Err(InvalidConfiguration::TooLong { beginning, max });
+                }
             }
             for other in self.servers.iter().skip(position + 1) {
                 if server.id == other.id {
@@ -311,6 +326,14 @@ pub enum InvalidConfiguration {
     EmptyAddress {
         /// Whose address.
         id: ServerId,
+    },
+    /// An id or address of more bytes than messages have room for.
+    #[error("the id or address that begins with {beginning:?} has more than {max} bytes")]
+    TooLong {
+        /// Its first characters.
+        beginning: String,
+        /// The limit.
+        max: usize,
     },
     /// Two servers with one identity.
     #[error("server id {id:?} appears twice")]

@@ -1,34 +1,73 @@
-//! A Raft library in the shape that Consul made familiar.
-#![cfg_attr(not(test), warn(missing_docs))]
+//! A replicated state machine inside your own program, in the shape that Consul made familiar.
+//!
+//! You implement one trait, [`Fsm`]. You give a [`Raft`] its stores and its transport, call
+//! [`Raft::apply`] and await the future: the command is on the disks of a majority and applied on
+//! this server, and every other server applies the same commands in the same order. A cluster is
+//! bootstrapped once and grows by membership changes, all from code.
+//!
+//! The README's program runs as it stands; `ARCHITECTURE.md` in the repository follows one `apply`
+//! from call to answer.
+//!
+//! # Where to look
+//!
+//! | you want to | see |
+//! |---|---|
+//! | propose commands, change members, read state | [`Raft`] |
+//! | write your state machine | [`Fsm`] |
+//! | choose settings | [`Config`] |
+//! | know whether a failed command may have happened | [`ApplyError::outcome`] |
+//! | try things out without disk or network | [`inmem`] |
+//! | bring your own store or transport | [`LogStore`], [`StableStore`], [`SnapshotStore`], [`Transport`] and the suites in `testing` |
+//! | watch a node | [`Raft::status`], [`Raft::observe`], [`Raft::leader_changes`] |
+//!
+//! # Features
+//!
+//! - `testing`: conformance suites for every trait, and a cluster in one process.
+//! - `unstable-core`: the pure consensus core as `raft::consensus`, for programs that drive it by
+//!   hand. Outside the stability promise.
+//!
+//! Neither changes how anything else behaves.
 
+// What a user calls.
 mod api;
 mod bootstrap;
 mod future;
 
+// Contracts: data.
 pub mod config;
 pub mod configuration;
 pub mod error;
-pub mod fsm;
 pub mod log;
 pub mod observer;
 pub mod rpc;
+pub mod status;
+
+// Contracts: traits.
+pub mod fsm;
 pub mod snapshot;
 pub mod stable;
-pub mod status;
 pub mod transport;
 
+// The pure core.
 #[cfg(feature = "unstable-core")]
 pub mod consensus;
 #[cfg(not(feature = "unstable-core"))]
+#[allow(unreachable_pub, reason = "what is public in here is so with the feature")]
 pub(crate) mod consensus;
 
+// The async shell around it.
 mod log_tail;
 mod tasks;
 
+// Implementations without dependencies, and tests for those of others.
 pub mod inmem;
-
 #[cfg(feature = "testing")]
 pub mod testing;
+
+/// The README's program is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 pub use self::{
     api::Raft,

@@ -125,11 +125,13 @@ pub enum EntryPayload {
 }
 
 impl EntryPayload {
+    /// What every entry counts beside its payload.
+    pub(crate) const OVERHEAD_BYTES: u64 = 32;
+
     /// Payload bytes that count against size limits, plus a fixed overhead of 32 bytes per entry.
     #[must_use]
     pub fn cost_bytes(&self) -> u64 {
-        const OVERHEAD_BYTES: u64 = 32;
-        OVERHEAD_BYTES
+        Self::OVERHEAD_BYTES
             + match self {
                 Self::Command(data) => data.len() as u64,
                 Self::Noop | Self::Barrier => 0,

@@ -52,6 +52,14 @@ pub trait Transport: Send + Sync + 'static {
     /// Dropping the future before it ends leaves the message sent or not sent, never half.
     async fn send_entries(&self, to: &Server, message: Message) -> Result<(), TransportError>;
 
+    /// The largest message this transport carries, in bytes of entries as counted by
+    /// [`Entries::cost_bytes`](crate::Entries::cost_bytes). [`Raft::new`](crate::Raft::new) refuses
+    /// settings that allow larger ones: an entry that cannot be carried would stop replication for
+    /// good. The default has no limit.
+    fn max_entries_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Forgets a peer that is no longer part of any configuration: connections to it are closed.
     fn forget(&self, _peer: &ServerId) {}
 

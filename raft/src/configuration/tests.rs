@@ -202,3 +202,17 @@ fn text_is_shown_as_it_is() {
     assert_eq!(format!("{:>4}|", ServerId::new("ab")), "  ab|");
     assert_eq!(serde_json::to_string(&ServerId::new("a")).unwrap(), "\"a\"");
 }
+
+/// A configuration that no message can carry would stop replication for good.
+#[test]
+fn ids_and_addresses_have_a_length_that_every_message_can_carry() {
+    let validate = |id, address| {
+        Configuration::new([Server::voter("a".repeat(id), "h".repeat(address))]).validate()
+    };
+    assert_eq!(validate(255, 512), Ok(()));
+    let too_long = |beginning: &str, max| {
+        Err(InvalidConfiguration::TooLong { beginning: beginning.repeat(32), max })
+    };
+    assert_eq!(validate(256, 1), too_long("a", 255));
+    assert_eq!(validate(1, 513), too_long("h", 512));
+}

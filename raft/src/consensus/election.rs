@@ -96,7 +96,7 @@ impl Consensus {
     pub(super) fn handle_election_timeout(&mut self, now: Time) {
         if self.election_deadline <= now {
             self.set_leader(None);
-            if self.membership.is_voter(&self.rules.id) && !self.is_disk_stalled(now) {
+            if self.membership.may_campaign(&self.rules.id) && !self.is_disk_stalled(now) {
                 self.campaign(now, false);
             } else {
                 self.set_role(RoleState::Follower);
@@ -118,8 +118,8 @@ impl Consensus {
             }
             // A server that may not campaign only has a leader to forget.
             RoleState::Follower | RoleState::Leader(_) => {
-                let is_waiting = self.leader.is_some() || self.membership.is_voter(&self.rules.id);
-                is_waiting.then_some(self.election_deadline)
+                let may_campaign = self.membership.may_campaign(&self.rules.id);
+                (self.leader.is_some() || may_campaign).then_some(self.election_deadline)
             }
         }
     }

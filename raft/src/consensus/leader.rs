@@ -3,26 +3,29 @@
 //! Source: thesis §3.5, §3.6.2 (commit), §6.4 (reads), §10.2.1 (the leader's disk runs beside
 //! replication), §4 (membership); the write-stall rule is ours (the model's #503).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::{
     Consensus,
     action::{Action, AppendOrder, Refusal, Verification},
     progress::Progress,
     quorum::reached_by_majority,
-    role::{Leader, RoleState},
+    role::{Leader, MAX_REMEMBERED_ROUNDS, RoleState},
     time::Time,
 };
 use crate::{
     configuration::{ConfigurationChange, ServerId},
-    log::{EntryPayload, LogIndex},
+    log::{Entries, EntryPayload, LogId, LogIndex},
     observer::Observation,
-    rpc::{AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, Message},
+    rpc::{
+        AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
+        Message,
+    },
     status::ProgressState,
 };
-
-/// Rounds whose start is remembered; contact by answers to older ones does not count.
-const MAX_REMEMBERED_ROUNDS: usize = 1024;
 
 impl Consensus {
     /// Proposes entries: assigns consecutive indices, and returns the first.
@@ -152,14 +155,10 @@ impl Consensus {
     fn begin_round(&mut self, now: Time) {
         let commit_index = self.commit_index;
         let interval = self.rules.heartbeat_interval;
-        let term = self.term();
+        let (term, apart) = (self.term(), self.rounds_apart());
         let Some(leader) = self.role.leader_mut() else { return };
-        leader.round += 1;
+        leader.next_round(now, apart);
         leader.next_heartbeat = now + interval;
-        leader.rounds.push_back((leader.round, now));
-        while MAX_REMEMBERED_ROUNDS < leader.rounds.len() {
-            leader.rounds.pop_front();
-        }
         let round = leader.round;
         let heartbeats: Vec<_> = leader
             .peers
@@ -171,6 +170,11 @@ impl Consensus {
             self.send(&peer, message);
         }
         self.confirm_rounds();
+    }
+
+    /// How far apart the rounds lie whose start is remembered.
+    fn rounds_apart(&self) -> Duration {
+        2 * self.rules.leader_lease_timeout / MAX_REMEMBERED_ROUNDS
     }
 
     pub(super) fn replicate_all(&mut self, now: Time) {
@@ -216,9 +220,17 @@ impl Consensus {
         match &reply.outcome {
             AppendOutcome::Matched { match_index } => self.matched(now, from, *match_index),
             AppendOutcome::Conflict { prev_index, hint } => {
-                let meet = self.meeting_point(*hint);
-                if let Some(progress) = self.progress_mut(from) {
-                    progress.conflict(*prev_index, meet);
+                let (meet, apart) = (self.meeting_point(*hint), self.rounds_apart());
+                if let Some(leader) = self.role.leader_mut()
+                    && let Some(progress) = leader.peers.get_mut(from)
+                {
+                    let had_window = progress.state == ProgressState::Replicate;
+                    if progress.conflict(reply.round, leader.round, *prev_index, meet) && had_window
+                    {
+                        // So that answers to what is sent from now on can be told from answers to
+                        // what was under way.
+                        leader.next_round(now, apart);
+                    }
                 }
             }
             AppendOutcome::StaleTerm => {}
@@ -310,11 +322,31 @@ impl Consensus {
         if self.role.leader().is_none() {
             return;
         }
-        // Those that were removed learn it from this round, then their progress is dropped.
         self.begin_round(now);
+        self.bid_farewell();
         self.reset_progress(now);
         if !self.membership.is_voter(&self.rules.id) {
             self.step_down(now);
+        }
+    }
+
+    /// Tells those that were removed that it is final, before their progress is dropped: until they
+    /// know they may campaign. An append tells even those whose acknowledgement is still on its way.
+    fn bid_farewell(&mut self) {
+        let latest = self.membership.latest();
+        let Some(leader) = self.role.leader() else { return };
+        let Some(term) = self.log.term_at(latest.index) else { return };
+        let request = AppendEntriesRequest {
+            term: self.term(),
+            round: leader.round,
+            prev: LogId { term, index: latest.index },
+            entries: Entries::default(),
+            commit_index: self.commit_index,
+        };
+        let is_removed = |id: &&ServerId| latest.configuration.server(id).is_none();
+        let removed: Vec<ServerId> = leader.peers.keys().filter(is_removed).cloned().collect();
+        for peer in removed {
+            self.send(&peer, Message::AppendEntries(request.clone()));
         }
     }
 

@@ -37,6 +37,13 @@ impl Membership {
         self.latest.configuration.is_voter(id)
     }
 
+    /// Whether the server may campaign: it votes in the configuration in force, or in the one
+    /// before while that is not known to be replaced for good. A leader that was removing itself may
+    /// be the only one whose log is long enough to win (thesis §4.2.2).
+    pub(super) fn may_campaign(&self, id: &ServerId) -> bool {
+        self.is_voter(id) || self.committed.configuration.is_voter(id)
+    }
+
     /// Whether `latest` is not known to be committed.
     pub(super) fn is_changing(&self) -> bool {
         self.committed.index < self.latest.index
@@ -86,3 +93,6 @@ impl Membership {
         latest.servers().iter().chain(leaving).filter(|server| server.id != *me).cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

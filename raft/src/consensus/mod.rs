@@ -153,17 +153,22 @@ impl Consensus {
 
     /// Makes this server the first of a new cluster: appends `configuration` at index 1, term 1.
     ///
+    /// Term 1 alone is no state: it is what a bootstrap leaves whose write was cut short between
+    /// the term and the entry. Who has heard of a bootstrapped cluster has at least term 2.
+    ///
     /// # Errors
     /// [`Refusal`] when the server has state, or is not a voter of a valid configuration.
     pub fn bootstrap(&mut self, now: Time, configuration: Configuration) -> Result<(), Refusal> {
         configuration.validate().map_err(Refusal::Invalid)?;
-        if self.hard_state.current_term != Term(0) || self.log.last() != LogId::ZERO {
+        if Term(1) < self.term() || self.log.last() != LogId::ZERO {
             return Err(Refusal::AlreadyBootstrapped);
         }
         if !configuration.is_voter(&self.rules.id) {
             return Err(Refusal::NotVoter);
         }
-        self.advance_term(Term(1));
+        if self.term() < Term(1) {
+            self.advance_term(Term(1));
+        }
         self.append(now, vec![EntryPayload::Configuration(configuration)]);
         // The only voter of a cluster has nobody to wait for.
         if self.membership.voters().voters().count() == 1 {
@@ -284,9 +289,14 @@ impl Consensus {
         self.actions.pop_front()
     }
 
-    /// Whether enough is accepted and not applied that no more requests should be taken.
+    /// Whether this leader has accepted so much that is not applied that it should take no more
+    /// requests. A server that does not lead refuses them at once, which costs nothing: it must not
+    /// keep them waiting because its log is long (after a start nothing of it is applied).
     #[must_use]
     pub fn is_saturated(&self) -> bool {
+        if self.role.leader().is_none() {
+            return false;
+        }
         self.rules.max_unapplied_entries <= self.log.last().index.since(self.last_applied)
             || self.rules.max_unapplied_bytes <= self.log.known_cost_bytes(self.last_applied)
             || self.is_write_window_full()

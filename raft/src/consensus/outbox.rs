@@ -74,3 +74,6 @@ fn covers(newer: &Message, older: &Message) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

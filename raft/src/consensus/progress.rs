@@ -12,6 +12,9 @@ use crate::{
 /// a busy leader sends few large messages instead of many small ones.
 const EAGER_INFLIGHT: usize = 2;
 
+/// What awaits its answer when nothing could be delivered: any sign of life ends the wait.
+const UNREACHABLE: Probe = Probe { last: LogIndex(u64::MAX), sent_at: Time(0) };
+
 /// A message with entries that has not been answered.
 #[derive(Clone, Debug)]
 struct Inflight {
@@ -21,7 +24,7 @@ struct Inflight {
 }
 
 /// A message sent to find where the logs meet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probe {
     last: LogIndex,
     sent_at: Time,
@@ -40,6 +43,10 @@ pub(super) struct Progress {
     probe: Option<Probe>,
     inflight: VecDeque<Inflight>,
     inflight_bytes: u64,
+    /// The newest round when a conflict last emptied the window. The rest of that window conflicts
+    /// too, so answers to questions of up to that round are not news. If each of them had the next
+    /// window sent anew, a network that reorders would never calm down.
+    conflict_round: u64,
     /// The first round of this session: answers to earlier rounds belong to an earlier membership
     /// of the same server and are dropped.
     first_round: u64,
@@ -67,6 +74,7 @@ impl Progress {
             probe: None,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
+            conflict_round: 0,
             first_round,
             acked_round: 0,
             contact: now,
@@ -141,6 +149,10 @@ impl Progress {
             }
         }
         match self.state {
+            // Still unreachable: the answer is an old one. Only a sign of life ends the wait.
+            ProgressState::Probe if self.probe == Some(UNREACHABLE) => {
+                self.next_index = self.next_index.max(self.match_index.next());
+            }
             ProgressState::Probe | ProgressState::Snapshot => {
                 self.state = ProgressState::Replicate;
                 self.probe = None;
@@ -153,9 +165,16 @@ impl Progress {
         }
     }
 
-    /// A negative answer to the question whether `prev_index` matches; `meet` is the newest entry
-    /// of ours that can match. Returns whether the answer was news.
-    pub(super) fn conflict(&mut self, prev_index: LogIndex, meet: LogIndex) -> bool {
+    /// A negative answer to the question of `round` whether `prev_index` matches; `meet` is the
+    /// newest entry of ours that can match, `newest_round` the leader's. Returns whether the answer
+    /// was news.
+    pub(super) fn conflict(
+        &mut self,
+        round: u64,
+        newest_round: u64,
+        prev_index: LogIndex,
+        meet: LogIndex,
+    ) -> bool {
         match self.state {
             ProgressState::Snapshot => return false,
             // What has matched durably cannot conflict: the answer is late, or the follower has
@@ -164,7 +183,11 @@ impl Progress {
                 return false;
             }
             ProgressState::Probe if prev_index != self.next_index.prev() => return false,
+            ProgressState::Replicate if round <= self.conflict_round => return false,
             ProgressState::Probe | ProgressState::Replicate => {}
+        }
+        if self.state == ProgressState::Replicate {
+            self.conflict_round = newest_round;
         }
         self.state = ProgressState::Probe;
         self.probe = None;
@@ -197,7 +220,7 @@ impl Progress {
             self.become_probe();
         }
         if self.state == ProgressState::Probe {
-            self.probe = Some(Probe { last: LogIndex(u64::MAX), sent_at: Time(0) });
+            self.probe = Some(UNREACHABLE);
         }
     }
 

@@ -1,9 +1,16 @@
 //! The part a server plays, and what belongs to that part only.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use super::{action::WriteId, progress::Progress, time::Time};
 use crate::{configuration::ServerId, log::LogIndex, observer::Role};
+
+/// Rounds whose start is remembered at most. They lie so far apart that half of them span a lease;
+/// an answer to a round in between counts from the remembered one before it.
+pub(super) const MAX_REMEMBERED_ROUNDS: u32 = 1024;
 
 /// The part, with its data: nothing of an earlier part can leak into the next.
 #[derive(Clone, Debug)]
@@ -35,9 +42,10 @@ pub(super) struct Leader {
     pub(super) term_start: LogIndex,
     /// Every other server that matters.
     pub(super) peers: BTreeMap<ServerId, Progress>,
-    /// The current round. Each heartbeat and each verification begins a new one.
+    /// The current round. Each heartbeat, each verification and each window that has to be sent
+    /// anew begins a new one.
     pub(super) round: u64,
-    /// When recent rounds began, oldest first.
+    /// When rounds began, oldest first; not all of them are remembered.
     pub(super) rounds: VecDeque<(u64, Time)>,
     /// The newest round a majority has answered.
     pub(super) confirmed_round: u64,
@@ -81,9 +89,22 @@ impl RoleState {
 }
 
 impl Leader {
-    /// When `round` began, if that is still remembered.
+    /// Begins a round: what is asked from now on carries its number. Its start is remembered if the
+    /// last one remembered lies `apart` or longer back.
+    pub(super) fn next_round(&mut self, now: Time, apart: Duration) {
+        self.round += 1;
+        if self.rounds.back().is_none_or(|(_, began)| *began + apart <= now) {
+            self.rounds.push_back((self.round, now));
+        }
+        while MAX_REMEMBERED_ROUNDS as usize <= self.rounds.len() {
+            self.rounds.pop_front();
+        }
+    }
+
+    /// A moment at which `round` had not begun earlier than: when it began, or, if that is forgotten,
+    /// when the newest remembered one before it did.
     pub(super) fn began(&self, round: u64) -> Option<Time> {
-        let at = self.rounds.partition_point(|(known, _)| *known < round);
-        self.rounds.get(at).filter(|(known, _)| *known == round).map(|(_, began)| *began)
+        let after = self.rounds.partition_point(|(known, _)| *known <= round);
+        self.rounds.get(after.checked_sub(1)?).map(|(_, began)| *began)
     }
 }

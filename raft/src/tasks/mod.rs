@@ -95,6 +95,7 @@ pub(crate) async fn start<F: Fsm>(
     transport: Arc<dyn Transport>,
 ) -> Result<Node<F::Response>, StartError> {
     config.validate()?;
+    config.validate_for(transport.max_entries_bytes())?;
     let restored = start::restore(fsm, &mut log_store, &mut stable_store, &*snapshot_store).await?;
     let (inbox, received) = Inbox::new(config.rpc_queue);
     transport.start(config.local_id.clone(), inbox).await?;

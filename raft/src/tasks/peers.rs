@@ -1,6 +1,12 @@
 //! The other servers, as `run` sees them: where to dial each, and its `replicate` task.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
@@ -27,6 +33,8 @@ pub(super) struct Peers {
 struct Peer {
     server: Server,
     orders: mpsc::UnboundedSender<Order>,
+    /// How many orders its task has not carried out yet.
+    backlog: Arc<AtomicUsize>,
     /// Held for its drop.
     _task: AbortOnDrop,
     /// Whether the last message went out, so that a broken connection is told of once.
@@ -70,9 +78,14 @@ impl Peers {
 
     fn start(&self, server: Server, tasks: &mut Tasks) -> Peer {
         let (orders, queue) = mpsc::unbounded_channel();
-        let replicate = Replicate { peer: server.clone(), sources: Arc::clone(&self.sources) };
+        let backlog = Arc::new(AtomicUsize::new(0));
+        let replicate = Replicate {
+            peer: server.clone(),
+            sources: Arc::clone(&self.sources),
+            backlog: Arc::clone(&backlog),
+        };
         let task = tasks.spawn("replicate", replicate.run(queue));
-        Peer { server, orders, _task: AbortOnDrop(task), is_reachable: true }
+        Peer { server, orders, backlog, _task: AbortOnDrop(task), is_reachable: true }
     }
 
     /// Notes where a sender can be dialled, if no configuration says so.
@@ -86,8 +99,11 @@ impl Peers {
             }
             return;
         }
-        if self.strangers.len() == STRANGERS_MAX {
-            self.strangers.pop_front();
+        if self.strangers.len() == STRANGERS_MAX
+            && let Some(oldest) = self.strangers.pop_front()
+        {
+            // Else the transport would go on dialling everybody who was ever answered.
+            self.sources.transport.forget(&oldest.id);
         }
         let (id, address) = (id.clone(), address.clone());
         self.strangers.push_back(Server { id, address, suffrage: Suffrage::Nonvoter });
@@ -96,6 +112,12 @@ impl Peers {
     /// Gives an order to the peer's `replicate` task.
     pub(super) fn replicate(&self, order: Order) {
         if let Some(peer) = self.known.iter().find(|peer| peer.server.id == order.order.to) {
+            // An order must not overtake those that wait.
+            let is_idle = peer.backlog.load(Ordering::Acquire) == 0;
+            if is_idle && self.sources.send_now(&peer.server, &order) {
+                return;
+            }
+            peer.backlog.fetch_add(1, Ordering::Relaxed);
             // Its task ends before `run` only when the node does.
             let _ = peer.orders.send(order);
         }

@@ -3,8 +3,18 @@
 //! It decides nothing: the core gives the orders and bounds how many are under way; this task loads
 //! what they name, from the log's tail or from the store, and waits for room in the transport's
 //! ordered lane, which is the back-pressure of replication. It only reads.
+//!
+//! Most orders need no waiting: what they name is in memory and the lane has room. As long as this
+//! task has nothing to do, `run` tries these itself ([`Sources::send_now`]), which saves a change of
+//! tasks on the way of every write; what would have to wait comes here.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
 
 use tokio::sync::mpsc;
 
@@ -23,6 +33,9 @@ use crate::{
 /// Orders taken from the queue at once at most.
 const ORDERS_MAX: usize = 64;
 
+/// A message with more bytes of entries is left to this task: a transport may have to encode it.
+const SEND_NOW_BYTES: u64 = 64 << 10;
+
 /// An order, and the generation of the log in which it was given.
 pub(super) struct Order {
     pub(super) order: AppendOrder,
@@ -37,9 +50,60 @@ pub(super) struct Sources {
     pub(super) max_append_bytes: u64,
 }
 
+impl Sources {
+    /// Carries out an order at once, if nothing about it has to wait. Returns whether that is done,
+    /// well or badly.
+    pub(super) fn send_now(&self, peer: &Server, Order { order, generation }: &Order) -> bool {
+        let mut entries = Entries::default();
+        let (first, last) = (order.prev.index.next(), order.last);
+        if first <= last {
+            let bytes = SEND_NOW_BYTES.min(self.max_append_bytes);
+            match self.shared.tail.load(*generation, (first, last), bytes) {
+                Load::Entries(all) if all.last_id().is_some_and(|id| id.index == last) => {
+                    entries = all;
+                }
+                Load::Entries(_) | Load::OnDisk { .. } | Load::Stale => return false,
+            }
+        }
+        let message = message(order, order.prev, entries);
+        self.observe(peer, &message);
+        let mut sending = self.transport.send_entries(peer, message);
+        // One look, by nobody in particular. If the lane has no room the message is given up here,
+        // and sent by the task; should it have gone out after all, the receiver copes.
+        match sending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => {
+                self.shared.unreachable(&peer.id);
+                true
+            }
+            Poll::Pending => false,
+        }
+    }
+
+    fn observe(&self, peer: &Server, message: &Message) {
+        let observers = &self.shared.observers;
+        if !observers.is_empty() {
+            let (to, message) = (peer.id.clone(), message.clone());
+            observers.notify(&Observation::Sent { to, message });
+        }
+    }
+}
+
+fn message(order: &AppendOrder, prev: LogId, entries: Entries) -> Message {
+    Message::AppendEntries(AppendEntriesRequest {
+        term: order.term,
+        round: order.round,
+        prev,
+        entries,
+        commit_index: order.commit_index,
+    })
+}
+
 pub(super) struct Replicate {
     pub(super) peer: Server,
     pub(super) sources: Arc<Sources>,
+    /// How many orders are in the queue or being carried out.
+    pub(super) backlog: Arc<AtomicUsize>,
 }
 
 impl Replicate {
@@ -48,6 +112,7 @@ impl Replicate {
         let mut taken = Vec::new();
         let mut is_reachable = true;
         while orders.recv_many(&mut taken, ORDERS_MAX).await != 0 {
+            let count = taken.len();
             for order in taken.drain(..) {
                 let is_sent = self.carry_out(order).await?;
                 if is_sent != is_reachable {
@@ -61,7 +126,7 @@ impl Replicate {
                     break;
                 }
             }
-            taken.clear();
+            self.backlog.fetch_sub(count, Ordering::Release);
         }
         Ok(())
     }
@@ -79,14 +144,9 @@ impl Replicate {
                 Entries::default()
             };
             let end: LogId = entries.last_id().unwrap_or(prev);
-            let message = Message::AppendEntries(AppendEntriesRequest {
-                term: order.term,
-                round: order.round,
-                prev,
-                entries,
-                commit_index: order.commit_index,
-            });
-            if !self.send(message).await {
+            let message = message(&order, prev, entries);
+            self.sources.observe(&self.peer, &message);
+            if self.sources.transport.send_entries(&self.peer, message).await.is_err() {
                 return Ok(false);
             }
             prev = end;
@@ -116,14 +176,5 @@ impl Replicate {
                 read.map(Some).map_err(Fatal::Store)
             }
         }
-    }
-
-    async fn send(&self, message: Message) -> bool {
-        let observers = &self.sources.shared.observers;
-        if !observers.is_empty() {
-            let (to, message) = (self.peer.id.clone(), message.clone());
-            observers.notify(&Observation::Sent { to, message });
-        }
-        self.sources.transport.send_entries(&self.peer, message).await.is_ok()
     }
 }

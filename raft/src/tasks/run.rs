@@ -9,13 +9,7 @@
 //! entries either: they stay in their bounded queues, and whoever fills these waits. Heartbeats and
 //! votes have a lane of their own and go on.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -91,6 +85,8 @@ pub(super) struct Turn<R> {
     /// Whether `run_fsm` was told to wake this task.
     awaits_applied: bool,
     inbox_is_closed: bool,
+    /// How many requests the last turn that took any has taken.
+    last_requests: usize,
 }
 
 impl<R> Turn<R> {
@@ -108,7 +104,15 @@ impl<R> Turn<R> {
             applied,
             awaits_applied: false,
             inbox_is_closed: false,
+            last_requests: 0,
         }
+    }
+
+    /// Whether it is worth letting other tasks run before this turn begins: requests came in
+    /// company last time, and this time the company is smaller.
+    fn expects_more_requests(&self) -> bool {
+        let count = self.requests.len();
+        0 < count && count <= self.last_requests && 1 < self.last_requests
     }
 }
 
@@ -136,6 +140,11 @@ impl<R: Send + 'static> Run<R> {
 
     /// Waits until something is ready, and takes a batch from every source that is. The sources are
     /// polled in a fixed order; taking from one is never undone, so nothing is lost.
+    ///
+    /// A task that is woken runs next, before others that are ready, so the first of many callers
+    /// would get a turn to itself. If there were several lately, this task goes to the end of the
+    /// line once, and then takes what has come until then: a turn costs the same for one request
+    /// as for many.
     async fn wait(&mut self, mail: &mut Mail<R>) {
         let takes_messages = !self.core.is_write_window_overrun() && !self.turn.inbox_is_closed;
         let takes_entries = !self.core.is_write_window_full();
@@ -145,9 +154,9 @@ impl<R: Send + 'static> Run<R> {
         }
         self.alarm.arm(self.core.next_timeout());
         let Self { turn, alarm, shared, .. } = self;
-        let mut signalled = pin!(shared.signalled());
+        let mut has_stepped_back = false;
         poll_fn(|cx| {
-            let mut is_ready = signalled.as_mut().poll(cx).is_ready();
+            let mut is_ready = shared.poll_signals(cx).is_ready();
             if takes_messages
                 && let Poll::Ready(is_open) =
                     mail.inbox.poll_take(cx, &mut turn.messages, MESSAGES_MAX, takes_entries)
@@ -163,7 +172,12 @@ impl<R: Send + 'static> Run<R> {
                 is_ready |= count != 0;
             }
             is_ready |= alarm.poll(cx).is_ready();
-            if is_ready { Poll::Ready(()) } else { Poll::Pending }
+            if is_ready && !has_stepped_back && turn.expects_more_requests() {
+                has_stepped_back = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if is_ready || has_stepped_back { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -212,6 +226,9 @@ impl<R: Send + 'static> Run<R> {
         let mut requests = std::mem::take(&mut self.turn.requests);
         if !requests.is_empty() {
             self.metrics.requests(requests.len());
+            self.turn.last_requests = requests.len();
+            self.turn.payloads.reserve(requests.len());
+            self.turn.proposers.reserve(requests.len());
         }
         for request in requests.drain(..) {
             self.take_request(now, request);
@@ -245,6 +262,8 @@ impl<R: Send + 'static> Run<R> {
             }
             Request::Transfer { to, responder } => {
                 self.propose(now);
+                // An earlier transfer may have ended in this very turn: its caller comes first.
+                self.show_and_act(now);
                 match self.core.transfer_leadership(now, to.as_ref()) {
                     Ok(()) => self.waiters.transferring(responder.taken()),
                     Err(refusal) => responder.answer(Err(request::transfer_error(refusal))),
@@ -405,6 +424,8 @@ impl<R: Send + 'static> Run<R> {
                 let (index, members) = (configuration.index, &configuration.configuration);
                 tracing::info!(%server, %index, %members, "configuration changed");
                 self.shared.published.publish_configuration(configuration);
+                // The leader may have an address now, or another one.
+                self.shared.published.publish_leader(self.core.leader());
             }
             Observation::PeerLost { peer } => tracing::warn!(%server, %peer, "peer lost"),
             Observation::PeerRegained { peer } => tracing::info!(%server, %peer, "peer regained"),

@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -96,7 +97,7 @@ pub(crate) struct Shared {
 
 /// What other tasks tell `run`.
 struct Signals {
-    wake: Notify,
+    wake: Wake,
     written: AtomicU64,
     /// Grows; also what the handle's `applied_index` shows.
     applied: AtomicU64,
@@ -104,6 +105,36 @@ struct Signals {
     awaits_applied: AtomicBool,
     unreachable: Mutex<Vec<ServerId>>,
     has_unreachable: AtomicBool,
+}
+
+/// Wakes one task. Like tokio's `Notify` with one waiter, but what is polled is not a future that
+/// enters a list each time, and a second wake before the task has run costs one exchange.
+#[derive(Default)]
+struct Wake {
+    is_set: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Wake {
+    fn wake(&self) {
+        if self.is_set.swap(true, Ordering::AcqRel) {
+            // Whoever set it wakes the task, or the task has not looked at it yet.
+            return;
+        }
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut waker = self.waker.lock();
+        if waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        drop(waker);
+        // Looked at after the waker is in place: a wake before that is seen here.
+        if self.is_set.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+    }
 }
 
 struct AppliedWaiters {
@@ -122,7 +153,7 @@ impl Shared {
             published: Published::new(hard_state, applied),
             tail,
             signals: Signals {
-                wake: Notify::new(),
+                wake: Wake::default(),
                 written: AtomicU64::new(0),
                 applied: AtomicU64::new(applied.0),
                 awaits_applied: AtomicBool::new(false),
@@ -141,18 +172,18 @@ impl Shared {
                 fatal => tracing::error!(server = %self.id, %fatal, "the node ends"),
             }
         }
-        self.signals.wake.notify_one();
+        self.signals.wake.wake();
     }
 
-    /// Waits until another task has something to tell `run`. Cancel safe; may return for nothing.
-    pub(super) async fn signalled(&self) {
-        self.signals.wake.notified().await;
+    /// Ready, once, when another task has something to tell `run`; may be ready for nothing.
+    pub(super) fn poll_signals(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.signals.wake.poll(cx)
     }
 
     /// Every write up to this one is durable.
     pub(super) fn written(&self, id: WriteId) {
         self.signals.written.store(id.0, Ordering::Release);
-        self.signals.wake.notify_one();
+        self.signals.wake.wake();
     }
 
     pub(super) fn last_written(&self) -> WriteId {
@@ -168,7 +199,7 @@ impl Shared {
         self.tail.applied(index);
         self.signals.applied.store(index.0, Ordering::SeqCst);
         if self.signals.awaits_applied.load(Ordering::SeqCst) {
-            self.signals.wake.notify_one();
+            self.signals.wake.wake();
         }
         if self.applied_waiters.count.load(Ordering::SeqCst) != 0 {
             self.applied_waiters.notify.notify_waiters();
@@ -214,7 +245,7 @@ impl Shared {
         }
         drop(unreachable);
         self.signals.has_unreachable.store(true, Ordering::Release);
-        self.signals.wake.notify_one();
+        self.signals.wake.wake();
     }
 
     pub(super) fn take_unreachable(&self) -> Vec<ServerId> {

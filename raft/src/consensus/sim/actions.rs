@@ -27,7 +27,10 @@ impl World {
                 let it = &self.servers[server];
                 let (life, Some(alive)) = (it.life, &it.alive) else { return Ok(()) };
                 let generation = alive.generation;
-                let at = self.now + self.dice.pick(&[0, 0, 20, 300]);
+                // One lane per peer keeps its order; more than one, or a slow disk, does not.
+                let keeps_order = self.network.weather.keeps_order;
+                let delay = if keeps_order { 0 } else { self.dice.pick(&[0, 0, 20, 300]) };
+                let at = self.now + delay;
                 self.schedule(at, Event::Order { server, life, generation, order });
                 Ok(())
             }
@@ -91,8 +94,11 @@ impl World {
         }
         if let Some(from) = write.truncate_from {
             self.stats.truncations += 1;
+            let term = alive.core.term();
             let removed = alive.log.entries().iter().skip(from.prev().0 as usize);
-            removed.map(|entry| self.checks.committed.truncated(entry.id())).collect::<Check>()?;
+            removed
+                .map(|entry| self.checks.committed.truncated(entry.id(), term))
+                .collect::<Check>()?;
             alive.generation += 1;
             alive.log.truncate(from);
         }
@@ -381,9 +387,13 @@ impl World {
         let last = entries.last().map(|entry| entry.id()).unwrap_or_default();
         let configuration = &alive.core.latest_configuration().configuration;
         let voters = configuration.voters().map(|voter| server_of(&voter.id));
-        let voters: Vec<(usize, bool)> =
-            voters.map(|it| (it, self.servers[it].disk.image.log.has(last))).collect();
-        let by = Committer { term: alive.core.term(), is_leader, voters: &voters };
+        let term = alive.core.term();
+        let holds = |it: usize| {
+            let disk = &self.servers[it].disk.image;
+            (it, disk.log.has(last) && term <= disk.hard_state.current_term)
+        };
+        let voters: Vec<(usize, bool)> = voters.map(holds).collect();
+        let by = Committer { term, is_leader, voters: &voters };
         let news = self.checks.committed.commit(entries, by, &self.checks.leaders)?;
         if news == 0 {
             return Ok(());

@@ -159,13 +159,15 @@ fn rules(dice: &mut Dice) -> Rules {
 }
 
 fn weather(dice: &mut Dice) -> Weather {
+    let late_per_mille = dice.pick(&[0, 0, 5, 30]);
+    let late_delay = dice.pick(&[1, 3, 8]) * ELECTION_TIMEOUT;
     Weather {
         loss_per_mille: dice.pick(&[0, 0, 5, 30, 150]),
         duplicate_per_mille: dice.pick(&[0, 0, 10, 100]),
         min_delay: dice.pick(&[50, 200, 1_000]),
         max_delay: dice.pick(&[1_000, 1_500, 5_000, 30_000]),
-        late_per_mille: dice.pick(&[0, 0, 5, 30]),
-        late_delay: dice.pick(&[1, 3, 8]) * ELECTION_TIMEOUT,
+        late_per_mille,
+        late_delay: if late_per_mille == 0 { 0 } else { late_delay },
         keeps_order: dice.chance(300),
         reports_unreachable: dice.coin(),
         splits_orders: dice.coin(),

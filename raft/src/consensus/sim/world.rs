@@ -15,9 +15,12 @@ use super::{
 use crate::{
     configuration::{self, Configuration, ServerId},
     consensus::{AppendOrder, Consensus, Time, WriteId},
-    log::{EntryPayload, LogIndex},
+    log::{EntryPayload, LogId, Term},
     rpc::Message,
 };
+
+/// More than any seed needs.
+const MAX_EVENTS: u64 = 1_000_000;
 
 /// Something that is going to happen.
 #[derive(Clone, Debug)]
@@ -128,6 +131,7 @@ impl World {
             let Some(Reverse(Scheduled { at, event, .. })) = self.queue.pop() else { break };
             self.now = self.now.max(at);
             self.stats.events += 1;
+            ensure!(self.stats.events < MAX_EVENTS, "{MAX_EVENTS} events: a livelock");
             self.happen(event)?;
         }
         self.now = end;
@@ -193,7 +197,11 @@ impl World {
         if self.is_to_be_bootstrapped(server) {
             let configuration = self.first_configuration();
             let result = self.enter(server, |core, now| core.bootstrap(now, configuration));
-            ensure!(result.is_none_or(|result| result.is_ok()), "bootstrap is refused");
+            let heard_of_a_cluster = self.servers[server].core().map(|core| Term(1) < core.term());
+            ensure!(
+                result.is_none_or(|it| it.is_ok()) || heard_of_a_cluster == Some(true),
+                "bootstrap is refused"
+            );
             self.settle(server)?;
         }
         Ok(())
@@ -203,8 +211,7 @@ impl World {
     fn is_to_be_bootstrapped(&self, server: usize) -> bool {
         let is_first =
             server == 0 || (self.plan.is_bootstrapped_everywhere && server < self.plan.voters);
-        let image = &self.servers[server].disk.image;
-        is_first && image.hard_state == <_>::default() && image.log.last().index == LogIndex::ZERO
+        is_first && self.servers[server].disk.image.log.last() == LogId::ZERO
     }
 
     fn first_configuration(&self) -> Configuration {
@@ -240,12 +247,16 @@ impl World {
     /// Carries out every decision, in order, then looks at the state. A crash on the way leaves the
     /// rest undone.
     pub(super) fn settle(&mut self, server: usize) -> Check {
-        let led = self.servers[server].leads();
+        let led = self.servers[server].leads().is_some();
+        if led {
+            // Before anybody is told: a crash must not hide it.
+            self.notice_commits(server, true)?;
+        }
         while let Some(alive) = self.servers[server].alive.as_mut() {
             let Some(action) = alive.core.poll_action() else { break };
             self.perform(server, action)?;
         }
-        self.look_at(server, led.is_some())?;
+        self.look_at(server, led)?;
         self.set_timer(server);
         Ok(())
     }
@@ -273,11 +284,17 @@ impl World {
             alive.requests.not_leading(commit_index)?;
             ensure!(alive.reads.open() == 0, "law 16: a question is open without leadership");
         }
-        let before = std::mem::replace(&mut alive.commit_index, commit_index);
-        if before < commit_index {
-            self.committed(server, before, did_lead || is_leader)?;
+        self.notice_commits(server, did_lead || is_leader)
+    }
+
+    /// Records what a server has committed since it was looked at last.
+    fn notice_commits(&mut self, server: usize, is_leader: bool) -> Check {
+        let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
+        let before = std::mem::replace(&mut alive.commit_index, alive.core.commit_index());
+        if before == alive.commit_index {
+            return Ok(());
         }
-        Ok(())
+        self.committed(server, before, is_leader)
     }
 
     /// Sees to it that the core is called when it wants to be, or a little later.
@@ -340,6 +357,7 @@ impl World {
             min_delay: 100,
             max_delay: 1_000,
             late_per_mille: 0,
+            keeps_order: true,
             ..self.network.weather
         };
         self.plan.disk = super::plan::DiskSpeed {

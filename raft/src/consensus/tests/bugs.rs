@@ -255,7 +255,7 @@ mod membership {
     #[test]
     fn nonvoter_catches_up_without_counting() {
         let mut cluster = led(2, 0);
-        (0..5).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+        cluster.propose_many(&n(1), 5);
         cluster.stabilize();
         cluster.add(&n(3));
         let nonvoter = ConfigurationChange::AddNonvoter { id: n(3), address: "n3:1".into() };
@@ -649,6 +649,24 @@ mod reads_and_leases {
         assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
     }
 
+    /// Found here: with more verifications under way than rounds were remembered, no answer renewed
+    /// the lease, and a leader that everybody answered stepped down.
+    #[test]
+    fn many_verifications_under_way_do_not_cost_the_lease() {
+        let mut cluster = led(3, 0);
+        cluster.advance(Duration::from_millis(400), Some(&n(1)));
+        let asked = verify(&mut cluster, &n(1)).round;
+        for _ in 0..5000 {
+            verify(&mut cluster, &n(1));
+            cluster.pool.clear();
+        }
+        cluster.tell(&n(2), &n(1), heartbeat_reply(2, asked, 2, 2));
+        cluster.advance(Duration::from_millis(450), Some(&n(1)));
+        assert_eq!(cluster.core(&n(1)).role(), Role::Leader);
+        cluster.advance(Duration::from_millis(100), Some(&n(1)));
+        assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
+    }
+
     /// etcd #741, Redis-Raft 2020: a leader that was deposed without noticing confirms no read.
     #[test]
     fn a_stale_leader_confirms_no_read() {
@@ -912,7 +930,7 @@ mod replication {
     #[test]
     fn completions_may_be_repeated_and_skipped() {
         let mut cluster = led(1, 0);
-        (0..3).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+        cluster.propose_many(&n(1), 3);
         let server = cluster.server_mut(&n(1));
         let ids: Vec<WriteId> = server.pending.iter().map(|write| write.id).collect();
         for write in std::mem::take(&mut server.pending) {
@@ -962,7 +980,7 @@ mod replication {
     #[test]
     fn next_stays_beyond_match() {
         let mut cluster = led(3, 0);
-        (0..5).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+        cluster.propose_many(&n(1), 5);
         for index in 0..9 {
             for prev in 0..9 {
                 cluster.tell(&n(2), &n(1), matched(2, 1, index));
@@ -994,7 +1012,7 @@ mod replication {
             rules.max_append_entries = 1;
         });
         cluster.elect(&n(1));
-        (0..4).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+        cluster.propose_many(&n(1), 4);
         cluster.pool.clear();
         cluster.propose(&n(1), "paused");
         assert!(cluster.pool.is_empty(), "the window is full");
@@ -1018,7 +1036,7 @@ mod replication {
         let mut cluster = Cluster::new(2);
         cluster.win(&n(1));
         cluster.pool.clear();
-        (0..5).for_each(|at| drop(cluster.propose(&n(1), &format!("c{at}"))));
+        cluster.propose_many(&n(1), 5);
         assert!(cluster.pool.is_empty());
     }
 
@@ -1118,10 +1136,8 @@ mod appends {
     /// A follower in term 4 whose snapshot ends at 5@2 and whose log goes on with 6@2 7@3.
     fn compacted() -> Consensus {
         let hard_state = HardState { current_term: Term(4), voted_for: None };
-        let members = IndexedConfiguration {
-            index: LogIndex(1),
-            configuration: configuration(3, 0),
-        };
+        let members =
+            IndexedConfiguration { index: LogIndex(1), configuration: configuration(3, 0) };
         let mut saved = Saved::new(hard_state, SNAPSHOT, members);
         saved.push(&[entry(2, 6), entry(3, 7)]);
         let mut core = Consensus::new(rules(&n(1)), saved, 1, Time(0));
@@ -1170,7 +1186,10 @@ mod appends {
     fn newer_term_is_adopted_and_obeyed() {
         let mut core = compacted();
         let (said, log) = answer(&mut core, append(9, (3, 7), &[9], 7));
-        assert_eq!((said.as_str(), &log[..]), ("AppendEntriesReply term=9 matched=8", &[2, 3, 9][..]));
+        assert_eq!(
+            (said.as_str(), &log[..]),
+            ("AppendEntriesReply term=9 matched=8", &[2, 3, 9][..])
+        );
         assert_eq!(core.term(), Term(9));
     }
 
@@ -1182,7 +1201,10 @@ mod appends {
         core.handle_timeout(core.election_deadline);
         assert_eq!((core.role(), core.term()), (Role::Candidate, Term(5)));
         let (said, log) = answer(&mut core, append(5, (3, 7), &[5], 7));
-        assert_eq!((said.as_str(), &log[..]), ("AppendEntriesReply term=5 matched=8", &[2, 3, 5][..]));
+        assert_eq!(
+            (said.as_str(), &log[..]),
+            ("AppendEntriesReply term=5 matched=8", &[2, 3, 5][..])
+        );
         assert_eq!(core.role(), Role::Follower);
     }
 

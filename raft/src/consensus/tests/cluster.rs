@@ -525,6 +525,13 @@ impl Cluster {
             .unwrap_or_else(|refusal| panic!("{id} refuses {text}: {refusal:?}"))
     }
 
+    /// Proposes that many commands, one by one.
+    pub(super) fn propose_many(&mut self, id: &ServerId, count: usize) {
+        for at in 0..count {
+            self.propose(id, &format!("c{at}"));
+        }
+    }
+
     /// The terms of the log that `id` has accepted.
     pub(super) fn terms(&self, id: &ServerId) -> Vec<u64> {
         self.server(id).log.iter().map(|entry| entry.term.0).collect()
@@ -532,9 +539,8 @@ impl Cluster {
 
     /// Who leads, of those that are up.
     pub(super) fn leaders(&self) -> Vec<ServerId> {
-        let leads = |server: &Server| {
-            server.core.as_ref().is_some_and(|core| core.role() == Role::Leader)
-        };
+        let leads =
+            |server: &Server| server.core.as_ref().is_some_and(|core| core.role() == Role::Leader);
         let leaders = self.servers.iter().filter(|(_, server)| leads(server));
         leaders.map(|(id, _)| id.clone()).collect()
     }

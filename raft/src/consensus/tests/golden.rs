@@ -237,9 +237,8 @@ impl Script {
             }
             Command::Heal => self.cluster.heal(),
             Command::Status(ids) => self.show(ids, |cluster, id| cluster.status(id)),
-            Command::Log(ids) => self.show(ids, |cluster, id| {
-                vec![format!("{id}{}", entries(&cluster.server(id).log))]
-            }),
+            Command::Log(ids) => self
+                .show(ids, |cluster, id| vec![format!("{id}{}", entries(&cluster.server(id).log))]),
             Command::Applied(ids) => self.show(ids, |cluster, id| {
                 let server = cluster.server(id);
                 let applied = &server.disk.log[..server.applied.0 as usize];
@@ -272,7 +271,8 @@ impl Script {
     fn request(&mut self, request: &Command) -> Result<(), Box<dyn Error>> {
         let (id, answer) = match request {
             Command::Bootstrap(Id(id), voters) => {
-                let voters = voters.iter().map(|Id(id)| Member::voter(id.clone(), format!("{id}:1")));
+                let voters =
+                    voters.iter().map(|Id(id)| Member::voter(id.clone(), format!("{id}:1")));
                 self.configuration = Configuration::new(voters);
                 let configuration = self.configuration.clone();
                 let result = self.cluster.act(id, |core, now| core.bootstrap(now, configuration));
@@ -286,9 +286,8 @@ impl Script {
             Command::Change { id: Id(id), change, target, prev } => {
                 let change = parse_change(change, &target.0)?;
                 let prev = prev.map(LogIndex);
-                let result = self
-                    .cluster
-                    .act(id, |core, now| core.change_configuration(now, &change, prev));
+                let result =
+                    self.cluster.act(id, |core, now| core.change_configuration(now, &change, prev));
                 (id, result.map(|index| format!("changes at {index}")))
             }
             Command::Transfer(Id(id), to) => {

@@ -1,8 +1,10 @@
 //! What is committed is committed once and for ever (laws 4, 5, 9).
 //!
 //! Only the leader of a term commits first, only by an entry of that term, only when a majority of
-//! its voters has the entry on disk. From then on every server that commits the index commits the
-//! same entry, and nobody who has the entry ever truncates it.
+//! its voters has on disk both the entry and the promise to follow no leader of an earlier term. From
+//! then on every server that commits the index commits the same entry, and nobody who has the entry
+//! truncates it, except on the word of a leader of before: such a server may be far behind, and its
+//! copy never counted.
 
 use super::{Check, append_only::LeaderLogs, completeness, is_majority};
 use crate::log::{Entry, LogId, LogIndex, Term};
@@ -12,7 +14,7 @@ pub(crate) struct Fact {
     pub(crate) entry: Entry,
     /// The term in which it was committed, which may be later than the entry's own.
     pub(crate) committed_in: Term,
-    /// The servers that had it on disk at that moment.
+    /// The servers that made it so.
     pub(crate) holders: Vec<usize>,
 }
 
@@ -21,7 +23,8 @@ pub(crate) struct Fact {
 pub(crate) struct Committer<'a> {
     pub(crate) term: Term,
     pub(crate) is_leader: bool,
-    /// The voters of its configuration, and whether each has the last of the entries on disk.
+    /// The voters of its configuration, and whether each has on disk the last of the entries and a
+    /// term that is not earlier.
     pub(crate) voters: &'a [(usize, bool)],
 }
 
@@ -87,9 +90,13 @@ impl Committed {
         Ok(news)
     }
 
-    /// A server is about to remove this entry.
-    pub(crate) fn truncated(&self, id: LogId) -> Check {
-        ensure!(!self.has(id), "law 10: committed entry {id} is truncated");
+    /// A server in `term` is about to remove this entry.
+    pub(crate) fn truncated(&self, id: LogId, term: Term) -> Check {
+        let fact = self.get(id.index).filter(|fact| fact.entry.id() == id);
+        ensure!(
+            fact.is_none_or(|fact| term < fact.committed_in),
+            "law 10: committed entry {id} is truncated in term {term}"
+        );
         Ok(())
     }
 }
@@ -141,7 +148,10 @@ mod tests {
 
     #[test]
     fn fires_on_truncation_of_a_committed_entry() {
-        after_a_commit().truncated(LogId::new(1, 2)).unwrap();
-        after_a_commit().truncated(LogId::new(2, 2)).unwrap_err();
+        after_a_commit().truncated(LogId::new(1, 2), Term(3)).unwrap();
+        after_a_commit().truncated(LogId::new(2, 2), Term(2)).unwrap_err();
+        // Committed in term 2: who is still in term 1 does not know.
+        after_a_commit().truncated(LogId::new(1, 1), Term(1)).unwrap();
+        after_a_commit().truncated(LogId::new(1, 1), Term(2)).unwrap_err();
     }
 }

@@ -1,5 +1,4 @@
 //! What observers are told, and that they hold nothing up.
-#![cfg(feature = "testing")]
 
 use raft::{Message, Observation, Role, testing::Cluster};
 

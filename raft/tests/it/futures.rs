@@ -1,5 +1,4 @@
 //! Law 16: every future resolves exactly once, with what is known, however the wait ends.
-#![cfg(feature = "testing")]
 
 use std::{collections::BTreeMap, fmt::Display, future::Future, time::Duration};
 

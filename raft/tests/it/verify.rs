@@ -1,5 +1,4 @@
 //! `verify_leader`: leadership confirmed after the question was asked.
-#![cfg(feature = "testing")]
 
 use std::{
     sync::{

@@ -1,5 +1,4 @@
 //! A disk or a state machine that is slow or stuck, and what goes on meanwhile.
-#![cfg(feature = "testing")]
 
 use std::{sync::mpsc, time::Duration};
 

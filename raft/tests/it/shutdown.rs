@@ -1,5 +1,4 @@
 //! How a node ends.
-#![cfg(feature = "testing")]
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 

@@ -1,5 +1,4 @@
 //! What `apply`, `apply_batch` and `barrier` promise.
-#![cfg(feature = "testing")]
 
 use std::time::Duration;
 

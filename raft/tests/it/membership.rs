@@ -1,5 +1,4 @@
 //! Membership changes through the handle.
-#![cfg(feature = "testing")]
 
 use raft::{
     ConfigurationError, InvalidConfiguration, LogIndex, Message, Raft, Role, Server, ServerId,
@@ -174,4 +173,15 @@ async fn a_configuration_survives_a_restart() {
         let raft = cluster.restart(id).await;
         assert_eq!(members(&raft), "a b c d(nonvoter)");
     }
+}
+
+/// A new server hears of its leader before it hears of the configuration that has the address.
+#[tokio::test(start_paused = true)]
+async fn the_address_of_the_leader_follows_the_configuration() {
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let added = cluster.start("d").await;
+    leader.add_voter("d", "d", None).await.unwrap();
+    cluster.converge().await;
+    assert_eq!(added.leader().unwrap().address, Some(leader.id().as_str().into()));
 }

@@ -1,5 +1,4 @@
 //! How a cluster is born, offline and live.
-#![cfg(feature = "testing")]
 
 use raft::{
     BootstrapError, Configuration, HardState, InvalidConfiguration, LogIndex, LogStore, Server,

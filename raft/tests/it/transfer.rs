@@ -1,5 +1,6 @@
 //! Leadership transfer through the handle.
-#![cfg(feature = "testing")]
+
+use std::time::Duration;
 
 use raft::{ApplyError, Message, Role, TransferError, testing::Cluster};
 
@@ -89,4 +90,36 @@ async fn a_transfer_to_a_server_that_does_not_answer_is_given_up_and_the_leader_
     assert!(matches!(error, TransferError::TimedOut { .. }), "{error}");
     assert_eq!(leader.role(), Role::Leader);
     leader.apply("afterwards").await.unwrap();
+}
+
+/// Else the first caller would wait for the end of the node, and the second would be told of the
+/// first one's transfer.
+#[tokio::test(start_paused = true)]
+async fn a_transfer_that_is_asked_for_in_the_turn_that_ends_another_has_its_own_answer() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    cluster.network().set_drop(|_, _, message| matches!(message, Message::TimeoutNow(_)));
+    let transfer = || {
+        let leader = leader.clone();
+        async move { leader.leadership_transfer().await }
+    };
+    let first = tokio::spawn(transfer());
+    // The default election timeout: how long a transfer may take.
+    let others = [(0, 1000), (1, 999), (500, 500), (999, 1)].map(|(early, late)| {
+        let transfer = transfer();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(early)).await;
+            tokio::time::sleep(Duration::from_millis(late)).await;
+            transfer.await
+        })
+    });
+    for transferring in [first].into_iter().chain(others) {
+        let ended = tokio::time::timeout(Duration::from_secs(10), transferring).await;
+        let error = ended.expect("an answer").unwrap().unwrap_err();
+        assert!(
+            matches!(error, TransferError::TimedOut { .. } | TransferError::TransferInProgress),
+            "{error}"
+        );
+    }
 }

@@ -1,6 +1,5 @@
 //! A suite is worth what it finds: each of these implementations breaks one promise, and the suite
 //! must name it.
-#![cfg(feature = "testing")]
 
 use std::{ops::RangeInclusive, sync::Arc};
 

@@ -1,5 +1,4 @@
 //! What a server remembers when it is started again on the same stores.
-#![cfg(feature = "testing")]
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
 //! Every queue is bounded: a node that cannot go on makes its callers wait, and keeps its memory.
-#![cfg(feature = "testing")]
 
 use std::time::Duration;
 
@@ -168,4 +167,24 @@ async fn the_marks_are_ordered_at_every_moment() {
         while callers.try_join_next().is_some() {}
         sleep(Duration::from_micros(500)).await;
     }
+}
+
+/// Nothing of a log is applied after a start until a leader says how far it is committed, and there
+/// may be no leader for long.
+#[tokio::test(start_paused = true)]
+async fn a_server_with_a_long_log_and_no_leader_answers() {
+    let configure = |config| Config { max_unapplied_entries: 8, ..config };
+    let mut cluster = Cluster::with_config(["a", "b", "c"], configure).await;
+    let leader = cluster.leader().await;
+    for _ in 0..10 {
+        leader.apply("x").await.unwrap();
+    }
+    cluster.converge().await;
+    let follower = cluster.followers()[0].id().to_string();
+    cluster.network().disconnect(follower.as_str());
+    let raft = cluster.restart(&follower).await;
+    let status = tokio::time::timeout(Duration::from_secs(60), raft.status()).await;
+    assert!(status.expect("an answer").unwrap().marks.applied < raft.last_index());
+    let error = raft.apply("y").await.unwrap_err();
+    assert!(matches!(error, ApplyError::NotLeader { .. }), "{error}");
 }

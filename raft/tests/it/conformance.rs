@@ -1,5 +1,4 @@
 //! The implementations that come with the library keep every promise of their traits.
-#![cfg(feature = "testing")]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,0 +1,172 @@
+//! Three processes, RocksDB, TCP: what a real deployment on one machine reaches, beside what its
+//! disk alone would allow.
+
+use std::{fs::OpenOptions, io::Write as _, path::Path, time::Duration};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{
+    Options,
+    load::{Load, LoadResult},
+    machine::{self, Neighbours},
+    processes::Processes,
+    report::{Spread, Table, count, nanoseconds, plain, show},
+    server::{Event, Order},
+};
+
+/// One line of the raw results.
+#[derive(Debug, Serialize)]
+pub(crate) struct Run {
+    run: usize,
+    clients: usize,
+    result: Result<Measured, String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Measured {
+    load: LoadResult,
+    /// User and system time of the three processes, clients included, per million applies.
+    cpu_seconds_per_million: Option<f64>,
+    /// How often per second three files can each take `clients` commands and a sync.
+    syncs_per_second: f64,
+}
+
+/// The whole section.
+pub(crate) async fn section(options: &Options) -> (Vec<Run>, Vec<String>) {
+    let neighbours = Neighbours::watch();
+    let mut runs = Vec::new();
+    let mut failures = Vec::new();
+    for run in 1..=options.runs {
+        for &clients in &options.durable_clients {
+            eprintln!("durable: run {run} of {}, {clients} clients", options.runs);
+            let result = measure(options, clients).await;
+            let failure = match &result {
+                Ok(measured) => measured.load.first_failure.clone(),
+                Err(error) => Some(error.clone()),
+            };
+            failures.extend(
+                failure.map(|failure| format!("durable, run {run}, {clients} clients: {failure}")),
+            );
+            runs.push(Run { run, clients, result });
+        }
+    }
+    println!("{}", table(options, &runs, &neighbours).render());
+    (runs, failures)
+}
+
+async fn measure(options: &Options, clients: usize) -> Result<Measured, String> {
+    let mut processes = Processes::start(&options.data, options.workers).await?;
+    let leader = processes.settle().await?;
+    let load = Load {
+        clients,
+        payload_bytes: options.payload,
+        warm_up: Duration::from_secs_f64(options.warm_up),
+        window: Duration::from_secs_f64(options.seconds),
+    };
+    let cpu_before = processes.cpu_seconds();
+    processes.order(leader, &Order::Load(load)).await?;
+    let limit = load.warm_up + load.window + Duration::from_secs(60);
+    let mut pick = |heard: &crate::processes::Heard| match &heard.event {
+        Event::Load(result) => Some(result.clone()),
+        _ => None,
+    };
+    let load = processes.expect_within("the end of the load", limit, &mut pick).await?;
+    let cpu = processes.cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
+    processes.stop().await;
+    let batch_bytes = clients * options.payload;
+    let seconds = options.seconds.min(0.5);
+    let syncs_per_second = syncs_per_second(&options.data, batch_bytes, seconds).await?;
+    Ok(Measured {
+        cpu_seconds_per_million: cpu.map(|cpu| cpu / load.applies_in_all as f64 * 1e6),
+        load,
+        syncs_per_second,
+    })
+}
+
+/// What the disk alone gives three servers: each of three threads appends a batch to a file of its
+/// own and syncs it, over and over.
+async fn syncs_per_second(base: &Path, batch_bytes: usize, seconds: f64) -> Result<f64, String> {
+    let directory = tempfile::tempdir_in(base).map_err(|error| error.to_string())?;
+    let mut threads = Vec::new();
+    for number in 0..3 {
+        let path = directory.path().join(number.to_string());
+        threads.push(tokio::task::spawn_blocking(move || {
+            let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+            let batch = vec![0x5a; batch_bytes];
+            let start = Instant::now();
+            let mut syncs = 0.0;
+            while start.elapsed().as_secs_f64() < seconds {
+                file.write_all(&batch)?;
+                file.sync_data()?;
+                syncs += 1.0;
+            }
+            Ok::<f64, std::io::Error>(syncs / start.elapsed().as_secs_f64())
+        }));
+    }
+    let mut sum = 0.0;
+    let files = threads.len() as f64;
+    for thread in threads {
+        let rate = thread.await.map_err(|error| error.to_string())?;
+        sum += rate.map_err(|error| error.to_string())?;
+    }
+    Ok(sum / files)
+}
+
+fn table(options: &Options, runs: &[Run], neighbours: &Neighbours) -> Table {
+    let header = [
+        "clients",
+        "applies/s",
+        "p50",
+        "p99",
+        "CPU s per million applies",
+        "syncs/s of the disk alone",
+        "applies per such sync",
+    ];
+    let mut table = Table::new("Three processes, RocksDB and TCP", 1, &header);
+    for &clients in &options.durable_clients {
+        let measured: Vec<&Measured> = runs
+            .iter()
+            .filter(|run| run.clients == clients)
+            .filter_map(|run| run.result.as_ref().ok())
+            .collect();
+        let spread = |figure: fn(&Measured) -> f64| Spread::of(measured.iter().map(|m| figure(m)));
+        let cpu = measured.iter().filter_map(|m| m.cpu_seconds_per_million);
+        table.row(vec![
+            clients.to_string(),
+            show(spread(|m| m.load.applies_per_second), count),
+            show(spread(|m| m.load.p50_ns as f64), nanoseconds),
+            show(spread(|m| m.load.p99_ns as f64), nanoseconds),
+            show(Spread::of(cpu), plain),
+            show(spread(|m| m.syncs_per_second), count),
+            show(spread(|m| m.load.applies_per_second / m.syncs_per_second), plain),
+        ]);
+    }
+    let filesystem =
+        machine::filesystem(&options.data).unwrap_or_else(|| "file system unknown".to_owned());
+    table.note(format!(
+        "Per apply: {} bytes; written and synced to the logs of at least two of three servers \
+         (RocksDB, default settings) before it is answered, sent over TCP on the loopback, applied \
+         by a state machine that counts. All three servers share this machine's {} cores and one \
+         disk ({filesystem}).",
+        options.payload,
+        machine::cores(),
+    ));
+    if filesystem == "tmpfs" {
+        table.note(
+            "NOT DURABLE: tmpfs keeps files in memory. Name a directory on a disk: --data DIR.",
+        );
+    }
+    table.note(format!(
+        "Closed loop; the clients run inside the leader's process. Each run has fresh processes \
+         and fresh data: {:.1} s of warm-up, then {:.1} s measured. Median (min–max) of {} runs.",
+        options.warm_up, options.seconds, options.runs,
+    ));
+    table.note(
+        "The disk alone: three threads, each appending all clients' commands to a growing file of \
+         its own and syncing it, right after each run: syncs per second and file. One client can \
+         hardly get more than one apply per sync; many clients share one.",
+    );
+    table.note(neighbours.describe());
+    table
+}

@@ -1,0 +1,127 @@
+//! Kill the leader of three processes; how long until the next one has committed a command?
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Options,
+    machine::Neighbours,
+    processes::{Heard, Processes},
+    report::{Table, nanoseconds, quantile},
+    server::Event,
+};
+
+/// What is promised with default settings.
+const PROMISED_MEDIAN: Duration = Duration::from_millis(1400);
+
+/// One line of the raw results.
+#[derive(Debug, Serialize)]
+pub(crate) struct Trial {
+    /// From SIGKILL to the new leader's election.
+    elected_seconds: f64,
+    /// From SIGKILL to the first command committed by the new leader.
+    first_commit_seconds: f64,
+}
+
+/// What the section found.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) trials: Vec<Trial>,
+    pub(crate) failures: Vec<String>,
+    /// The broken promise, if it is broken.
+    pub(crate) broken: Option<String>,
+}
+
+/// The whole section.
+pub(crate) async fn section(options: &Options) -> Outcome {
+    let neighbours = Neighbours::watch();
+    let mut outcome = Outcome::default();
+    if let Err(error) = trials(options, &mut outcome.trials).await {
+        let number = outcome.trials.len() + 1;
+        outcome.failures.push(format!("failover, trial {number}: {error}"));
+    }
+    let (table, broken) = table(options, &outcome.trials, &neighbours);
+    println!("{}", table.render());
+    outcome.broken = broken;
+    outcome
+}
+
+async fn trials(options: &Options, trials: &mut Vec<Trial>) -> Result<(), String> {
+    let mut processes = Processes::start(&options.data, options.workers).await?;
+    for number in 0..options.trials {
+        eprintln!("failover: trial {} of {}", number + 1, options.trials);
+        let leader = processes.settle().await?;
+        // Spread the kills over the interval between two heartbeats.
+        sleep(Duration::from_millis((number as u64 * 37) % 100)).await;
+        let killed = Instant::now();
+        processes.kill(leader).await?;
+        let mut elected = None;
+        let first_commit = |heard: &Heard| {
+            if heard.server == leader || heard.at < killed {
+                return None;
+            }
+            match heard.event {
+                Event::Leading { .. } => {
+                    elected = Some(heard.at);
+                    None
+                }
+                Event::FirstCommit { .. } => Some(heard.at),
+                Event::Ready | Event::Status { .. } | Event::Load(_) => None,
+            }
+        };
+        let committed = processes.expect("a commit of a new leader", first_commit).await?;
+        trials.push(Trial {
+            elected_seconds: (elected.unwrap_or(committed) - killed).as_secs_f64(),
+            first_commit_seconds: (committed - killed).as_secs_f64(),
+        });
+        processes.restart(leader).await?;
+    }
+    processes.stop().await;
+    Ok(())
+}
+
+fn table(options: &Options, trials: &[Trial], neighbours: &Neighbours) -> (Table, Option<String>) {
+    let mut table = Table::new(
+        "Failover: SIGKILL to the leader of three processes, default settings",
+        1,
+        &["from the kill to", "min", "median", "p90", "max", "trials"],
+    );
+    let sorted = |figure: fn(&Trial) -> f64| {
+        let mut values: Vec<f64> = trials.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let first_commits = sorted(|trial| trial.first_commit_seconds);
+    let rows = [
+        ("a new leader", sorted(|trial| trial.elected_seconds)),
+        ("its first commit", first_commits.clone()),
+    ];
+    for (name, values) in rows {
+        let mut cells = vec![name.to_owned()];
+        cells.extend([0.0, 0.5, 0.9, 1.0].map(|q| {
+            quantile(&values, q).map_or_else(|| "–".to_owned(), |s| nanoseconds(s * 1e9))
+        }));
+        cells.push(values.len().to_string());
+        table.row(cells);
+    }
+    let promise = format!("a median of at most {PROMISED_MEDIAN:?} to the first commit");
+    let broken = match quantile(&first_commits, 0.5) {
+        None => Some(format!("failover: {promise} was promised, but nothing was measured")),
+        Some(median) if PROMISED_MEDIAN.as_secs_f64() < median => {
+            Some(format!("failover: {promise} was promised, measured {median:.3} s"))
+        }
+        Some(_) => None,
+    };
+    table.note(format!("Promised: {promise}: {}.", options.verdict(broken.is_some())));
+    table.note(
+        "Three processes on RocksDB and TCP, no load, election timeout 1 s (each server adds a \
+         random part of another), heartbeats every 100 ms, kills spread over the interval between \
+         two heartbeats. The new leader proposes a command at once; the time ends when its report \
+         of the commit has reached the parent process. The killed server is restarted from its disk \
+         and has caught up before the next trial.",
+    );
+    table.note(neighbours.describe());
+    (table, broken)
+}

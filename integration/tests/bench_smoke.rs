@@ -1,0 +1,78 @@
+//! The benchmark harness runs, prints every table and every row, and ends well.
+//!
+//! No figure is looked at: this is about the harness, not about speed.
+
+use std::process::Command;
+
+fn bench(arguments: &[&str]) -> String {
+    let directory = tempfile::tempdir().expect("a directory for the data");
+    let json = directory.path().join("raw.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .arg("--quick")
+        .args(arguments)
+        .arg("--data")
+        .arg(directory.path())
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .expect("the benchmark starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
+    let raw = std::fs::read(&json).expect("the raw runs were written");
+    let raw: serde_json::Value = serde_json::from_slice(&raw).expect("they are JSON");
+    assert_eq!(raw["failures"].as_array().map(Vec::len), Some(0), "{text}");
+    text
+}
+
+/// The cells of every row of the table with this title, split at gaps of two spaces.
+fn rows<'a>(text: &'a str, title: &str) -> Vec<Vec<&'a str>> {
+    text.lines()
+        .skip_while(|line| !line.starts_with(title))
+        .skip_while(|line| !line.contains('─'))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+        .collect()
+}
+
+#[test]
+fn every_number_of_clients_has_a_row_per_library_in_memory() {
+    let text = bench(&["--sections", "in-memory"]);
+    let rows = rows(&text, "Three servers in one process");
+    let expected: Vec<(&str, &str)> = ["1", "64", "256", "1024", "4096"]
+        .into_iter()
+        .flat_map(|clients| [(clients, "raft"), (clients, "openraft")])
+        .collect();
+    assert_eq!(rows.len(), expected.len(), "{text}");
+    for (row, (clients, library)) in rows.iter().zip(expected) {
+        assert_eq!(row[0], clients, "{text}");
+        assert!(row[1].starts_with(library), "{text}");
+        assert!(!row[2..].contains(&"–"), "a figure is missing: {text}");
+    }
+}
+
+#[test]
+fn every_number_of_clients_has_a_durable_row() {
+    let text = bench(&["--sections", "durable"]);
+    let rows = rows(&text, "Three processes, RocksDB and TCP");
+    let clients: Vec<_> = rows.iter().map(|row| row[0]).collect();
+    assert_eq!(clients, ["1", "64", "256"], "{text}");
+    assert!(rows.iter().all(|row| row.len() == 7 && !row.contains(&"–")), "{text}");
+}
+
+#[test]
+fn a_killed_leader_is_replaced_twice() {
+    let text = bench(&["--sections", "failover"]);
+    let rows = rows(&text, "Failover");
+    let names: Vec<_> = rows.iter().map(|row| row[0]).collect();
+    assert_eq!(names, ["a new leader", "its first commit"], "{text}");
+    assert!(rows.iter().all(|row| row.last() == Some(&"2")), "{text}");
+}
+
+#[test]
+fn memory_is_accounted_for() {
+    let text = bench(&["--sections", "memory"]);
+    assert_eq!(rows(&text, "Memory").len(), 8, "{text}");
+    assert!(text.contains("Promised: "), "{text}");
+}

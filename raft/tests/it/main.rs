@@ -1,0 +1,17 @@
+//! The library through its public API, on in-memory parts and a paused clock: one module per
+//! promise. One program, because linking thirteen costs more than running them.
+#![cfg(feature = "testing")]
+
+mod apply;
+mod backpressure;
+mod bootstrap;
+mod conformance;
+mod disk_stall;
+mod futures;
+mod membership;
+mod observers;
+mod planted_defects;
+mod restart;
+mod shutdown;
+mod transfer;
+mod verify;
