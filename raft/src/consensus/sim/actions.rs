@@ -95,10 +95,8 @@ impl World {
         if let Some(from) = write.truncate_from {
             self.stats.truncations += 1;
             let term = alive.core.term();
-            let removed = alive.log.entries().iter().skip(from.prev().0 as usize);
-            removed
-                .map(|entry| self.checks.committed.truncated(entry.id(), term))
-                .collect::<Check>()?;
+            let mut removed = alive.log.entries().iter().skip(from.prev().0 as usize);
+            removed.try_for_each(|entry| self.checks.committed.truncated(entry.id(), term))?;
             alive.generation += 1;
             alive.log.truncate(from);
         }
@@ -264,8 +262,8 @@ impl World {
         }
         self.say(to, format_args!("<- {} {message}", id_of(from)));
         let message = self.forge(to, message);
+        let from = id_of(self.sender(from, &message));
         let Some(alive) = &mut self.servers[to].alive else { return Ok(()) };
-        let from = id_of(from);
         alive.known.insert(from.clone());
         if alive.inbox.len() < MAX_INBOX {
             alive.inbox.push_back((from, message));
