@@ -7,7 +7,7 @@ use super::{
     trace::Trace,
 };
 
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 2000;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
