@@ -12,7 +12,7 @@ use crate::{
     consensus::{Action, AppendOrder, Consensus, Write, WriteId},
     log::{Entries, EntryPayload, LogId, LogIndex},
     observer::{Observation, Role},
-    rpc::{AppendEntriesRequest, Message},
+    rpc::{AppendEntriesRequest, AppendOutcome, Message},
 };
 
 /// Messages waiting at a server whose window of writes is full; more are lost.
@@ -44,6 +44,11 @@ impl World {
             }
             Action::Verified { round } => {
                 if let Some(alive) = &mut self.servers[server].alive {
+                    let configuration = &alive.core.latest_configuration().configuration;
+                    let voters: Vec<usize> =
+                        configuration.voters().map(|voter| server_of(&voter.id)).collect();
+                    let term = alive.core.term();
+                    self.checks.answers.confirmed(server, term, round, &voters)?;
                     self.stats.verified += alive.reads.verified(round)?;
                 }
                 Ok(())
@@ -208,9 +213,17 @@ impl World {
             }
             Message::RequestVote(_) => None,
             Message::TimeoutNow(_) => Some(Moment::HandedOver),
-            Message::AppendEntriesReply(_) => {
-                it.monotonic.promised(message.term());
+            Message::AppendEntriesReply(reply) => {
+                it.monotonic.promised(reply.term);
+                if reply.outcome != AppendOutcome::StaleTerm {
+                    self.checks.answers.given(server, reply.term, reply.round);
+                }
                 Some(Moment::Acknowledged)
+            }
+            Message::HeartbeatReply(reply) => {
+                it.monotonic.promised(reply.term);
+                self.checks.answers.given(server, reply.term, reply.round);
+                None
             }
             _ => {
                 it.monotonic.promised(message.term());

@@ -67,7 +67,11 @@ impl World {
         if it.applied < probe.index {
             return format!("{probe} is not applied by the leader");
         }
-        for member in it.core.latest_configuration().configuration.servers() {
+        let members = &it.core.latest_configuration().configuration;
+        if !members.is_voter(it.core.id()) {
+            return format!("the leader {} is no voter", it.core.id());
+        }
+        for member in members.servers() {
             let member_at = &self.servers[server_of(&member.id)];
             let Some(other) = &member_at.alive else {
                 if member_at.is_dead {
