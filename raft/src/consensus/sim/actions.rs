@@ -12,7 +12,7 @@ use crate::{
     consensus::{Action, AppendOrder, Consensus, Write, WriteId},
     log::{Entries, EntryPayload, LogId, LogIndex},
     observer::{Observation, Role},
-    rpc::{AppendEntriesRequest, Message},
+    rpc::{AppendEntriesRequest, AppendOutcome, Message},
 };
 
 /// Messages waiting at a server whose window of writes is full; more are lost.
@@ -44,6 +44,11 @@ impl World {
             }
             Action::Verified { round } => {
                 if let Some(alive) = &mut self.servers[server].alive {
+                    let configuration = &alive.core.latest_configuration().configuration;
+                    let voters: Vec<usize> =
+                        configuration.voters().map(|voter| server_of(&voter.id)).collect();
+                    let term = alive.core.term();
+                    self.checks.answers.confirmed(server, term, round, &voters)?;
                     self.stats.verified += alive.reads.verified(round)?;
                 }
                 Ok(())
@@ -95,9 +100,8 @@ impl World {
         if let Some(from) = write.truncate_from {
             self.stats.truncations += 1;
             let term = alive.core.term();
-            for entry in alive.log.entries().iter().skip(from.prev().0 as usize) {
-                self.checks.committed.truncated(entry.id(), term)?;
-            }
+            let mut removed = alive.log.entries().iter().skip(from.prev().0 as usize);
+            removed.try_for_each(|entry| self.checks.committed.truncated(entry.id(), term))?;
             alive.generation += 1;
             alive.log.truncate(from);
         }
@@ -209,9 +213,17 @@ impl World {
             }
             Message::RequestVote(_) => None,
             Message::TimeoutNow(_) => Some(Moment::HandedOver),
-            Message::AppendEntriesReply(_) => {
-                it.monotonic.promised(message.term());
+            Message::AppendEntriesReply(reply) => {
+                it.monotonic.promised(reply.term);
+                if reply.outcome != AppendOutcome::StaleTerm {
+                    self.checks.answers.given(server, reply.term, reply.round);
+                }
                 Some(Moment::Acknowledged)
+            }
+            Message::HeartbeatReply(reply) => {
+                it.monotonic.promised(reply.term);
+                self.checks.answers.given(server, reply.term, reply.round);
+                None
             }
             _ => {
                 it.monotonic.promised(message.term());
@@ -263,8 +275,8 @@ impl World {
         }
         self.say(to, format_args!("<- {} {message}", id_of(from)));
         let message = self.forge(to, message);
+        let from = id_of(self.sender(from, &message));
         let Some(alive) = &mut self.servers[to].alive else { return Ok(()) };
-        let from = id_of(from);
         alive.known.insert(from.clone());
         if alive.inbox.len() < MAX_INBOX {
             alive.inbox.push_back((from, message));

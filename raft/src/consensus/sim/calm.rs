@@ -67,8 +67,16 @@ impl World {
         if it.applied < probe.index {
             return format!("{probe} is not applied by the leader");
         }
-        for member in it.core.latest_configuration().configuration.servers() {
-            let Some(other) = &self.servers[server_of(&member.id)].alive else {
+        let members = &it.core.latest_configuration().configuration;
+        if !members.is_voter(it.core.id()) {
+            return format!("the leader {} is no voter", it.core.id());
+        }
+        for member in members.servers() {
+            let member_at = &self.servers[server_of(&member.id)];
+            let Some(other) = &member_at.alive else {
+                if member_at.is_dead {
+                    continue;
+                }
                 return format!("{} is down", member.id);
             };
             if other.applied != it.applied || other.log.last() != it.log.last() {
@@ -98,9 +106,8 @@ impl World {
         if let Some(leader) = before.0.and_then(|it| self.servers[it].alive.as_ref()) {
             for member in leader.core.latest_configuration().configuration.servers() {
                 let other = self.servers[server_of(&member.id)].alive.as_ref();
-                let entries = other.map(|it| it.log.entries());
                 ensure!(
-                    entries == Some(leader.log.entries()),
+                    other.is_none_or(|it| it.log.entries() == leader.log.entries()),
                     "law 3: the logs of the leader and of {} differ",
                     member.id
                 );

@@ -10,6 +10,8 @@
 //! RAFT_SIM_SEEDS=20000 cargo test … consensus::sim::tests::seeds            more of them
 //! RAFT_SIM_FIRST=5000 …                                                     from another one on
 //! RAFT_SIM_SEED=17 cargo test … consensus::sim::tests::seeds -- --nocapture replays one, with a trace
+//! RAFT_SIM_BUG=ForgetsVote RAFT_SIM_SEED=20 …                               the same with a planted bug
+//! raft/src/consensus/sim/known_bugs/check.sh                                finds bugs inside the core
 //! ```
 //!
 //! | file | one idea |

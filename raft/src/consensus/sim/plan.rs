@@ -32,6 +32,8 @@ pub(super) struct Plan {
     pub(super) clients: Clients,
     pub(super) faults: Faults,
     pub(super) triggers: Vec<Trigger>,
+    /// How many voters never come back, a minority; only without membership changes.
+    pub(super) dead: usize,
     /// When the faults end and progress is demanded.
     pub(super) horizon: u64,
 }
@@ -101,6 +103,8 @@ pub(super) struct Trigger {
 impl Plan {
     pub(super) fn draw(dice: &mut Dice) -> Self {
         let voters = dice.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5]);
+        let change_per_mille = dice.pick(&[0, 0, 20, 100]);
+        let may_die = change_per_mille == 0 && dice.coin();
         Self {
             voters,
             nonvoters: dice.pick(&[0, 0, 0, 1, 2]),
@@ -122,12 +126,13 @@ impl Plan {
                 max_batch: dice.pick(&[1, 1, 3, 12]),
                 max_command: dice.pick(&[0, 20, 200]),
                 verify_per_mille: dice.pick(&[0, 50, 200]),
-                change_per_mille: dice.pick(&[0, 0, 20, 100]),
+                change_per_mille,
                 transfer_per_mille: dice.pick(&[0, 0, 10, 50]),
                 knows_the_leader: dice.coin(),
             },
             faults: faults(dice),
             triggers: triggers(dice),
+            dead: if may_die { (voters - 1) / 2 } else { 0 },
             horizon: dice.within(10..=45) * ELECTION_TIMEOUT,
         }
     }

@@ -17,8 +17,10 @@ pub(super) enum Bug {
     ForgetsVote,
     /// A restarted server does not remember its term.
     ForgetsTerm,
-    /// Answers from an earlier leadership are passed off as answers to the present one.
+    /// Answers from another leadership are passed off as answers to the present one.
     MixesSessions,
+    /// An answer is sometimes delivered as if another server had given it.
+    MixesPeers,
     /// A pre-vote's answer is passed off as a vote.
     MixesVotes,
     /// An order to replicate is carried out although its range was truncated.
@@ -28,16 +30,23 @@ pub(super) enum Bug {
 }
 
 impl Bug {
-    pub(super) const ALL: [Self; 8] = [
-        Self::AcknowledgesBeforeSync,
-        Self::LosesSyncedEntry,
-        Self::ForgetsVote,
-        Self::ForgetsTerm,
-        Self::MixesSessions,
-        Self::MixesVotes,
-        Self::OrdersOutliveTruncation,
-        Self::AppliesOutOfOrder,
+    /// Every bug, and the number of seeds within which it is found.
+    pub(super) const ALL: [(Self, u64); 9] = [
+        (Self::AcknowledgesBeforeSync, 10),
+        (Self::LosesSyncedEntry, 10),
+        (Self::ForgetsVote, 300),
+        (Self::ForgetsTerm, 20),
+        (Self::MixesSessions, 1000),
+        (Self::MixesPeers, 20),
+        (Self::MixesVotes, 50),
+        (Self::OrdersOutliveTruncation, 1000),
+        (Self::AppliesOutOfOrder, 20),
     ];
+
+    /// The bug of this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().map(|(bug, _)| *bug).find(|bug| format!("{bug:?}") == name)
+    }
 }
 
 impl World {
@@ -80,6 +89,16 @@ impl World {
             let at = self.now + self.dice.within(0..=1_000_000);
             self.schedule(at, Event::Deliver { from, to, message: message.clone() });
         }
+    }
+
+    /// A bad messenger confuses who sent a message.
+    pub(super) fn sender(&mut self, from: usize, message: &Message) -> usize {
+        let is_answer =
+            matches!(message, Message::AppendEntriesReply(_) | Message::HeartbeatReply(_));
+        if self.bug == Some(Bug::MixesPeers) && is_answer && self.dice.chance(20) {
+            return self.dice.below(self.servers.len());
+        }
+        from
     }
 
     /// A bad messenger changes what a message says.

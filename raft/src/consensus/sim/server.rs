@@ -28,6 +28,8 @@ pub(super) struct Server {
     pub(super) life: u64,
     /// Everything that a crash loses; `None` while it is down.
     pub(super) alive: Option<Alive>,
+    /// Whether it never comes back.
+    pub(super) is_dead: bool,
     /// Frozen until then: nothing happens but what the disk has been told to do.
     pub(super) frozen_until: u64,
     /// No sync ends before.
@@ -90,6 +92,7 @@ impl Server {
             monotonic: Monotonic::default(),
             life: 0,
             alive: None,
+            is_dead: false,
             frozen_until: 0,
             disk_stalled_until: 0,
         }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     configuration::{self, Configuration, ServerId},
     consensus::{AppendOrder, Consensus, Time, WriteId},
-    log::{EntryPayload, LogId, Term},
+    log::{EntryPayload, LogId, LogIndex, Term},
     rpc::Message,
 };
 
@@ -182,7 +182,7 @@ impl World {
     }
 
     pub(super) fn restart(&mut self, server: usize) -> Check {
-        if self.servers[server].alive.is_some() {
+        if self.servers[server].alive.is_some() || self.servers[server].is_dead {
             return Ok(());
         }
         self.say(server, format_args!("!! start"));
@@ -346,7 +346,7 @@ impl World {
         EntryPayload::Command(bytes.into())
     }
 
-    /// The faults end: everything works, everybody is up.
+    /// The faults end: everything works, and everybody is up but for the dead.
     pub(super) fn heal_everything(&mut self) -> Check {
         self.trace.line(self.now, "", format_args!("!! calm"));
         self.is_calm = true;
@@ -368,6 +368,15 @@ impl World {
         };
         self.plan.timer_delay = self.plan.timer_delay.min(ELECTION_TIMEOUT / 100);
         self.plan.apply_delay = self.plan.apply_delay.min(1_000);
+        // While only one server knows who belongs to the cluster, it must not die.
+        let is_cluster =
+            self.plan.is_bootstrapped_everywhere || LogIndex::ZERO < self.checks.committed.last();
+        for _ in 0..if is_cluster { self.plan.dead } else { 0 } {
+            // A voter at random, or the same again.
+            let server = self.dice.below(self.plan.voters);
+            self.crash(server);
+            self.servers[server].is_dead = true;
+        }
         for server in 0..self.servers.len() {
             let it = &mut self.servers[server];
             it.frozen_until = it.frozen_until.min(self.now);

@@ -28,6 +28,7 @@ pub(crate) struct Checks {
     pub(crate) log_matching: log_matching::LogMatching,
     pub(crate) leaders: append_only::LeaderLogs,
     pub(crate) committed: committed::Committed,
+    pub(crate) answers: reads::Answers,
     pub(crate) state_machine: state_machine::StateMachine,
 }
 

@@ -1,8 +1,48 @@
 //! Linearizable reads (law 12): when a verification succeeds, everything that was committed anywhere
 //! when the question was asked, and so every write acknowledged by then, is at or before its read
-//! index.
+//! index. And it succeeds only when a majority of the voters has answered, in this term, a question
+//! of its round or a later one.
 
-use crate::{consensus::Verification, log::LogIndex};
+use std::collections::BTreeMap;
+
+use super::{Check, is_majority};
+use crate::{
+    consensus::Verification,
+    log::{LogIndex, Term},
+};
+
+/// What every server has answered to leaders.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answers {
+    newest: BTreeMap<(usize, Term), u64>,
+}
+
+impl Answers {
+    /// A server says that it follows the leader of `term`, in answer to a question of `round`.
+    pub(crate) fn given(&mut self, server: usize, term: Term, round: u64) {
+        let newest = self.newest.entry((server, term)).or_default();
+        *newest = round.max(*newest);
+    }
+
+    /// The leader of `term` takes its leadership for confirmed.
+    pub(crate) fn confirmed(
+        &self,
+        leader: usize,
+        term: Term,
+        round: u64,
+        voters: &[usize],
+    ) -> Check {
+        let has_answered = |server: &usize| {
+            *server == leader
+                || self.newest.get(&(*server, term)).is_some_and(|newest| round <= *newest)
+        };
+        ensure!(
+            is_majority(voters, has_answered),
+            "law 12: {leader} is confirmed in term {term} for round {round}, without a majority"
+        );
+        Ok(())
+    }
+}
 
 /// A question that has not been answered.
 #[derive(Clone, Copy, Debug)]
@@ -56,4 +96,17 @@ fn fires_on_a_read_index_before_what_was_committed() {
     check.asked(read(2, 5), LogIndex(6));
     assert_eq!(check.verified(1), Ok(1));
     check.verified(2).unwrap_err();
+}
+
+#[test]
+fn fires_on_a_confirmation_without_a_majority_of_answers_of_the_term() {
+    let mut check = Answers::default();
+    check.given(1, Term(2), 5);
+    let confirmed =
+        |check: &Answers, term, round| check.confirmed(0, Term(term), round, &[0, 1, 2]);
+    confirmed(&check, 2, 5).unwrap();
+    confirmed(&check, 2, 6).unwrap_err();
+    confirmed(&check, 3, 1).unwrap_err();
+    check.given(1, Term(2), 4);
+    confirmed(&check, 2, 5).unwrap();
 }

@@ -25,6 +25,10 @@ pub(crate) struct Transfer {
 
 impl Requests {
     pub(crate) fn accepted(&mut self, index: LogIndex, term: Term, payload: EntryPayload) -> Check {
+        ensure!(
+            self.transfer.is_none_or(|transfer| transfer.term != term),
+            "law 15: {index} is accepted while leadership of term {term} is handed over"
+        );
         let before = self.proposals.insert(index, (term, payload));
         ensure!(before.is_none(), "law 16: two proposals are accepted at index {index}");
         Ok(())
@@ -120,6 +124,8 @@ mod tests {
         let transfer = Transfer { term: Term(2), to: Some(1) };
         check.transfer_accepted(transfer).unwrap();
         check.clone().transfer_accepted(transfer).unwrap_err();
+        check.clone().accepted(LogIndex(1), Term(2), EntryPayload::Noop).unwrap_err();
+        check.clone().accepted(LogIndex(1), Term(4), EntryPayload::Noop).unwrap();
         check.clone().transfer_done(&Ok(()), &election).unwrap_err();
         election.elected(Term(3), 1).unwrap();
         check.transfer_done(&Ok(()), &election).unwrap();

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Applies each known bug to a copy of the sources and demands that the simulator finds it.
+#
+#   raft/src/consensus/sim/known_bugs/check.sh [SEEDS] [NAME...]
+#
+# SEEDS (default 4000) is how many seeds each bug gets. Prints for each the first seed that found it
+# and which law it broke. Nothing in the checkout is touched.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(cd "$here/../../../../.." && pwd)"
+seeds="${1:-4000}"
+shift || true
+[ $# -gt 0 ] || set -- $(cd "$here" && ls ./*.patch | sed 's|^\./||; s|\.patch$||')
+
+copy="$(mktemp -d)"
+trap 'rm -rf "$copy"' EXIT
+git -C "$root" ls-files -z | (cd "$root" && xargs -0 tar cf -) | tar xf - -C "$copy"
+export CARGO_TARGET_DIR="${KNOWN_BUGS_TARGET_DIR:-$copy/target}" RAFT_SIM_SEEDS="$seeds" RUST_BACKTRACE=0
+cd "$copy"
+
+missed=0
+for bug in "$@"; do
+  patch -s -p1 < "$here/$bug.patch"
+  if ! cargo test -q --release -p raft --lib --no-run > "$copy/build" 2>&1; then
+    printf '%-50s does not build\n' "$bug"
+    sed -n '/^error/,$p' "$copy/build" | head -20
+    missed=$((missed + 1))
+  elif cargo test -q --release -p raft --lib consensus::sim::tests::seeds -- --nocapture > "$copy/out" 2>&1; then
+    printf '%-50s MISSED in %s seeds\n' "$bug" "$seeds"
+    missed=$((missed + 1))
+  else
+    printf '%-50s %s\n' "$bug" "$(grep -m1 '^seed ' "$copy/out" || echo 'failed without a seed')"
+  fi
+  patch -s -R -p1 < "$here/$bug.patch"
+done
+[ "$missed" -eq 0 ] || { echo "$missed of $# not found"; exit 1; }
