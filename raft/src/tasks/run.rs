@@ -216,6 +216,7 @@ impl<R: Send + 'static> Run<R> {
                 let (from, message) = (from.clone(), message.clone());
                 self.shared.observers.notify(&Observation::Received { from, message });
             }
+            tracing::trace!(server = %self.shared.id, %from, %message, "received");
             self.peers.heard_from(&from, &address);
             self.core.handle_message(now, &from, message);
         }
@@ -390,6 +391,7 @@ impl<R: Send + 'static> Run<R> {
     }
 
     fn send(&mut self, to: &crate::ServerId, message: Message) {
+        tracing::trace!(server = %self.shared.id, %to, %message, "sending");
         if !self.peers.send(to, message) {
             self.metrics.send_failed();
         }
