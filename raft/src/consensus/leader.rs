@@ -3,14 +3,17 @@
 //! Source: thesis §3.5, §3.6.2 (commit), §6.4 (reads), §10.2.1 (the leader's disk runs beside
 //! replication), §4 (membership); the write-stall rule is ours (the model's #503).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::{
     Consensus,
     action::{Action, AppendOrder, Refusal, Verification},
     progress::Progress,
     quorum::reached_by_majority,
-    role::{Leader, RoleState},
+    role::{Leader, MAX_REMEMBERED_ROUNDS, RoleState},
     time::Time,
 };
 use crate::{
@@ -152,9 +155,9 @@ impl Consensus {
     fn begin_round(&mut self, now: Time) {
         let commit_index = self.commit_index;
         let interval = self.rules.heartbeat_interval;
-        let term = self.term();
+        let (term, apart) = (self.term(), self.rounds_apart());
         let Some(leader) = self.role.leader_mut() else { return };
-        leader.next_round(now);
+        leader.next_round(now, apart);
         leader.next_heartbeat = now + interval;
         let round = leader.round;
         let heartbeats: Vec<_> = leader
@@ -167,6 +170,11 @@ impl Consensus {
             self.send(&peer, message);
         }
         self.confirm_rounds();
+    }
+
+    /// How far apart the rounds lie whose start is remembered.
+    fn rounds_apart(&self) -> Duration {
+        2 * self.rules.leader_lease_timeout / MAX_REMEMBERED_ROUNDS
     }
 
     pub(super) fn replicate_all(&mut self, now: Time) {
@@ -212,14 +220,17 @@ impl Consensus {
         match &reply.outcome {
             AppendOutcome::Matched { match_index } => self.matched(now, from, *match_index),
             AppendOutcome::Conflict { prev_index, hint } => {
-                let meet = self.meeting_point(*hint);
+                let (meet, apart) = (self.meeting_point(*hint), self.rounds_apart());
                 if let Some(leader) = self.role.leader_mut()
                     && let Some(progress) = leader.peers.get_mut(from)
-                    && progress.conflict(reply.round, leader.round, *prev_index, meet)
                 {
-                    // So that answers to what is sent from now on can be told from answers to what
-                    // was under way.
-                    leader.next_round(now);
+                    let had_window = progress.state == ProgressState::Replicate;
+                    if progress.conflict(reply.round, leader.round, *prev_index, meet) && had_window
+                    {
+                        // So that answers to what is sent from now on can be told from answers to
+                        // what was under way.
+                        leader.next_round(now, apart);
+                    }
                 }
             }
             AppendOutcome::StaleTerm => {}

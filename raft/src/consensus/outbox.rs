@@ -24,9 +24,17 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Holds a message until `until` is durable.
+    /// Holds a message until `until` is durable. Of signs of life and of repeated requests only the
+    /// newest is kept: a stuck disk must not make them pile up.
     pub(super) fn hold(&mut self, until: WriteId, to: ServerId, message: Message) {
-        let at = self.waiting.partition_point(|waiting| waiting.until <= until);
+        let mut at = self.waiting.partition_point(|waiting| waiting.until <= until);
+        let mut alike = self.waiting.range(..at).rev().take_while(|waiting| waiting.until == until);
+        let is_repeated =
+            |waiting: &Waiting| waiting.to == to && repeats(&message, &waiting.message);
+        if let Some(back) = alike.position(is_repeated) {
+            at -= 1;
+            self.waiting.remove(at - back);
+        }
         self.waiting.insert(at, Waiting { until, to, message });
     }
 
@@ -54,6 +62,17 @@ impl Outbox {
             self.waiting.front().is_none_or(|waiting| written < waiting.until),
             "I9: a message waits for a finished write"
         );
+    }
+}
+
+/// Whether `newer` is the same sign of life or request as `older`, sent once more.
+fn repeats(newer: &Message, older: &Message) -> bool {
+    match (newer, older) {
+        (Message::HeartbeatReply(newer), Message::HeartbeatReply(older)) => {
+            newer.term == older.term && older.round <= newer.round
+        }
+        (Message::RequestVote(newer), Message::RequestVote(older)) => newer == older,
+        _ => false,
     }
 }
 

@@ -166,8 +166,8 @@ impl Progress {
     }
 
     /// A negative answer to the question of `round` whether `prev_index` matches; `meet` is the
-    /// newest entry of ours that can match, `newest_round` the leader's. Returns whether it emptied
-    /// the window.
+    /// newest entry of ours that can match, `newest_round` the leader's. Returns whether the answer
+    /// was news.
     pub(super) fn conflict(
         &mut self,
         round: u64,
@@ -186,15 +186,14 @@ impl Progress {
             ProgressState::Replicate if round <= self.conflict_round => return false,
             ProgressState::Probe | ProgressState::Replicate => {}
         }
-        let was_replicating = self.state == ProgressState::Replicate;
-        if was_replicating {
+        if self.state == ProgressState::Replicate {
             self.conflict_round = newest_round;
         }
         self.state = ProgressState::Probe;
         self.probe = None;
         self.clear_inflight();
         self.next_index = meet.next().min(prev_index).max(self.match_index.next());
-        was_replicating
+        true
     }
 
     /// A sign of life: messages lost on the way are noticed. `accepted` is what the follower has

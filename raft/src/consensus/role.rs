@@ -1,13 +1,16 @@
 //! The part a server plays, and what belongs to that part only.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use super::{action::WriteId, progress::Progress, time::Time};
 use crate::{configuration::ServerId, log::LogIndex, observer::Role};
 
-/// Rounds whose start is remembered at most. With more, every other one is forgotten, which makes
-/// an answer to it count from the one before.
-const MAX_REMEMBERED_ROUNDS: usize = 1024;
+/// Rounds whose start is remembered at most. They lie so far apart that half of them span a lease;
+/// an answer to a round in between counts from the remembered one before it.
+pub(super) const MAX_REMEMBERED_ROUNDS: u32 = 1024;
 
 /// The part, with its data: nothing of an earlier part can leak into the next.
 #[derive(Clone, Debug)]
@@ -42,7 +45,7 @@ pub(super) struct Leader {
     /// The current round. Each heartbeat, each verification and each window that has to be sent
     /// anew begins a new one.
     pub(super) round: u64,
-    /// When rounds began, oldest first: all recent ones, fewer and fewer of the older.
+    /// When rounds began, oldest first; not all of them are remembered.
     pub(super) rounds: VecDeque<(u64, Time)>,
     /// The newest round a majority has answered.
     pub(super) confirmed_round: u64,
@@ -86,16 +89,15 @@ impl RoleState {
 }
 
 impl Leader {
-    /// Begins a round: what is asked from now on carries its number.
-    pub(super) fn next_round(&mut self, now: Time) {
+    /// Begins a round: what is asked from now on carries its number. Its start is remembered if the
+    /// last one remembered lies `apart` or longer back.
+    pub(super) fn next_round(&mut self, now: Time, apart: Duration) {
         self.round += 1;
-        self.rounds.push_back((self.round, now));
-        if MAX_REMEMBERED_ROUNDS < self.rounds.len() {
-            let mut is_kept = false;
-            self.rounds.retain(|_| {
-                is_kept = !is_kept;
-                is_kept
-            });
+        if self.rounds.back().is_none_or(|(_, began)| *began + apart <= now) {
+            self.rounds.push_back((self.round, now));
+        }
+        while MAX_REMEMBERED_ROUNDS as usize <= self.rounds.len() {
+            self.rounds.pop_front();
         }
     }
 

@@ -114,7 +114,8 @@ impl Replicate {
         let mut is_reachable = true;
         while orders.recv_many(&mut taken, ORDERS_MAX).await != 0 {
             let count = taken.len();
-            for order in taken.drain(..) {
+            let lost = taken_for_lost(&taken);
+            for order in taken.drain(..).skip(lost) {
                 let is_sent = self.carry_out(order).await?;
                 if is_sent != is_reachable {
                     let (server, peer) = (&self.sources.shared.id, &self.peer.id);
@@ -177,5 +178,42 @@ impl Replicate {
                 read.map(Some).map_err(Fatal::Store)
             }
         }
+    }
+}
+
+/// How many of the first orders the core has given up: a step back says that what was ordered
+/// before it counts as lost. A lane that was stuck must not send it all once more.
+fn taken_for_lost(orders: &[Order]) -> usize {
+    let follows = |pair: &[Order]| match pair {
+        [before, after] => after.order.prev.index == before.order.last,
+        _ => true,
+    };
+    orders.windows(2).rposition(|pair| !follows(pair)).map_or(0, |before| before + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Term;
+
+    #[test]
+    fn a_lane_that_was_stuck_does_not_repeat_what_was_given_up() {
+        let order = |&(prev, last): &(u64, u64)| Order {
+            order: AppendOrder {
+                to: "b".into(),
+                term: Term(1),
+                round: 1,
+                prev: LogId::new(1, prev),
+                last: LogIndex(last),
+                commit_index: LogIndex(0),
+            },
+            generation: 0,
+        };
+        let lost =
+            |ranges: &[(u64, u64)]| taken_for_lost(&ranges.iter().map(order).collect::<Vec<_>>());
+        assert_eq!(lost(&[]), 0);
+        assert_eq!(lost(&[(0, 5), (5, 9), (9, 9)]), 0);
+        assert_eq!(lost(&[(0, 5), (5, 9), (0, 5)]), 2);
+        assert_eq!(lost(&[(0, 5), (0, 5), (0, 5), (5, 7)]), 2);
     }
 }

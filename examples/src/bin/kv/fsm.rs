@@ -158,43 +158,16 @@ mod tests {
         entries
     }
 
+    /// Deterministic, the same in batches, snapshots that are of their moment and restore all.
     #[tokio::test]
-    async fn one_by_one_and_in_batches_give_the_same_state_and_the_same_answers() {
-        let (one, many) = (Shared::new(), Shared::new());
-        let (mut fsm_one, mut fsm_many) =
-            (KvFsm::new(Arc::clone(&one)), KvFsm::new(Arc::clone(&many)));
-        let entries = history();
-        let answers: Vec<_> = entries.iter().map(|entry| fsm_one.apply(entry)).collect();
-        let mut batched = Vec::new();
-        for batch in entries.chunks(17) {
-            let mut responses = Vec::new();
-            fsm_many.apply_batch(&batch.iter().collect::<Vec<_>>(), &mut responses);
-            batched.extend(responses);
-        }
-        assert_eq!(answers, batched);
-        assert_eq!(snapshot_of(&mut fsm_one).await, snapshot_of(&mut fsm_many).await);
-        assert_eq!(one.read(|s| s.map.digest()), many.read(|s| s.map.digest()));
-        assert_eq!(one.read(|s| s.index), LogIndex(204));
-    }
-
-    #[tokio::test]
-    async fn a_snapshot_is_of_its_moment_and_restores_everything() {
-        let shared = Shared::new();
-        let mut fsm = KvFsm::new(Arc::clone(&shared));
-        history().iter().for_each(|entry| drop(fsm.apply(entry)));
-        let view = fsm.snapshot().unwrap();
-        let digest = shared.read(|s| s.map.digest());
-        fsm.apply(&set(300, "later", "x"));
-        let mut bytes = Vec::new();
-        view.persist(&mut bytes).await.unwrap();
-
-        let other = Shared::new();
-        let mut restored = KvFsm::new(Arc::clone(&other));
-        restored.apply(&set(1, "gone", "x"));
-        restored.restore(Box::new(std::io::Cursor::new(bytes.clone()))).await.unwrap();
-        assert_eq!(other.read(|s| (s.map.digest(), s.index)), (digest, LogIndex(204)));
-        assert_eq!(other.contact(&"a".into()).unwrap().resp, "host:1");
-        assert_eq!(snapshot_of(&mut restored).await, bytes);
+    async fn keeps_every_promise_a_state_machine_makes() {
+        let commands = history().into_iter().map(|entry| Bytes::copy_from_slice(entry.data()));
+        let everything = |fsm: &KvFsm| {
+            let State { map, contacts, index } = fsm.shared.read(State::clone);
+            let pairs: Vec<_> = map.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            (pairs, map.len(), map.digest(), contacts, index)
+        };
+        raft::testing::fsm_suite(|| KvFsm::new(Shared::new()), commands, everything).await;
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! `kv`: a replicated key-value server that speaks the protocol of Redis.
 //!
 //! `kv serve` runs one server, `kv ctl` asks and changes a cluster, and `kv demo` shows all of it on
-//! one machine. `README.md` beside this package leads through the code:
+//! one machine. The code, in the order in which it is best read:
 //!
 //! - What is replicated: [`command`], its bytes in the log ([`encoding`]), the [`map`] it changes,
 //!   the state machine around it ([`fsm`]) and its [`snapshot`].

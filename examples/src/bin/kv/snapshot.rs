@@ -14,7 +14,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use raft::{FsmError, FsmSnapshot, LogIndex, ServerId};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 use crate::fsm::{Contact, State};
 
@@ -149,12 +149,19 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let len = self.len().await?;
         let mut bytes = Vec::new();
         // Not `with_capacity(len)`: a damaged length must not ask for gigabytes.
-        let got = (&mut self.source).take(u64::from(len)).read_to_end(&mut bytes).await?;
-        if got as u64 != u64::from(len) {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        let mut missing = len as usize;
+        while 0 < missing {
+            let ready = self.source.fill_buf().await?;
+            if ready.is_empty() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let part = ready.len().min(missing);
+            bytes.reserve_exact(part);
+            bytes.extend_from_slice(&ready[..part]);
+            self.source.consume(part);
+            missing -= part;
         }
         self.checksum.update(&bytes);
-        bytes.shrink_to_fit();
         Ok(bytes.into())
     }
 

@@ -59,16 +59,16 @@ fn conflict_leads_to_the_meeting_point_and_never_below_the_match() {
     let (log, rules) = (log(9), rules(1024, 32));
     let mut progress = Progress::new(LogIndex(10), 1, at(0));
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((9, 9)));
-    assert!(progress.conflict(LogIndex(9), LogIndex(4)));
+    assert!(progress.conflict(1, 1, LogIndex(9), LogIndex(4)));
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((4, 9)));
     // Answers to another question than the one that is open.
-    assert!(!progress.conflict(LogIndex(9), LogIndex(2)));
+    assert!(!progress.conflict(1, 1, LogIndex(9), LogIndex(2)));
     // A meeting point at or beyond the question still goes back by one.
-    assert!(progress.conflict(LogIndex(4), LogIndex(8)));
+    assert!(progress.conflict(1, 1, LogIndex(4), LogIndex(8)));
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((3, 9)));
     progress.matched(LogIndex(6));
-    assert!(!progress.conflict(LogIndex(6), LogIndex(0)), "what has matched cannot conflict");
-    assert!(progress.conflict(LogIndex(8), LogIndex(0)));
+    assert!(!progress.conflict(1, 1, LogIndex(6), LogIndex(0)), "what has matched cannot conflict");
+    assert!(progress.conflict(1, 1, LogIndex(8), LogIndex(0)));
     assert_eq!(progress.next_index, LogIndex(7));
 }
 
@@ -173,10 +173,10 @@ fn compacted_entries_need_a_snapshot() {
     // The entry before the first one is known from the snapshot.
     let mut progress = Progress::new(LogIndex(10), 1, at(0));
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((9, 10)));
-    assert!(progress.conflict(LogIndex(9), LogIndex(3)));
+    assert!(progress.conflict(1, 1, LogIndex(9), LogIndex(3)));
     assert_eq!(send(&mut progress, &log, &rules, at(0)), None);
     assert_eq!(progress.state, ProgressState::Snapshot);
-    assert!(!progress.conflict(LogIndex(8), LogIndex(0)));
+    assert!(!progress.conflict(1, 1, LogIndex(8), LogIndex(0)));
     assert_eq!(send(&mut progress, &log, &rules, at(999)), None);
     // It says by itself that it has it.
     progress.matched(LogIndex(9));
@@ -244,7 +244,7 @@ proptest! {
                 Step::Conflict(prev, meet) => {
                     let meet = meet.min(len);
                     let next = progress.next_index;
-                    if progress.conflict(LogIndex(prev), LogIndex(meet)) {
+                    if progress.conflict(1, 1, LogIndex(prev), LogIndex(meet)) {
                         prop_assert_eq!(progress.state, ProgressState::Probe);
                         let is_back = progress.next_index <= LogIndex(prev.max(1));
                         prop_assert!(is_back || progress.next_index == before.next());

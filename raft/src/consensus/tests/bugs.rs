@@ -192,6 +192,36 @@ mod membership {
         assert_eq!(cluster.core(&n(1)).next_timeout(), None);
     }
 
+    /// The same for a leader that demotes itself.
+    #[test]
+    fn demoted_leader_does_not_count_itself() {
+        let mut cluster = led(3, 0);
+        let demotion = ConfigurationChange::DemoteVoter { id: n(1) };
+        change(&mut cluster, &n(1), &demotion).expect("accepted");
+        cluster.written_all(&n(1));
+        cluster.tell(&n(2), &n(1), matched(2, 1, 3));
+        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(2));
+        cluster.tell(&n(3), &n(1), matched(2, 1, 3));
+        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(3));
+        assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
+        cluster.run(5 * ELECTION);
+        assert_ne!(cluster.leaders(), [n(1)]);
+        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(4));
+    }
+
+    /// Two become one: the dead one is removed by the other's vote alone, when its disk has it.
+    #[test]
+    fn second_of_two_is_removed_without_it() {
+        let mut cluster = led(2, 0);
+        cluster.crash(&n(2));
+        change(&mut cluster, &n(1), &remove(2)).expect("accepted");
+        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(2));
+        cluster.written_all(&n(1));
+        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(3));
+        cluster.run(5 * ELECTION);
+        assert_eq!(cluster.leaders(), [n(1)]);
+    }
+
     /// etcd-io/raft #83: a removed server keeps campaigning.
     #[test]
     fn removed_follower_goes_quiet() {
@@ -665,6 +695,20 @@ mod reads_and_leases {
         assert_eq!(cluster.core(&n(1)).role(), Role::Leader);
         cluster.advance(Duration::from_millis(100), Some(&n(1)));
         assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
+    }
+
+    /// Found here: while a new term waited for a stuck disk, the answer to every heartbeat was kept.
+    #[test]
+    fn a_stuck_disk_keeps_one_sign_of_life() {
+        let mut cluster = Cluster::new(3);
+        cluster.server_mut(&n(2)).is_stalled = true;
+        for round in 1..=50 {
+            cluster.tell(&n(1), &n(2), heartbeat(2, round, 0));
+        }
+        cluster.pool.clear();
+        cluster.server_mut(&n(2)).is_stalled = false;
+        cluster.written_all(&n(2));
+        assert_eq!(cluster.take_messages(&n(2), &n(1)), [heartbeat_reply(2, 50, 0, 0)]);
     }
 
     /// etcd #741, Redis-Raft 2020: a leader that was deposed without noticing confirms no read.

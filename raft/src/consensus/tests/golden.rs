@@ -279,7 +279,7 @@ impl Script {
                 (id, result.map(|()| "bootstrapped".to_owned()))
             }
             Command::Propose(Id(id), commands) => {
-                let payloads = commands.iter().map(|text| command_payload(text)).collect();
+                let payloads = commands.iter().map(|text| command(text)).collect();
                 let result = self.cluster.act(id, |core, now| core.propose(now, payloads));
                 (id, result.map(|index| format!("proposed at {index}")))
             }
@@ -371,10 +371,6 @@ impl Script {
             }
         }
     }
-}
-
-fn command_payload(text: &str) -> EntryPayload {
-    command(text)
 }
 
 fn parse_change(change: &str, id: &ServerId) -> Result<ConfigurationChange, Box<dyn Error>> {

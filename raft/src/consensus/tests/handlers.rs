@@ -474,7 +474,7 @@ mod append_entries {
                         AppendOutcome::Conflict { prev_index, hint } => {
                             let meet = leader.meeting_point(hint);
                             assert!(common(ours, theirs) as u64 <= meet.0, "a step too far");
-                            assert!(progress.conflict(prev_index, meet), "not news");
+                            assert!(progress.conflict(1, 1, prev_index, meet), "not news");
                         }
                         AppendOutcome::StaleTerm => panic!("a stale term"),
                     }

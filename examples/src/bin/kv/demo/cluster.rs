@@ -87,8 +87,8 @@ impl Cluster {
         running.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Starts a server and waits until it answers.
-    pub(super) async fn start(&mut self, id: &str, start: Start<'_>) -> Result<(), Failure> {
+    /// Starts a server.
+    pub(super) fn start(&mut self, id: &str, start: Start<'_>) -> Result<(), Failure> {
         let child = self.command(id, start)?.spawn();
         let child = child.map_err(|error| Failure::new(format!("cannot start {id}: {error}")))?;
         if let Some(process) = self.processes.get_mut(id) {

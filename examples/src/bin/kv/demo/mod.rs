@@ -137,7 +137,7 @@ impl Story<'_> {
 
     async fn start(&mut self) -> Result<(), Failure> {
         for id in FIRST {
-            self.cluster.start(id, Start::First(&FIRST)).await?;
+            self.cluster.start(id, Start::First(&FIRST))?;
         }
         for id in FIRST {
             self.cluster.ready(id).await?;
@@ -170,7 +170,10 @@ impl Story<'_> {
         let seconds = (self.show.elapsed() - started).as_secs_f64();
         let (count, rate) =
             (grouped(totals.acknowledged - before), f64::from(self.writes) / seconds);
-        self.show.event("written", format!("{count} writes acknowledged, {rate:.0} a second"));
+        self.show.event(
+            "written",
+            format!("{count} writes acknowledged, {rate:.0} a second all in all"),
+        );
         self.show.event(
             "no writes",
             format!(
@@ -232,7 +235,7 @@ impl Story<'_> {
     }
 
     async fn bring_back(&mut self, book: &Book, dead: &str) -> Result<(), Failure> {
-        self.cluster.start(dead, Start::Again).await?;
+        self.cluster.start(dead, Start::Again)?;
         self.cluster.ready(dead).await?;
         self.show.event("restarted", format!("{dead}, with what was on its disk"));
         self.compare(book).await?;
@@ -251,7 +254,7 @@ impl Story<'_> {
     }
 
     async fn change_members(&mut self, book: &Book) -> Result<(), Failure> {
-        self.cluster.start(FOURTH, Start::Joining(FIRST[0])).await?;
+        self.cluster.start(FOURTH, Start::Joining(FIRST[0]))?;
         self.cluster.ready(FOURTH).await?;
         self.members_are(&["a", "b", "c", "d"]).await?;
         self.show.event("added", format!("{FOURTH}, a fourth server"));

@@ -51,7 +51,6 @@ pub(super) async fn status(State(shared): State<Shared>) -> Result<Json<Value>, 
     })))
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn health(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
     match ailment(&shared.server) {
         None => Ok(Json(json!({ "healthy": true }))),
@@ -77,7 +76,6 @@ fn ailment(server: &Server) -> Option<String> {
     (max < lag).then(|| format!("{lag} commands are committed but not applied; the limit is {max}"))
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let server = &shared.server;
     let (keys, index) = server.shared.read(|state| (state.map.len(), state.index));
@@ -113,7 +111,6 @@ pub(super) async fn checksum(
     Ok(Json(content(server)))
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn dump(State(shared): State<Shared>) -> impl IntoResponse {
     let state = shared.server.shared.read(fsm::State::clone);
     let (mut sink, source) = tokio::io::duplex(DUMP_BYTES);
@@ -121,5 +118,8 @@ pub(super) async fn dump(State(shared): State<Shared>) -> impl IntoResponse {
         // It fails when whoever asked has gone.
         let _ = Box::new(snapshot::View(state)).persist(&mut sink).await;
     });
-    ([(CONTENT_TYPE, "application/octet-stream")], Body::from_stream(ReaderStream::new(source)))
+    (
+        [(CONTENT_TYPE, "application/octet-stream")],
+        Body::from_stream(ReaderStream::with_capacity(source, DUMP_BYTES)),
+    )
 }

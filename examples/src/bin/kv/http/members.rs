@@ -24,7 +24,6 @@ use crate::{Node, server::Server};
 /// How often a change that only has to wait for another is tried again.
 const RETRY: Duration = Duration::from_millis(50);
 
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 pub(super) async fn list(State(shared): State<Shared>) -> Json<Value> {
     let server = &shared.server;
     let configuration = server.node.configuration();

@@ -65,13 +65,11 @@ pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>, metrics: P
     }
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 async fn wrong_method(request: Request) -> Problem {
     let (method, path) = (request.method(), request.uri().path());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}"))
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async functions")]
 async fn unknown_path(request: Request) -> Problem {
     let path = request.uri().path();
     let known = "/status /health /metrics /members /transfer /snapshot /checksum /dump";
