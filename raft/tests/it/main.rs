@@ -1,11 +1,14 @@
 //! The library through its public API, on in-memory parts and a paused clock: one module per
 //! promise. One program, because linking thirteen costs more than running them.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod apply;
 mod backpressure;
 mod bootstrap;
+mod concurrency;
 mod conformance;
+mod determinism;
 mod disk_stall;
 mod futures;
 mod membership;
