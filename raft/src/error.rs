@@ -383,6 +383,9 @@ pub enum SnapshotError {
         /// What it said.
         reason: String,
     },
+    /// Too many callers are waiting for a snapshot already. Try again when one is finished.
+    #[error("too many snapshots are asked for")]
+    Busy,
     /// The snapshot store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -20,7 +20,7 @@ impl Consensus {
         from: &ServerId,
         request: AppendEntriesRequest,
     ) {
-        let last = LogIndex(request.prev.index.0 + request.entries.len() as u64);
+        let last = LogIndex(request.prev.index.0.saturating_add(request.entries.len() as u64));
         let first = request.entries.first();
         assert!(
             first.is_none_or(|first| {

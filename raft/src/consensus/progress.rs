@@ -202,7 +202,10 @@ impl Progress {
     /// message must have been sent to count as lost.
     pub(super) fn heard(&mut self, accepted: LogIndex, asked_at: Time, patience: Duration) {
         // A probe that is younger than the question is not missed by the answer.
-        if self.probe.is_some_and(|probe| accepted < probe.last && probe.sent_at < asked_at) {
+        if self
+            .probe
+            .is_some_and(|probe| accepted < probe.last && probe.sent_at + patience <= asked_at)
+        {
             self.probe = None;
         }
         let is_lost = self

@@ -28,6 +28,12 @@ impl Saved {
         Self { hard_state, log: LogView::new(snapshot), membership: Membership::new(configuration) }
     }
 
+    /// The last entry so far.
+    #[must_use]
+    pub fn last(&self) -> LogId {
+        self.log.last()
+    }
+
     /// Takes in the next entries of the log, in order. The first one of all has at most the index
     /// after the snapshot.
     ///

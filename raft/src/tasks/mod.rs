@@ -59,7 +59,7 @@ use self::{
     run::{Mail, Run, Turn},
     run_fsm::{Host, RunFsm},
     run_log::RunLog,
-    run_snapshots::RunSnapshots,
+    run_snapshots::{RunSnapshots, SNAPSHOTS_MAX},
     start::Restored,
 };
 pub(crate) use self::{
@@ -151,7 +151,7 @@ fn spawn_all<F: Fsm>(
     };
     tasks.spawn("run_fsm", task.run(queue));
 
-    let (run_snapshots, queue) = mpsc::unbounded_channel();
+    let (run_snapshots, queue) = mpsc::channel(SNAPSHOTS_MAX);
     let task = RunSnapshots {
         store: stores.snapshots,
         fsm: run_fsm.clone(),

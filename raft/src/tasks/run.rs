@@ -21,14 +21,14 @@ use super::{
     pending::Waiters,
     replicate::Order,
     request::{self, Change, Pending, PendingBatch, Request, Waiter},
-    run_fsm::FsmRequest,
+    run_fsm::{Advance, FsmRequest},
     run_log::Queued,
     run_snapshots::SnapshotRequest,
     shared::Shared,
 };
 use crate::{
     consensus::{Action, Consensus, Time, Write, WriteId},
-    error::{BootstrapError, Leader, VerifyError},
+    error::{BootstrapError, Leader, SnapshotError, VerifyError},
     future::Responder,
     log::{EntryPayload, LogIndex},
     observer::{Observation, Role},
@@ -62,7 +62,7 @@ pub(super) struct Run<R> {
     pub(super) election_timeout: Duration,
     pub(super) run_log: mpsc::UnboundedSender<Queued>,
     pub(super) run_fsm: mpsc::UnboundedSender<FsmRequest<R>>,
-    pub(super) run_snapshots: mpsc::UnboundedSender<SnapshotRequest>,
+    pub(super) run_snapshots: mpsc::Sender<SnapshotRequest>,
     pub(super) turn: Turn<R>,
 }
 
@@ -84,6 +84,8 @@ pub(super) struct Turn<R> {
     /// How much of the other tasks' progress the core knows.
     written: WriteId,
     applied: LogIndex,
+    /// The newest request to `run_fsm`, while it is one that nobody waits for.
+    advance: Option<Arc<Advance>>,
     /// Whether `run_fsm` was told to wake this task.
     awaits_applied: bool,
     inbox_is_closed: bool,
@@ -105,6 +107,7 @@ impl<R> Turn<R> {
             generation: 0,
             written: WriteId::default(),
             applied,
+            advance: None,
             awaits_applied: false,
             inbox_is_closed: false,
             last_requests: 0,
@@ -284,7 +287,10 @@ impl<R: Send + 'static> Run<R> {
             }
             Request::Snapshot { responder } => {
                 // It ends before this task only when the node does.
-                let _ = self.run_snapshots.send(SnapshotRequest { responder });
+                let asked = self.run_snapshots.try_send(SnapshotRequest { responder });
+                if let Err(mpsc::error::TrySendError::Full(refused)) = asked {
+                    refused.responder.answer(Err(SnapshotError::Busy));
+                }
             }
             Request::Status { responder } => responder.answer(Ok(Box::new(self.status(now)))),
         }
@@ -412,8 +418,20 @@ impl<R: Send + 'static> Run<R> {
             }
             None => Vec::new(),
         };
+        let request = if waiters.is_empty() {
+            // Nobody waits: what is still in the queue can simply be told to go further.
+            if self.turn.advance.as_ref().is_some_and(|advance| advance.raise(up_to)) {
+                return;
+            }
+            let advance = Arc::new(Advance::new(up_to));
+            self.turn.advance = Some(Arc::clone(&advance));
+            FsmRequest::Advance(advance)
+        } else {
+            self.turn.advance = None;
+            FsmRequest::Apply { up_to, waiters }
+        };
         // `run_fsm` ends before this task only when the node does.
-        let _ = self.run_fsm.send(FsmRequest::Apply { up_to, waiters });
+        let _ = self.run_fsm.send(request);
     }
 
     fn observe(&mut self, observation: &Observation) {

@@ -4,7 +4,13 @@
 //! for what is no longer in memory), and applies them in batches. What queued up during a batch
 //! becomes part of the next. Whoever proposed a command on this server is answered from here.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,8 +42,30 @@ pub(super) enum FsmRequest<R> {
         /// Those who wait for these entries, in the order of the log.
         waiters: Vec<Waiter<R>>,
     },
+    /// Apply everything up to here; nobody on this server waits for it.
+    Advance(Arc<Advance>),
     /// Take a view for a snapshot, if anything was applied since `newer_than`.
     View { newer_than: LogId, reply: oneshot::Sender<Result<View, SnapshotError>> },
+}
+
+/// How far to apply, in a request that can still be raised while it waits in the queue: however far
+/// a slow state machine is behind, one such request stands for all.
+pub(super) struct Advance(AtomicU64);
+
+impl Advance {
+    pub(super) fn new(up_to: LogIndex) -> Self {
+        Self(AtomicU64::new(up_to.0))
+    }
+
+    /// Raises the mark, unless it was taken from the queue already.
+    pub(super) fn raise(&self, up_to: LogIndex) -> bool {
+        let raised = |mark| (mark != 0).then_some(up_to.0);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, raised).is_ok()
+    }
+
+    fn take(&self) -> LogIndex {
+        LogIndex(self.0.swap(0, Ordering::AcqRel))
+    }
 }
 
 /// The state at one moment.
@@ -79,6 +107,7 @@ impl<F: Fsm> RunFsm<F> {
                         target = target.max(up_to);
                         self.waiters.extend(waiters);
                     }
+                    FsmRequest::Advance(advance) => target = target.max(advance.take()),
                     FsmRequest::View { newer_than, reply } => {
                         self.apply(target, &mut batch).await?;
                         let _ = reply.send(self.view(newer_than).await?);

@@ -22,6 +22,9 @@ use crate::{
     snapshot::{SnapshotMeta, SnapshotStore},
 };
 
+/// Callers that wait for the next snapshot at most.
+pub(super) const SNAPSHOTS_MAX: usize = 64;
+
 /// Somebody who wants a snapshot taken.
 pub(super) struct SnapshotRequest {
     pub(super) responder: Responder<SnapshotMeta, SnapshotError>,
@@ -39,10 +42,10 @@ impl<R: Send + 'static> RunSnapshots<R> {
     /// Runs until `run` is gone; then whatever is being written is given up.
     pub(super) async fn run(
         mut self,
-        mut requests: mpsc::UnboundedReceiver<SnapshotRequest>,
+        mut requests: mpsc::Receiver<SnapshotRequest>,
     ) -> Result<(), Fatal> {
         let mut waiting = Vec::new();
-        while requests.recv_many(&mut waiting, usize::MAX).await != 0 {
+        while requests.recv_many(&mut waiting, SNAPSHOTS_MAX).await != 0 {
             let Some(result) = self.take().await else { continue };
             for SnapshotRequest { responder } in waiting.drain(..) {
                 responder.answer(result.clone());

@@ -51,6 +51,15 @@ pub(super) async fn restore<F: Fsm>(
         (first, last) = empty;
     }
     scan(&*reader, (first, last), &mut saved).await?;
+    let newest = saved.last();
+    if hard_state.current_term < newest.term {
+        let reason = format!(
+            "the log ends with {newest}: the two stores do not belong together, or the term was \
+             lost; use the stores this server ran with, or set it up anew from its peers"
+        );
+        let what = format!("the saved term {}", hard_state.current_term);
+        return Err(StoreError::corrupt(what, reason).into());
+    }
     Ok(Restored { fsm, hard_state, saved, snapshot, configuration, bounds: (first, last) })
 }
 

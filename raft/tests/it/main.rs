@@ -1,7 +1,7 @@
 //! The library through its public API, on in-memory parts and a paused clock: one module per
 //! promise. One program, because linking thirteen costs more than running them.
 #![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod apply;
 mod backpressure;

@@ -26,7 +26,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Runs one server of a cluster.
-    #[command(after_help = AFTER_HELP)]
+    #[command(after_help = AFTER_HELP, next_line_help = true)]
     Serve(Box<Serve>),
     /// Asks and changes a running cluster.
     Ctl(Ctl),

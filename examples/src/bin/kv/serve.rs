@@ -200,6 +200,7 @@ impl Stores {
         let open = move || RocksStore::open(log, RocksOptions::default());
         let rocks =
             tokio::task::spawn_blocking(open).await.map_err(Failure::new)?.map_err(Failure::new)?;
+        // The log is complete: nothing compacts it yet, so no snapshot has to outlive the process.
         let snapshots = Arc::new(raft::inmem::InmemSnapshotStore::new());
         Ok(Self { log: rocks.log_store(), stable: rocks.stable_store(), snapshots })
     }

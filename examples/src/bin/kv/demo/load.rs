@@ -34,8 +34,9 @@ pub(super) struct Book {
 
 #[derive(Debug)]
 struct Entries {
-    /// The number of the next generated write, and how many there are.
+    /// The number of the next generated write, where to wait, and how many there are.
     next: u32,
+    gate: u32,
     end: u32,
     acknowledged: Vec<Pair>,
     last_acknowledged: Instant,
@@ -57,10 +58,13 @@ pub(super) struct Totals {
 }
 
 impl Book {
-    /// A book for this many generated writes.
+    /// A book for this many generated writes. The last quarter of them waits for
+    /// [`open_the_gate`](Self::open_the_gate), so that something is left to be written when the
+    /// leader dies, however fast the cluster is.
     pub(super) fn new(writes: u32) -> Arc<Self> {
         let entries = Entries {
             next: 0,
+            gate: writes - writes / 4,
             end: writes,
             acknowledged: Vec::new(),
             last_acknowledged: Instant::now(),
@@ -81,9 +85,11 @@ impl Book {
         }
     }
 
-    /// Forgets the silences so far.
-    pub(super) fn listen_for_silence(&self) {
-        self.entries.lock().longest_silence = Duration::ZERO;
+    /// Lets the last quarter be written, and forgets the silences so far.
+    pub(super) fn open_the_gate(&self) {
+        let mut entries = self.entries.lock();
+        entries.gate = entries.end;
+        entries.longest_silence = Duration::ZERO;
     }
 
     /// Everything that was acknowledged.
@@ -91,12 +97,13 @@ impl Book {
         self.entries.lock().acknowledged.clone()
     }
 
-    fn next_batch(&self) -> Vec<Pair> {
+    /// What is to be written next, perhaps nothing yet; `None` when there is nothing more.
+    fn next_batch(&self) -> Option<Vec<Pair>> {
         let mut entries = self.entries.lock();
-        let end = entries.end.min(entries.next.saturating_add(PIPELINE));
+        let end = entries.gate.min(entries.next.saturating_add(PIPELINE));
         let batch = (entries.next..end).map(generated).collect();
         entries.next = end;
-        batch
+        (entries.next < entries.end || !Vec::is_empty(&batch)).then_some(batch)
     }
 
     /// Enters what became of a batch; returns what has to be written again.
@@ -148,13 +155,13 @@ pub(super) async fn run(book: &Arc<Book>, servers: &[String]) -> Result<(), Fail
         let mut writer =
             Writer { book: Arc::clone(book), servers: servers.to_vec(), turn, client: None };
         writers.spawn(async move {
-            loop {
-                let batch = writer.book.next_batch();
+            while let Some(batch) = writer.book.next_batch() {
                 if batch.is_empty() {
-                    return Ok(());
+                    sleep(PAUSE).await;
                 }
                 writer.write(batch).await?;
             }
+            Ok(())
         });
     }
     while let Some(ended) = writers.join_next().await {

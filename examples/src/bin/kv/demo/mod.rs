@@ -199,8 +199,8 @@ impl Story<'_> {
             self.show.position(written());
             if dead.is_none() && self.writes / 2 <= written() {
                 let (leader, _) = self.cluster.leader(None).await?;
-                book.listen_for_silence();
                 self.cluster.kill(&leader).await?;
+                book.open_the_gate();
                 let count = grouped(written());
                 self.show.event(
                     "killed",

@@ -36,7 +36,7 @@ impl Show {
             return;
         }
         let bar = ProgressBar::with_draw_target(Some(length.into()), ProgressDrawTarget::stdout());
-        let template = "         writing       {bar:40} {human_pos}/{human_len}  {per_sec}";
+        let template = "         writing       {bar:40} {human_pos} of {human_len}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

@@ -5,7 +5,7 @@ use axum::{
     http::{StatusCode, header::LOCATION},
     response::{IntoResponse, Response},
 };
-use raft::{ConfigurationError, Leader, SnapshotError, TransferError};
+use raft::{ConfigurationError, Leader, TransferError};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -69,14 +69,6 @@ impl Problem {
             TransferError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             TransferError::Stopped(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        Self::new(status, error)
-    }
-
-    pub(super) fn of_snapshot(error: &SnapshotError) -> Self {
-        let status = match error {
-            SnapshotError::NothingNew => StatusCode::CONFLICT,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error)
     }

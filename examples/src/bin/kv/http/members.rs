@@ -150,14 +150,3 @@ pub(super) async fn transfer(
     result.map_err(|error| Problem::of_transfer(&shared.server, uri.path(), &error))?;
     Ok(Json(json!({ "leader": node.leader().map(|leader| leader.id) })))
 }
-
-pub(super) async fn snapshot(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
-    let meta = shared.server.node.snapshot().await;
-    let meta = meta.map_err(|error| Problem::of_snapshot(&error))?;
-    Ok(Json(json!({
-        "id": meta.id,
-        "index": meta.last.index,
-        "term": meta.last.term,
-        "size_bytes": meta.size_bytes,
-    })))
-}

@@ -10,7 +10,6 @@
 //! | `POST /members/{id}/demote` | takes a vote away |
 //! | `DELETE /members/{id}` | removes a member |
 //! | `POST /transfer` | hands leadership over, to `{"to"}` if given |
-//! | `POST /snapshot` | takes a snapshot of this server now |
 //! | `GET /checksum?at=N` | the digest of this server's map once entry N is applied |
 //! | `GET /dump` | this server's whole state, in the format of its snapshots |
 //!
@@ -56,7 +55,6 @@ pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>, metrics: P
         .route("/members/{id}", delete(members::remove))
         .route("/members/{id}/demote", post(members::demote))
         .route("/transfer", post(members::transfer))
-        .route("/snapshot", post(members::snapshot))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
         .with_state(shared);
@@ -72,6 +70,6 @@ async fn wrong_method(request: Request) -> Problem {
 
 async fn unknown_path(request: Request) -> Problem {
     let path = request.uri().path();
-    let known = "/status /health /metrics /members /transfer /snapshot /checksum /dump";
+    let known = "/status /health /metrics /members /transfer /checksum /dump";
     Problem::new(StatusCode::NOT_FOUND, format!("there is no {path} here, but {known}"))
 }

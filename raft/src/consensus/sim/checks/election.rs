@@ -17,10 +17,6 @@ impl Election {
         Ok(())
     }
 
-    pub(crate) fn leader_of(&self, term: Term) -> Option<usize> {
-        self.leaders.get(&term).copied()
-    }
-
     /// Whether the server was elected in a term after this one.
     pub(crate) fn has_led_after(&self, term: Term, server: usize) -> bool {
         self.leaders.range(term.next()..).any(|(_, leader)| *leader == server)

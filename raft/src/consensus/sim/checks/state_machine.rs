@@ -19,7 +19,7 @@ impl StateMachine {
         );
         match self.applied.get(before.0 as usize) {
             Some(known) => {
-                ensure!(known == entry, "law 5: {} was applied, now {} is", known.id(), entry.id())
+                ensure!(known == entry, "law 5: {} was applied, now {} is", known.id(), entry.id());
             }
             None => self.applied.push(entry.clone()),
         }
