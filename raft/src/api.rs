@@ -1,10 +1,10 @@
 //! The handle: what a user calls. It checks, makes a request, and returns the future of its answer;
 //! everything else happens in the tasks.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::{
     config::Config,
@@ -12,14 +12,11 @@ use crate::{
         Configuration, ConfigurationChange, IndexedConfiguration, ServerAddress, ServerId,
     },
     error::{
-        ApplyError, BootstrapError, ConfigurationError, Fatal, Leader, Outcome, SnapshotError,
-        StartError, TransferError,
+        ApplyError, BootstrapError, ConfigurationError, Fatal, Leader, SnapshotError, StartError,
+        TransferError,
     },
     fsm::Fsm,
-    future::{
-        ApplyBatchFuture, ApplyFuture, BarrierFuture, Call, Ended, EnqueueError, EnqueueTimeout,
-        Receiver, Responder, VerifyFuture,
-    },
+    future::{ApplyBatchFuture, ApplyFuture, BarrierFuture, Call, VerifyFuture},
     log::{LogIndex, LogStore, Term},
     observer::{Observation, Observer, Role},
     snapshot::{SnapshotMeta, SnapshotStore},
@@ -76,23 +73,33 @@ use crate::{
 /// # }
 /// ```
 ///
+/// # Metrics
+/// Counted through the `metrics` facade, with the label `server`. A recorder must be installed
+/// before the server is started.
+///
+/// | name | kind | what |
+/// |---|---|---|
+/// | `raft.apply.requests` | counter | requests taken up |
+/// | `raft.apply.entries` | counter | entries applied |
+/// | `raft.apply.batch_entries` | histogram | entries in one batch of the state machine |
+/// | `raft.propose.batch_entries` | histogram | entries proposed together |
+/// | `raft.commit.latency_seconds` | histogram | from proposing to committing, once per batch |
+/// | `raft.log.append_batches` | histogram | batches that one write of the log merges |
+/// | `raft.log.append_entries` | counter | entries written to the log |
+/// | `raft.role_changes` | counter | changes of role |
+/// | `raft.transport.send_errors` | counter | messages the transport refused |
+///
 /// Source: hashicorp/raft `Raft`.
 pub struct Raft<F: Fsm> {
     handle: Arc<Handle<F::Response>>,
 }
 
-/// What the clones of a handle share. Dropping it ends the node.
+/// What the clones of a handle share.
 struct Handle<R> {
-    shared: Arc<Shared>,
-    requests: mpsc::Sender<Request<R>>,
+    /// Ends with the last clone, and the server with it.
+    node: Node<R>,
     max_command_bytes: u64,
     enqueue_timeout: Duration,
-}
-
-impl<R> Drop for Handle<R> {
-    fn drop(&mut self) {
-        self.shared.stop(Fatal::Shutdown);
-    }
 }
 
 impl<F: Fsm> Raft<F> {
@@ -101,7 +108,7 @@ impl<F: Fsm> Raft<F> {
     /// bootstrapped or to be contacted by a leader.
     ///
     /// Committed entries after the snapshot are applied again, as soon as a leader has confirmed
-    /// how far the log is committed. A recorder of the `metrics` crate must be installed before.
+    /// how far the log is committed.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running. [`Config`](StartError::Config): change the
@@ -123,9 +130,9 @@ impl<F: Fsm> Raft<F> {
         transport: Arc<dyn Transport>,
     ) -> Result<Self, StartError> {
         let Config { max_command_bytes, enqueue_timeout, .. } = config;
-        let Node { shared, requests } =
+        let node =
             tasks::start(config, fsm, log_store, stable_store, snapshot_store, transport).await?;
-        let handle = Handle { shared, requests, max_command_bytes, enqueue_timeout };
+        let handle = Handle { node, max_command_bytes, enqueue_timeout };
         Ok(Self { handle: Arc::new(handle) })
     }
 
@@ -146,7 +153,7 @@ impl<F: Fsm> Raft<F> {
         &self,
         configuration: Configuration,
     ) -> Result<(), BootstrapError> {
-        self.ask(|responder| Request::Bootstrap { configuration, responder }).await
+        self.handle.node.ask(|responder| Request::Bootstrap { configuration, responder }).await
     }
 
     /// Replicates `command` and applies it to the state machine; resolves with the state machine's
@@ -193,7 +200,10 @@ impl<F: Fsm> Raft<F> {
     ) -> ApplyFuture<F::Response> {
         let command = command.into();
         ApplyFuture::new(match self.check(&command) {
-            Ok(()) => self.call(enqueue_timeout, |responder| Request::Apply { command, responder }),
+            Ok(()) => self
+                .handle
+                .node
+                .call(enqueue_timeout, |responder| Request::Apply { command, responder }),
             Err(error) => self.refused(error),
         })
     }
@@ -211,14 +221,14 @@ impl<F: Fsm> Raft<F> {
     /// # Cancel safety
     /// As [`apply`](Self::apply).
     pub fn apply_batch(&self, commands: Vec<Bytes>) -> ApplyBatchFuture<F::Response> {
-        let end = &self.handle.shared.end;
+        let end = &self.shared().end;
         ApplyBatchFuture::new(if commands.is_empty() {
             Call::ready(Arc::clone(end), Ok(Vec::new()))
         } else if let Some(error) = commands.iter().find_map(|c| self.check(c).err()) {
             self.refused(error)
         } else {
             let timeout = self.handle.enqueue_timeout;
-            self.call(timeout, |responder| Request::ApplyBatch { commands, responder })
+            self.handle.node.call(timeout, |responder| Request::ApplyBatch { commands, responder })
         })
     }
 
@@ -234,7 +244,9 @@ impl<F: Fsm> Raft<F> {
     /// As [`apply`](Self::apply).
     pub fn barrier(&self) -> BarrierFuture {
         let timeout = self.handle.enqueue_timeout;
-        BarrierFuture::new(self.call(timeout, |responder| Request::Barrier { responder }))
+        BarrierFuture::new(
+            self.handle.node.call(timeout, |responder| Request::Barrier { responder }),
+        )
     }
 
     /// Asks a majority whether this server still leads; resolves when they have confirmed it with
@@ -251,7 +263,7 @@ impl<F: Fsm> Raft<F> {
     /// Dropping the future forgets the question.
     pub fn verify_leader(&self) -> VerifyFuture {
         let timeout = self.handle.enqueue_timeout;
-        VerifyFuture::new(self.call(timeout, |responder| Request::Verify { responder }))
+        VerifyFuture::new(self.handle.node.call(timeout, |responder| Request::Verify { responder }))
     }
 
     /// Waits until the entry at `index`, and so everything before it, is applied on this server.
@@ -263,7 +275,7 @@ impl<F: Fsm> Raft<F> {
     /// # Cancel safety
     /// Dropping the future has no effect.
     pub async fn wait_applied(&self, index: LogIndex) -> Result<(), Fatal> {
-        self.handle.shared.wait_applied(index).await
+        self.shared().wait_applied(index).await
     }
 
     /// Adds a voter, makes a nonvoter a voter, or changes a voter's address. Resolves with the index
@@ -347,7 +359,7 @@ impl<F: Fsm> Raft<F> {
     /// The configuration in force on this server, committed or not. Works in every role.
     #[must_use]
     pub fn configuration(&self) -> IndexedConfiguration {
-        IndexedConfiguration::clone(&self.handle.shared.published.configuration())
+        IndexedConfiguration::clone(&self.shared().published.configuration())
     }
 
     /// Hands leadership over to the voter whose log is most up to date. Resolves when it has taken
@@ -378,65 +390,65 @@ impl<F: Fsm> Raft<F> {
         self.transfer(Some(id.into())).await
     }
 
-    /// Who leads, as far as this server knows.
+    /// Who leads, as far as this server knows. Nobody once it has ended.
     #[must_use]
     pub fn leader(&self) -> Option<Leader> {
-        self.handle.shared.published.leader()
+        self.shared().published.leader()
     }
 
     /// Follows who leads: holds the newest value, changes only when it does. Never ends by itself
     /// while a handle is held; compare [`fatal`](Self::fatal).
     #[must_use]
     pub fn leader_changes(&self) -> watch::Receiver<Option<Leader>> {
-        self.handle.shared.published.leader_changes()
+        self.shared().published.leader_changes()
     }
 
     /// This server.
     #[must_use]
     pub fn id(&self) -> &ServerId {
-        &self.handle.shared.id
+        &self.shared().id
     }
 
-    /// The part this server plays.
+    /// The part this server plays. Follower once it has ended.
     #[must_use]
     pub fn role(&self) -> Role {
-        self.handle.shared.published.role()
+        self.shared().published.role()
     }
 
     /// This server's term.
     #[must_use]
     pub fn term(&self) -> Term {
-        self.handle.shared.published.term()
+        self.shared().published.term()
     }
 
     /// The last index in this server's log, durable or not.
     #[must_use]
     pub fn last_index(&self) -> LogIndex {
-        self.handle.shared.published.last_index()
+        self.shared().published.last_index()
     }
 
     /// The last index this server knows to be committed.
     #[must_use]
     pub fn commit_index(&self) -> LogIndex {
-        self.handle.shared.published.commit_index()
+        self.shared().published.commit_index()
     }
 
     /// The last index the state machine has really applied.
     #[must_use]
     pub fn applied_index(&self) -> LogIndex {
-        self.handle.shared.last_applied()
+        self.shared().last_applied()
     }
 
     /// How long ago this server heard from its leader: zero on a leader, `None` if it never did.
     #[must_use]
     pub fn last_contact(&self) -> Option<Duration> {
-        self.handle.shared.last_contact()
+        self.shared().last_contact()
     }
 
     /// How far each stage of the log has come, all at one moment.
     #[must_use]
     pub fn marks(&self) -> LogMarks {
-        self.handle.shared.tail.marks()
+        self.shared().tail.marks()
     }
 
     /// Everything the server says of itself, at one moment.
@@ -447,7 +459,7 @@ impl<F: Fsm> Raft<F> {
     /// # Cancel safety
     /// Dropping the future has no effect.
     pub async fn status(&self) -> Result<Status, Fatal> {
-        let status = self.ask(|responder| Request::Status { responder }).await?;
+        let status = self.handle.node.ask(|responder| Request::Status { responder }).await?;
         Ok(*status)
     }
 
@@ -461,10 +473,10 @@ impl<F: Fsm> Raft<F> {
         capacity: usize,
         filter: impl Fn(&Observation) -> bool + Send + 'static,
     ) -> Observer {
-        let observer = self.handle.shared.observers.register(capacity, Box::new(filter));
-        if self.handle.shared.end.has_begun() {
+        let observer = self.shared().observers.register(capacity, Box::new(filter));
+        if self.shared().end.has_begun() {
             // The node may have closed its observers just before this one came.
-            self.handle.shared.observers.close();
+            self.shared().observers.close();
         }
         observer
     }
@@ -478,7 +490,7 @@ impl<F: Fsm> Raft<F> {
     /// # Cancel safety
     /// Dropping the future cancels nothing that was accepted.
     pub async fn snapshot(&self) -> Result<SnapshotMeta, SnapshotError> {
-        self.ask(|responder| Request::Snapshot { responder }).await
+        self.handle.node.ask(|responder| Request::Snapshot { responder }).await
     }
 
     /// Stops the server and waits until every task has ended: writes under way are finished, the
@@ -489,14 +501,18 @@ impl<F: Fsm> Raft<F> {
     /// # Cancel safety
     /// The stop has begun when the future is polled first; dropping it only stops the waiting.
     pub async fn shutdown(&self) -> Fatal {
-        self.handle.shared.stop(Fatal::Shutdown);
-        self.handle.shared.end.completed().await
+        self.shared().stop(Fatal::Shutdown);
+        self.shared().end.completed().await
     }
 
     /// Why the server has ended, or is about to; `None` while it runs.
     #[must_use]
     pub fn fatal(&self) -> Option<Fatal> {
-        self.handle.shared.end.fatal()
+        self.shared().end.fatal()
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.node.shared
     }
 
     fn check(&self, command: &Bytes) -> Result<(), ApplyError> {
@@ -505,7 +521,7 @@ impl<F: Fsm> Raft<F> {
     }
 
     fn refused<T: Send + 'static>(&self, error: ApplyError) -> Call<T, ApplyError> {
-        Call::ready(Arc::clone(&self.handle.shared.end), Err(error))
+        Call::ready(Arc::clone(&self.shared().end), Err(error))
     }
 
     async fn change(
@@ -516,76 +532,14 @@ impl<F: Fsm> Raft<F> {
         let timeout = self.handle.enqueue_timeout;
         let request =
             |responder| Request::Change(Box::new(Change { change, prev_index, responder }));
-        self.call(timeout, request).await
+        self.handle.node.call(timeout, request).await
     }
 
     async fn transfer(&self, to: Option<ServerId>) -> Result<(), TransferError> {
         let timeout = self.handle.enqueue_timeout;
-        self.call(timeout, |responder| Request::Transfer { to, responder }).await
-    }
-
-    /// Puts a request into the queue, now if there is room, else as soon as there is, within a
-    /// limit.
-    fn call<T, E>(
-        &self,
-        timeout: Duration,
-        request: impl FnOnce(Responder<T, E>) -> Request<F::Response>,
-    ) -> Call<T, E>
-    where
-        T: Send + 'static,
-        E: Ended + EnqueueTimeout + Send + 'static,
-    {
-        let (responder, receiver) = Responder::new();
-        self.enqueue(request(responder), receiver, |send| async move {
-            match tasks::within(timeout, send).await {
-                Some(sent) => sent.map_err(|_| EnqueueError::Closed),
-                None => Err(EnqueueError::Timeout(E::enqueue_timeout(timeout))),
-            }
-        })
-    }
-
-    /// The same without a limit, for requests that have no error for it.
-    fn ask<T, E>(&self, request: impl FnOnce(Responder<T, E>) -> Request<F::Response>) -> Call<T, E>
-    where
-        T: Send + 'static,
-        E: Ended + Send + 'static,
-    {
-        let (responder, receiver) = Responder::new();
-        self.enqueue(request(responder), receiver, |send| async move {
-            send.await.map_err(|_| EnqueueError::Closed)
-        })
-    }
-
-    fn enqueue<T, E, W>(
-        &self,
-        request: Request<F::Response>,
-        receiver: Receiver<T, E>,
-        wait: impl FnOnce(Sending) -> W,
-    ) -> Call<T, E>
-    where
-        T: Send + 'static,
-        E: Ended + Send + 'static,
-        W: Future<Output = Result<(), EnqueueError<E>>> + Send + 'static,
-    {
-        let end = Arc::clone(&self.handle.shared.end);
-        match self.handle.requests.try_send(request) {
-            Ok(()) => Call::waiting(end, receiver),
-            Err(mpsc::error::TrySendError::Closed(_)) => Call::stopped(end, Outcome::NotApplied),
-            Err(mpsc::error::TrySendError::Full(request)) => {
-                let requests = self.handle.requests.clone();
-                let send: Sending =
-                    Box::pin(async move { requests.send(request).await.map_err(|_| Closed) });
-                Call::enqueueing(end, wait(send), receiver)
-            }
-        }
+        self.handle.node.call(timeout, |responder| Request::Transfer { to, responder }).await
     }
 }
-
-/// A request on its way into a full queue.
-type Sending = std::pin::Pin<Box<dyn Future<Output = Result<(), Closed>> + Send>>;
-
-/// The queue has closed: the node has ended.
-struct Closed;
 
 impl<F: Fsm> Clone for Raft<F> {
     fn clone(&self) -> Self {

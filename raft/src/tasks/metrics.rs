@@ -2,18 +2,7 @@
 //!
 //! The handles are made once, at start: a recorder installed later than the node counts nothing of
 //! it. Without a recorder each of them is a branch.
-//!
-//! | name | kind | what |
-//! |---|---|---|
-//! | `raft.apply.requests` | counter | requests taken up by `run` |
-//! | `raft.apply.entries` | counter | entries applied |
-//! | `raft.apply.batch_entries` | histogram | entries per batch of the state machine |
-//! | `raft.propose.batch_entries` | histogram | entries proposed in one turn |
-//! | `raft.commit.latency_seconds` | histogram | from proposing to committing, once per turn |
-//! | `raft.log.append_batches` | histogram | writes of the core merged into one append |
-//! | `raft.log.append_entries` | counter | entries appended to the store |
-//! | `raft.role_changes` | counter | changes of role |
-//! | `raft.transport.send_errors` | counter | messages the transport refused |
+//! The table is on [`Raft`](crate::Raft).
 
 use std::time::Duration;
 

@@ -23,6 +23,7 @@
 
 mod clock;
 mod metrics;
+mod node;
 mod peers;
 mod pending;
 mod replicate;
@@ -49,11 +50,6 @@ use tokio::{
     task::{AbortHandle, JoinError, JoinSet},
 };
 
-pub(crate) use self::{
-    clock::within,
-    request::{Change, Request},
-    shared::{End, Shared},
-};
 use self::{
     clock::{Alarm, Clock},
     metrics::Metrics,
@@ -66,6 +62,11 @@ use self::{
     run_snapshots::{RunSnapshots, SNAPSHOTS_MAX},
     start::Restored,
 };
+pub(crate) use self::{
+    node::Node,
+    request::{Change, Request},
+    shared::{End, Shared},
+};
 use crate::{
     config::Config,
     consensus::{Consensus, Rules},
@@ -77,12 +78,6 @@ use crate::{
     stable::StableStore,
     transport::{Inbox, Transport},
 };
-
-/// What the handle holds of a running node.
-pub(crate) struct Node<R> {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) requests: mpsc::Sender<Request<R>>,
-}
 
 /// Reads back what is saved, starts the transport, and starts the tasks. Nothing is left running
 /// when it fails.
@@ -206,6 +201,7 @@ async fn node<R: Send + 'static>(
     });
     let fatal = ended.await.err().unwrap_or(Fatal::Shutdown);
     shared.stop(fatal);
+    shared.published.publish_end();
 
     // Callers first: what was never taken up did not happen, of the rest nobody knows.
     let mut tasks = run.end();
@@ -234,6 +230,7 @@ struct Completion(Arc<Shared>);
 impl Drop for Completion {
     fn drop(&mut self) {
         self.0.stop(Fatal::Shutdown);
+        self.0.published.publish_end();
         self.0.end.complete();
     }
 }

@@ -81,6 +81,7 @@ impl Sources {
     }
 
     fn observe(&self, peer: &Server, message: &Message) {
+        tracing::trace!(server = %self.shared.id, to = %peer.id, %message, "sending");
         let observers = &self.shared.observers;
         if !observers.is_empty() {
             let (to, message) = (peer.id.clone(), message.clone());

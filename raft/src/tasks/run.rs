@@ -76,6 +76,8 @@ pub(super) struct Turn<R> {
     proposers: Vec<Waiter<R>>,
     verifiers: Vec<Responder<LogIndex, VerifyError>>,
     bootstrapper: Option<Responder<(), BootstrapError>>,
+    /// Accepted, and passed on when everything else is: the peers have the longer way.
+    writes: Vec<Queued>,
     /// The newest write passed on to `run_log`, and the generation of the log since then.
     issued: WriteId,
     generation: u64,
@@ -100,6 +102,7 @@ impl<R> Turn<R> {
             proposers: Vec::new(),
             verifiers: Vec::new(),
             bootstrapper: None,
+            writes: Vec::new(),
             issued: WriteId::default(),
             generation: 0,
             written: WriteId::default(),
@@ -219,6 +222,7 @@ impl<R: Send + 'static> Run<R> {
                 let (from, message) = (from.clone(), message.clone());
                 self.shared.observers.notify(&Observation::Received { from, message });
             }
+            tracing::trace!(server = %self.shared.id, %from, %message, "received");
             self.peers.heard_from(&from, &address);
             self.core.handle_message(now, &from, message);
         }
@@ -357,6 +361,10 @@ impl<R: Send + 'static> Run<R> {
         while let Some(action) = self.core.poll_action() {
             self.carry_out(now, action);
         }
+        for write in self.turn.writes.drain(..) {
+            // `run_log` ends before this task only when the node does.
+            let _ = self.run_log.send(write);
+        }
         self.shared.tail.committed(self.core.commit_index());
         if let Some(responder) = self.turn.bootstrapper.take() {
             self.waiters.bootstrapping(self.turn.issued, responder);
@@ -391,11 +399,11 @@ impl<R: Send + 'static> Run<R> {
         let stamp = self.shared.tail.accept(&write);
         self.turn.issued = write.id;
         self.turn.generation = stamp.generation();
-        // `run_log` ends before this task only when the node does.
-        let _ = self.run_log.send(Queued { write, stamp });
+        self.turn.writes.push(Queued { write, stamp });
     }
 
     fn send(&mut self, to: &crate::ServerId, message: Message) {
+        tracing::trace!(server = %self.shared.id, %to, %message, "sending");
         if !self.peers.send(to, message) {
             self.metrics.send_failed();
         }

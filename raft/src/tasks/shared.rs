@@ -330,6 +330,13 @@ impl Published {
         self.contact.store(contact, Ordering::Relaxed);
     }
 
+    /// Shows that this server leads nobody and follows nobody any more: whoever acts on its
+    /// leadership must learn that it is over, also when it ended with a panic.
+    pub(super) fn publish_end(&self) {
+        self.role.store(code(Role::Follower), Ordering::Release);
+        self.publish_leader(None);
+    }
+
     pub(super) fn publish_leader(&self, leader: Option<Leader>) {
         self.leader.send_if_modified(|known| {
             let is_changed = *known != leader;

@@ -6,7 +6,9 @@
 mod apply;
 mod backpressure;
 mod bootstrap;
+mod concurrency;
 mod conformance;
+mod determinism;
 mod disk_stall;
 mod futures;
 mod membership;

@@ -3,8 +3,8 @@
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use raft::{
-    Config, Configuration, Entries, Entry, Fatal, Fsm, LogIndex, LogReader, LogStore, Raft, Server,
-    StoreError,
+    Config, Configuration, Entries, Entry, Fatal, Fsm, LogIndex, LogReader, LogStore, Raft, Role,
+    Server, StoreError,
     inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
     testing::{Cluster, Journal},
 };
@@ -40,6 +40,16 @@ async fn shutdown_waits_for_every_task_and_says_the_same_every_time() {
     for fatal in [first, second, leader.shutdown().await, leader.fatal().unwrap()] {
         assert!(matches!(fatal, Fatal::Shutdown));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_ends_leads_no_more() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let mut changes = leader.leader_changes();
+    leader.apply("panic").await.unwrap_err();
+    changes.wait_for(Option::is_none).await.unwrap();
+    assert_eq!((leader.role(), leader.leader()), (Role::Follower, None));
 }
 
 #[tokio::test(start_paused = true)]

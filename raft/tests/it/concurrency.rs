@@ -1,0 +1,89 @@
+//! The same promises with tasks that really run at the same time: no wake-up is lost, no answer is
+//! missing. The clock is real here, so nothing is said of how long anything takes.
+
+use std::time::Duration;
+
+use raft::{
+    ApplyError, Outcome, Raft,
+    testing::{Cluster, Journal},
+};
+use tokio::{task::JoinSet, time::timeout};
+
+const ABC: [&str; 3] = ["a", "b", "c"];
+const CALLERS: u64 = 16;
+const CALLS: u64 = 300;
+
+/// Long enough for any machine; only a lost wake-up takes longer.
+const FOR_EVER: Duration = Duration::from_secs(120);
+
+async fn apply(leader: &Raft<Journal>, command: String) {
+    match leader.apply(command).await {
+        Ok(applied) => leader.wait_applied(applied.index).await.unwrap(),
+        // A busy machine may elect another leader in the middle of it.
+        Err(ApplyError::LeadershipLost | ApplyError::NotLeader { .. }) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_callers_readers_and_snapshots_get_their_answers() {
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let mut tasks = JoinSet::new();
+    for caller in 0..CALLERS {
+        let leader = leader.clone();
+        tasks.spawn(async move {
+            for call in 0..CALLS {
+                apply(&leader, format!("{caller}/{call}")).await;
+                if call % 16 == 0
+                    && let Ok(read_index) = leader.verify_leader().await
+                {
+                    leader.wait_applied(read_index).await.unwrap();
+                    assert!(read_index <= leader.applied_index());
+                }
+            }
+        });
+    }
+    for raft in cluster.rafts() {
+        tasks.spawn(async move {
+            for _ in 0..50 {
+                let next = raft.applied_index().next();
+                raft.wait_applied(next).await.unwrap();
+                let _ = raft.snapshot().await;
+                raft.status().await.unwrap();
+            }
+        });
+    }
+    timeout(FOR_EVER, tasks.join_all()).await.expect("somebody was never answered");
+    timeout(FOR_EVER, cluster.converge()).await.expect("somebody was never told");
+    timeout(FOR_EVER, cluster.shutdown()).await.expect("a task never ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_under_load_answers_everybody() {
+    for round in 0..20 {
+        let cluster = Cluster::new(["a"]).await;
+        let leader = cluster.leader().await;
+        let mut tasks = JoinSet::new();
+        for _ in 0..CALLERS {
+            let leader = leader.clone();
+            tasks.spawn(async move {
+                let mut applied = 0_u64;
+                loop {
+                    match leader.apply("x").await {
+                        Ok(_) => applied += 1,
+                        Err(error) => return (applied, error.outcome()),
+                    }
+                }
+            });
+        }
+        leader.wait_applied(raft::LogIndex(100 * (round + 1))).await.unwrap();
+        timeout(FOR_EVER, leader.shutdown()).await.expect("a task never ended");
+        let answers = timeout(FOR_EVER, tasks.join_all()).await.expect("a caller was forgotten");
+        let applied: u64 = answers.iter().map(|(applied, _)| applied).sum();
+        let unknown = answers.iter().filter(|(_, outcome)| *outcome == Outcome::Unknown).count();
+        let happened = cluster.journal("a").commands().len() as u64;
+        // What was answered did happen, and what happened was answered or is unknown.
+        assert!((applied..=applied + unknown as u64).contains(&happened));
+    }
+}
