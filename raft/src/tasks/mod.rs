@@ -11,8 +11,9 @@
 //! ```
 //!
 //! Nobody waits on a send: the two queues into `run` are bounded and wait at the callers' and the
-//! peers' end; the queues out of `run` are bounded by the core's windows; the way back is a handful
-//! of marks that only grow. So there is no circle of waiting tasks.
+//! peers' end; the queues out of `run` are bounded by the core's windows (commits nobody waits for
+//! become one request, snapshots are refused as busy beyond a limit); the way back is a handful of
+//! marks that only grow. So there is no circle of waiting tasks.
 //!
 //! **The end.** It has one reason, the first: a shutdown, a store error, a panic. [`End`] makes it
 //! known; `run` leaves its loop; dropping it drops every queue and every responder, which answers

@@ -154,7 +154,7 @@ impl Cluster {
         Ok(command)
     }
 
-    /// Ends a server without warning, as a power cut would, and waits until it is gone.
+    /// Ends a server without warning, with SIGKILL, and waits until it is gone.
     pub(super) async fn kill(&mut self, id: &str) -> Result<(), Failure> {
         let Some(process) = self.processes.get_mut(id) else { return Ok(()) };
         let Some(mut child) = process.child.take() else { return Ok(()) };
