@@ -1,5 +1,7 @@
 //! Runs every small example as a user would, and every command the README names.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::process::{Command, Output};
 
 /// Where cargo put a program of this package.
