@@ -50,7 +50,7 @@ impl Node {
             let now = Time(start.elapsed().as_micros() as u64);
             match input {
                 Some(Input::Message(from, message)) => {
-                    self.core.handle_message(now, &from, message)
+                    self.core.handle_message(now, &from, message);
                 }
                 Some(Input::Propose(text)) => {
                     // Only the leader accepts; the others are asked in vain.
