@@ -390,8 +390,10 @@ impl Consensus {
 
     pub(super) fn next_leader_timeout(&self) -> Option<Time> {
         let leader = self.role.leader()?;
-        let lease = leader.majority_contact + self.rules.leader_lease_timeout;
-        let lease = (!self.is_own_majority()).then_some(lease);
+        // Asked on every turn, and nearly always the next heartbeat comes first: the voters are only
+        // looked at when it does not.
+        let lease = Some(leader.majority_contact + self.rules.leader_lease_timeout)
+            .filter(|lease| *lease < leader.next_heartbeat && !self.is_own_majority());
         let stall = self.stall_deadline();
         Some(leader.next_heartbeat).into_iter().chain(lease).chain(stall).min()
     }
