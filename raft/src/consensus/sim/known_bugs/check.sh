@@ -28,8 +28,12 @@ for bug in "$@"; do
   elif cargo test -q --release -p raft --lib consensus::sim::tests::seeds -- --nocapture > "$copy/out" 2>&1; then
     printf '%-50s MISSED in %s seeds\n' "$bug" "$seeds"
     missed=$((missed + 1))
+  elif found="$(grep -m1 '^seed ' "$copy/out")"; then
+    printf '%-50s %s\n' "$bug" "$found"
   else
-    printf '%-50s %s\n' "$bug" "$(grep -m1 '^seed ' "$copy/out" || echo 'failed without a seed')"
+    printf '%-50s failed, but not by a seed:\n' "$bug"
+    tail -n 5 "$copy/out"
+    missed=$((missed + 1))
   fi
   patch -s -R -p1 < "$here/$bug.patch"
 done
