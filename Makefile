@@ -43,8 +43,10 @@ deps:
 	@command -v $(CARGO) >/dev/null || { echo "missing: cargo (install Rust first)"; exit 1; }
 	@missing=""; \
 	command -v c++ >/dev/null || missing="$$missing g++"; \
-	{ [ -n "$$LIBCLANG_PATH" ] || ldconfig -p 2>/dev/null | grep -q 'libclang[-.]' \
-	  || ls /usr/lib/llvm-*/lib/libclang.so* /usr/lib/*/libclang-*.so* /usr/local/lib/libclang*.so* >/dev/null 2>&1; } \
+	{ [ -n "$$LIBCLANG_PATH" ] || ldconfig -p 2>/dev/null | grep -qE 'libclang(-[0-9.]+)?\.so' \
+	  || ls /usr/lib/llvm-*/lib/libclang.so* /usr/lib/llvm-*/lib/libclang-[0-9]*.so* \
+	        /usr/lib/*/libclang.so* /usr/lib/*/libclang-[0-9]*.so* /usr/local/lib/libclang*.so* 2>/dev/null \
+	     | grep -qv 'libclang-cpp'; } \
 	  || missing="$$missing libclang-dev"; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
