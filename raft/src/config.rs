@@ -73,6 +73,35 @@ pub struct Config {
     pub log_cache_bytes: u64,
     /// Entries handed to the state machine in one batch at most. Default 1024; at least 1.
     pub max_apply_batch: usize,
+    /// Entries kept in the log behind the newest snapshot, so that a server that is a little behind
+    /// is spared the snapshot. Default 10,240; may be 0.
+    pub trailing_logs: u64,
+    /// While a snapshot is being sent, the entries after it are kept too, so that the receiver can
+    /// go on from there; but not if more than this many have come since. Default 1,048,576; may be 0.
+    pub max_held_entries: u64,
+    /// How often this server looks whether a snapshot is due; a random amount up to the same length
+    /// again is added, so that servers do not all start at once. Default 120 s; at least 1 ms.
+    pub snapshot_interval: Duration,
+    /// A snapshot is due when this many entries have been applied since the last one. Default
+    /// 8192; at least 1.
+    pub snapshot_threshold: u64,
+    /// A snapshot is due, before the interval is over, when the log has grown by this many bytes
+    /// since the last one; a random amount up to a quarter is added. Default 256 MiB; at least
+    /// 1 KiB.
+    pub snapshot_threshold_bytes: u64,
+    /// Bytes of a snapshot sent in one message. Default 256 KiB; 1 KiB to 64 MiB. A transport with
+    /// a limit of its own must allow it.
+    pub snapshot_chunk_bytes: u64,
+    /// Bytes of a snapshot sent to one follower in a second, at most. 0 (default) sets no limit; at
+    /// least 1 KiB otherwise.
+    pub snapshot_bytes_per_second: u64,
+    /// Whether the newest snapshot is restored into the state machine at start. Default true.
+    /// Without it the state machine must keep its own state: see
+    /// [`Fsm::last_applied`](crate::Fsm::last_applied).
+    pub restore_on_start: bool,
+    /// Whether the server ends when it learns that it was removed from its cluster, with
+    /// [`Fatal::Removed`](crate::Fatal::Removed). Default true.
+    pub shutdown_on_remove: bool,
     /// Seed of the server's random election timeouts. `None` (default) derives one from the id and
     /// the system's randomness; give one to make a run repeatable.
     pub seed: Option<u64>,
@@ -103,6 +132,15 @@ impl Config {
             max_pending_writes: 256,
             log_cache_bytes: 16 * MIB,
             max_apply_batch: 1024,
+            trailing_logs: 10_240,
+            max_held_entries: 1 << 20,
+            snapshot_interval: Duration::from_secs(120),
+            snapshot_threshold: 8192,
+            snapshot_threshold_bytes: 256 * MIB,
+            snapshot_chunk_bytes: MIB / 4,
+            snapshot_bytes_per_second: 0,
+            restore_on_start: true,
+            shutdown_on_remove: true,
             seed: None,
         }
     }
@@ -135,7 +173,17 @@ impl Config {
         within("max_unapplied_bytes", self.max_unapplied_bytes, 1 << 10, 1 << 40)?;
         within("max_pending_writes", self.max_pending_writes, 16, 1 << 20)?;
         within("log_cache_bytes", self.log_cache_bytes, 0, 1 << 40)?;
-        within("max_apply_batch", self.max_apply_batch, 1, 1 << 20)
+        within("max_apply_batch", self.max_apply_batch, 1, 1 << 20)?;
+        within("trailing_logs", self.trailing_logs, 0, u64::MAX)?;
+        within("max_held_entries", self.max_held_entries, 0, u64::MAX)?;
+        within("snapshot_interval", self.snapshot_interval, ms(1), 365 * 24 * hour)?;
+        within("snapshot_threshold", self.snapshot_threshold, 1, u64::MAX)?;
+        within("snapshot_threshold_bytes", self.snapshot_threshold_bytes, 1 << 10, u64::MAX)?;
+        within("snapshot_chunk_bytes", self.snapshot_chunk_bytes, 1 << 10, 64 << 20)?;
+        match self.snapshot_bytes_per_second {
+            0 => Ok(()),
+            limit => within("snapshot_bytes_per_second", limit, 1 << 10, u64::MAX),
+        }
     }
 
     /// Checks that everything these settings allow fits into a transport's messages.
@@ -143,6 +191,7 @@ impl Config {
         let entry_bytes = |command| crate::EntryPayload::OVERHEAD_BYTES + command;
         let needs = [
             ("max_append_bytes", self.max_append_bytes),
+            ("snapshot_chunk_bytes", self.snapshot_chunk_bytes),
             ("max_command_bytes", entry_bytes(self.max_command_bytes)),
         ];
         match needs.into_iter().find(|(_, bytes)| transport_bytes < *bytes) {

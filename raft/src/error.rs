@@ -43,6 +43,11 @@ pub enum Fatal {
     /// nothing about the lost one. Mend the disk, then start the node again from what is on it.
     #[error("the node stopped because its storage failed: {0}")]
     Store(#[source] StoreError),
+    /// The server learned that it was removed from its cluster
+    /// ([`Config::shutdown_on_remove`](crate::Config::shutdown_on_remove)). To use it again, remove
+    /// its data and add it as a new server.
+    #[error("the node stopped because it was removed from its cluster")]
+    Removed,
     /// A task panicked: the user's state machine, or a broken invariant of the library.
     #[error("the node stopped because its {task} task panicked: {message}")]
     Panicked {

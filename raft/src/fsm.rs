@@ -3,7 +3,11 @@
 use async_trait::async_trait;
 use tokio::io::AsyncWrite;
 
-use crate::{configuration::IndexedConfiguration, log::Entry, snapshot::SnapshotReader};
+use crate::{
+    configuration::IndexedConfiguration,
+    log::{Entry, LogIndex},
+    snapshot::SnapshotReader,
+};
 
 /// An error of the state machine's own snapshot or restore code.
 pub type FsmError = Box<dyn std::error::Error + Send + Sync>;
@@ -68,6 +72,14 @@ pub trait Fsm: Send + 'static {
     /// run on the task itself and must be quick.
     fn is_blocking(&self) -> bool {
         false
+    }
+
+    /// How far the state machine has come by itself, for one that keeps its state on its own disk
+    /// and runs with [`Config::restore_on_start`](crate::Config::restore_on_start) off: it is never
+    /// handed this entry or an earlier one again. Asked once, at start. The default, zero, is that
+    /// of a state machine in memory.
+    fn last_applied(&self) -> LogIndex {
+        LogIndex::ZERO
     }
 
     /// Takes a consistent view of the whole state. Must be quick (share or copy references): no

@@ -322,6 +322,11 @@ pub trait LogStore: Send + 'static {
     /// # Errors
     /// [`StoreError`] when the write failed.
     async fn truncate_prefix(&mut self, through: LogIndex) -> Result<(), StoreError>;
+
+    /// Notes that the log is known to be committed up to `index`: to be made durable together with
+    /// the next [`append`](Self::append), never by a write of its own. Only the newest note counts.
+    /// The default forgets it, and a restarted server then learns it from its leader.
+    fn note_commit(&mut self, _index: LogIndex) {}
 }
 
 /// Reading side of a [`LogStore`]: shared by the tasks, used while the writer writes.
@@ -332,6 +337,15 @@ pub trait LogReader: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     async fn bounds(&self) -> Result<Option<(LogIndex, LogIndex)>, StoreError>;
+
+    /// The newest durable [note](LogStore::note_commit) of the commit index, or `None` when there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn noted_commit(&self) -> Result<Option<LogIndex>, StoreError> {
+        Ok(None)
+    }
 
     /// Entries from the start of `range`, at most to its end, and at most `max_bytes` of them
     /// (counted by [`Entry::cost_bytes`]), but always at least one.

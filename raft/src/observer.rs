@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
     error::Leader,
-    log::Term,
+    log::{LogId, LogIndex, Term},
     rpc::Message,
 };
 
@@ -75,6 +75,16 @@ pub enum Observation {
     PeerNeedsSnapshot {
         /// Who.
         peer: ServerId,
+    },
+    /// A snapshot of another server has replaced this one's log; its state machine follows.
+    SnapshotInstalled {
+        /// The last entry covered by the snapshot.
+        last: LogId,
+    },
+    /// This server is no longer a member of its cluster.
+    Removed {
+        /// Where the committed configuration stands that it is not in.
+        configuration_index: LogIndex,
     },
     /// A message was sent. Only for observers that ask for messages.
     Sent {

@@ -8,10 +8,11 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    configuration::{ServerAddress, ServerId},
+    configuration::{IndexedConfiguration, ServerAddress, ServerId},
     log::{Entries, LogId, LogIndex, Term},
 };
 
@@ -45,6 +46,12 @@ pub enum Message {
     RequestVoteReply(RequestVoteReply),
     /// Leader to the target of a leadership transfer: "campaign now".
     TimeoutNow(TimeoutNowRequest),
+    /// Leader to a follower that needs what is only in a snapshot: one piece of it.
+    InstallSnapshot(InstallSnapshotRequest),
+    /// Answer to [`InstallSnapshot`](Self::InstallSnapshot).
+    InstallSnapshotReply(InstallSnapshotReply),
+    /// Leader to a server that was removed: "you are no longer a member".
+    Removed(RemovedNotice),
 }
 
 impl Message {
@@ -59,6 +66,9 @@ impl Message {
             Self::RequestVote(m) => m.term,
             Self::RequestVoteReply(m) => m.term,
             Self::TimeoutNow(m) => m.term,
+            Self::InstallSnapshot(m) => m.term,
+            Self::InstallSnapshotReply(m) => m.term,
+            Self::Removed(m) => m.term,
         }
     }
 
@@ -75,6 +85,9 @@ impl Message {
             Self::RequestVoteReply(m) if m.is_pre_vote => "RequestPreVoteReply",
             Self::RequestVoteReply(_) => "RequestVoteReply",
             Self::TimeoutNow(_) => "TimeoutNow",
+            Self::InstallSnapshot(_) => "InstallSnapshot",
+            Self::InstallSnapshotReply(_) => "InstallSnapshotReply",
+            Self::Removed(_) => "Removed",
         }
     }
 }
@@ -186,6 +199,77 @@ pub struct TimeoutNowRequest {
     pub term: Term,
 }
 
+/// One piece of a snapshot (thesis §5.3). The pieces of a transfer are sent in order, several at a
+/// time; the receiver asks again for what did not arrive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallSnapshotRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// Which transfer this belongs to, echoed by the reply; numbered by the leader within its term.
+    pub transfer: u64,
+    /// The last entry covered by the snapshot.
+    pub last: LogId,
+    /// The newest configuration at or before `last`.
+    pub configuration: IndexedConfiguration,
+    /// The length of the whole snapshot in bytes.
+    pub size_bytes: u64,
+    /// Where in the snapshot `data` begins, in bytes. The piece that reaches `size_bytes` is the last.
+    pub offset: u64,
+    /// CRC-32 (IEEE) of `data`.
+    pub checksum: u32,
+    /// The piece.
+    pub data: Bytes,
+}
+
+impl InstallSnapshotRequest {
+    /// Where in the snapshot `data` ends.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(self.data.len() as u64)
+    }
+}
+
+/// What became of an [`InstallSnapshotRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallSnapshotReply {
+    /// The follower's term.
+    pub term: Term,
+    /// The transfer of the request.
+    pub transfer: u64,
+    /// How far the transfer has come.
+    pub outcome: InstallOutcome,
+}
+
+/// How far the transfer of a snapshot has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InstallOutcome {
+    /// The receiver has every byte before this one, and wants to be sent on from here.
+    Received {
+        /// In bytes from the start of the snapshot.
+        next_offset: u64,
+    },
+    /// The receiver's log equals the leader's up to here, **durably**: the snapshot is installed,
+    /// or was not needed.
+    Installed {
+        /// The last index of the snapshot.
+        match_index: LogIndex,
+    },
+    /// The receiver cannot take this snapshot, or not now.
+    Refused,
+    /// The request came from an old term; `term` says what the newer one is.
+    StaleTerm,
+}
+
+/// "You are no longer a member" (the model leaves removed servers to find out by themselves).
+/// Believed only from the leader of the receiver's term or of a newer one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedNotice {
+    /// The leader's term.
+    pub term: Term,
+    /// Where the committed configuration stands that the receiver is not in.
+    pub configuration_index: LogIndex,
+}
+
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} term={}", self.kind(), self.term())?;
@@ -214,6 +298,22 @@ impl fmt::Display for Message {
                 write!(f, " for={} {answer}", m.requested_term)
             }
             Self::TimeoutNow(_) => Ok(()),
+            Self::InstallSnapshot(m) => {
+                write!(f, " transfer={} last={}", m.transfer, m.last)?;
+                write!(f, " bytes={}..{}/{}", m.offset, m.end(), m.size_bytes)
+            }
+            Self::InstallSnapshotReply(m) => {
+                write!(f, " transfer={}", m.transfer)?;
+                match &m.outcome {
+                    InstallOutcome::Received { next_offset } => write!(f, " next={next_offset}"),
+                    InstallOutcome::Installed { match_index } => {
+                        write!(f, " installed={match_index}")
+                    }
+                    InstallOutcome::Refused => write!(f, " refused"),
+                    InstallOutcome::StaleTerm => write!(f, " stale term"),
+                }
+            }
+            Self::Removed(m) => write!(f, " configuration={}", m.configuration_index),
         }
     }
 }

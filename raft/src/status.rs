@@ -77,6 +77,8 @@ pub struct PeerStatus {
     pub last_contact: Duration,
     /// Messages with entries under way to it.
     pub inflight: usize,
+    /// While it is being sent a snapshot: how many bytes of it have arrived.
+    pub snapshot_received_bytes: Option<u64>,
 }
 
 /// How a leader sends entries to a follower (thesis §10.2.2, etcd's words).

@@ -18,8 +18,8 @@ use crate::{
 ///
 /// Delivery is best effort: a message may be lost, delayed, duplicated or overtaken, and `Ok` only
 /// means "on its way". The core repeats what matters. Two lanes keep the small and urgent from
-/// waiting behind the large: [`send`](Self::send) for everything but entries,
-/// [`send_entries`](Self::send_entries) for `AppendEntries`. Within the entries lane to one peer
+/// waiting behind the large: [`send`](Self::send) for everything but bulk data,
+/// [`send_entries`](Self::send_entries) for `AppendEntries` and `InstallSnapshot`. Within the entries lane to one peer
 /// the order is kept as long as the connection lives.
 ///
 /// Test an implementation with `raft::testing::transport_suite` (feature `testing`).
@@ -89,13 +89,15 @@ impl Inbox {
 
     fn lane(&self, message: &Message) -> &mpsc::Sender<Envelope> {
         match message {
-            Message::AppendEntries(_) => &self.entries,
+            Message::AppendEntries(_) | Message::InstallSnapshot(_) => &self.entries,
             Message::AppendEntriesReply(_)
             | Message::Heartbeat(_)
             | Message::HeartbeatReply(_)
             | Message::RequestVote(_)
             | Message::RequestVoteReply(_)
-            | Message::TimeoutNow(_) => &self.urgent,
+            | Message::TimeoutNow(_)
+            | Message::InstallSnapshotReply(_)
+            | Message::Removed(_) => &self.urgent,
         }
     }
 

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use crate::{
-    configuration::{InvalidConfiguration, Server, ServerId},
+    configuration::{IndexedConfiguration, InvalidConfiguration, Server, ServerId},
     error::Leader,
     log::{Entries, LogId, LogIndex, Term},
     observer::Observation,
-    rpc::Message,
+    rpc::{InstallOutcome, InstallSnapshotRequest, Message},
     stable::HardState,
 };
 
@@ -37,6 +37,40 @@ pub enum Action {
         /// The last index to apply.
         up_to: LogIndex,
     },
+    /// Remove every entry up to here from the log: snapshots stand for them. To be carried out after
+    /// the writes before it; nobody waits for it.
+    Compact {
+        /// The last index to remove.
+        through: LogIndex,
+    },
+    /// Replace the state machine's state by the snapshot that ends here, which is in the snapshot
+    /// store, then report it as [`handle_applied`](super::Consensus::handle_applied). Comes before
+    /// any [`Commit`](Self::Commit) beyond it.
+    Restore {
+        /// The last entry covered by the snapshot.
+        snapshot: LogId,
+    },
+    /// Begin to send this peer a snapshot, in place of whatever snapshot is being sent to it.
+    SendSnapshot(SnapshotOrder),
+    /// The peer has answered a piece of the snapshot being sent to it; pass it on to the sender,
+    /// which ends unless the outcome is [`InstallOutcome::Received`].
+    SnapshotAnswered {
+        /// The peer.
+        from: ServerId,
+        /// Which transfer.
+        transfer: u64,
+        /// What it said.
+        outcome: InstallOutcome,
+    },
+    /// A piece of a snapshot has arrived from the leader: keep it, then report
+    /// [`handle_snapshot_receipt`](super::Consensus::handle_snapshot_receipt). It may also be
+    /// dropped: the leader sends it again.
+    ReceiveSnapshot {
+        /// The leader.
+        from: ServerId,
+        /// The piece.
+        piece: InstallSnapshotRequest,
+    },
     /// These are the other servers now; talk to nobody else.
     SetPeers(Vec<Server>),
     /// A majority has confirmed leadership in this round: every verification of this round or an
@@ -54,17 +88,24 @@ pub enum Action {
     Observe(Observation),
 }
 
-/// A change of what is on disk, to be carried out in this order: hard state, truncation, append.
+/// A change of what is on disk, to be carried out in this order: hard state, reset, truncation,
+/// append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// Its identity.
     pub id: WriteId,
     /// Term and vote to save, if they changed.
     pub hard_state: Option<HardState>,
+    /// Remove the whole log, in one step: a durable snapshot stands for everything up to here, and
+    /// the next entry is the one after it.
+    pub reset_to: Option<LogIndex>,
     /// Remove every entry from here on, first.
     pub truncate_from: Option<LogIndex>,
     /// Entries to append; may be empty.
     pub entries: Entries,
+    /// How far the log is known to be committed: worth noting beside the entries, not worth a write
+    /// of its own.
+    pub commit_index: LogIndex,
 }
 
 /// Entries to be sent to one follower. The shell loads `prev.index + 1 ..= last` and sends them in
@@ -84,6 +125,53 @@ pub struct AppendOrder {
     pub last: LogIndex,
     /// The leader's commit index.
     pub commit_index: LogIndex,
+}
+
+/// A snapshot to be sent to one follower: the newest one of the snapshot store, which must reach
+/// `needed` at least. A failure is to be reported as
+/// [`handle_snapshot_failed`](super::Consensus::handle_snapshot_failed).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotOrder {
+    /// To whom.
+    pub to: ServerId,
+    /// The leader's term.
+    pub term: Term,
+    /// Names the transfer; the pieces and their answers carry it.
+    pub transfer: u64,
+    /// The newest snapshot known. What is sent must not end before it.
+    pub snapshot: LogId,
+}
+
+/// What became of a piece of a snapshot that this server was told to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotReceipt {
+    /// Who sent the piece.
+    pub from: ServerId,
+    /// The term of the piece.
+    pub term: Term,
+    /// The transfer it belongs to.
+    pub transfer: u64,
+    /// How far the transfer has come.
+    pub step: ReceiptStep,
+}
+
+/// How far a snapshot has been received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReceiptStep {
+    /// Every byte before this one is here.
+    Received {
+        /// In bytes from the start of the snapshot.
+        next_offset: u64,
+    },
+    /// All of it is durable in the snapshot store.
+    Complete {
+        /// The last entry covered by the snapshot.
+        last: LogId,
+        /// The newest configuration at or before `last`.
+        configuration: IndexedConfiguration,
+    },
+    /// It cannot be kept.
+    Refused,
 }
 
 /// Why a request was refused. Nothing was changed.
@@ -163,6 +251,9 @@ impl fmt::Display for Action {
                         None => write!(f, " vote=-")?,
                     }
                 }
+                if let Some(index) = write.reset_to {
+                    write!(f, " reset={index}")?;
+                }
                 if let Some(from) = write.truncate_from {
                     write!(f, " truncate={from}")?;
                 }
@@ -178,6 +269,20 @@ impl fmt::Display for Action {
             ),
             Self::Send { to, message } => write!(f, "send -> {to} {message}"),
             Self::Commit { up_to } => write!(f, "commit {up_to}"),
+            Self::Compact { through } => write!(f, "compact {through}"),
+            Self::Restore { snapshot } => write!(f, "restore {snapshot}"),
+            Self::SendSnapshot(order) => write!(
+                f,
+                "snapshot -> {} transfer={} last={}",
+                order.to, order.transfer, order.snapshot
+            ),
+            Self::SnapshotAnswered { from, transfer, outcome } => {
+                write!(f, "snapshot answered {from} transfer={transfer} {outcome:?}")
+            }
+            Self::ReceiveSnapshot { from, piece } => {
+                write!(f, "receive from {from} transfer={}", piece.transfer)?;
+                write!(f, " bytes={}..{}/{}", piece.offset, piece.end(), piece.size_bytes)
+            }
             Self::SetPeers(peers) => {
                 write!(f, "peers")?;
                 peers.iter().try_for_each(|peer| write!(f, " {}", peer.id))

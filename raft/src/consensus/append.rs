@@ -6,9 +6,10 @@ use super::{Consensus, time::Time};
 use crate::{
     configuration::ServerId,
     log::{LogId, LogIndex},
+    observer::Observation,
     rpc::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
-        Message,
+        Message, RemovedNotice,
     },
 };
 
@@ -90,6 +91,17 @@ impl Consensus {
             match_index: self.vouched.min(self.log.stable()),
         };
         self.send_when_durable(now, from, Message::HeartbeatReply(reply), None);
+    }
+
+    /// The leader says that this server was removed. A notice that is older than a configuration
+    /// with this server in it is about an earlier membership.
+    pub(super) fn handle_removed(&mut self, notice: &RemovedNotice) {
+        let latest = self.membership.latest();
+        let is_member = latest.configuration.server(&self.rules.id).is_some();
+        if !(is_member && notice.configuration_index < latest.index) {
+            let configuration_index = notice.configuration_index;
+            self.observe(Observation::Removed { configuration_index });
+        }
     }
 
     /// Tells the sender of an old term that there is a newer one.

@@ -207,6 +207,11 @@ impl Consensus {
             is_granted,
         };
         self.send_when_durable(now, from, Message::RequestVoteReply(reply), None);
+        // It may have missed the news.
+        let is_member = self.membership.latest().configuration.server(from).is_some();
+        if self.role.leader().is_some() && !self.membership.is_changing() && !is_member {
+            self.send_removed(from);
+        }
     }
 
     /// Whether this server has heard from a leader so recently that it takes part in no election

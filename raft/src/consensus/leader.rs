@@ -22,7 +22,7 @@ use crate::{
     observer::Observation,
     rpc::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
-        Message,
+        Message, RemovedNotice,
     },
     status::ProgressState,
 };
@@ -115,6 +115,7 @@ impl Consensus {
             rounds: VecDeque::new(),
             confirmed_round: 0,
             wanted_round: 0,
+            transfers: 0,
             next_heartbeat: now,
             majority_contact: now,
         })));
@@ -203,7 +204,7 @@ impl Consensus {
             }));
         }
         if before != ProgressState::Snapshot && progress.state == ProgressState::Snapshot {
-            self.observe(Observation::PeerNeedsSnapshot { peer: peer.clone() });
+            self.send_snapshot(peer);
         }
     }
 
@@ -290,9 +291,10 @@ impl Consensus {
         if self.log.last().index < index {
             return;
         }
+        let first = self.log.first_index();
         let Some(progress) = self.progress_mut(from) else { return };
         let before = progress.match_index;
-        progress.matched(index);
+        progress.matched(index, first);
         if before < progress.match_index {
             self.advance_commit(now);
             self.continue_transfer(from);
@@ -328,6 +330,10 @@ impl Consensus {
         if !self.membership.is_voter(&self.rules.id) {
             self.step_down(now);
         }
+        if self.membership.latest().configuration.server(&self.rules.id).is_none() {
+            let configuration_index = self.membership.latest().index;
+            self.observe(Observation::Removed { configuration_index });
+        }
     }
 
     /// Tells those that were removed that it is final, before their progress is dropped: until they
@@ -347,7 +353,15 @@ impl Consensus {
         let removed: Vec<ServerId> = leader.peers.keys().filter(is_removed).cloned().collect();
         for peer in removed {
             self.send(&peer, Message::AppendEntries(request.clone()));
+            self.send_removed(&peer);
         }
+    }
+
+    /// Tells a server that it is no longer a member.
+    pub(super) fn send_removed(&mut self, peer: &ServerId) {
+        let configuration_index = self.membership.committed().index;
+        let notice = RemovedNotice { term: self.term(), configuration_index };
+        self.send(peer, Message::Removed(notice));
     }
 
     /// Notes the newest round a majority has answered: it confirms leadership and renews the lease.

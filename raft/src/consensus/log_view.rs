@@ -15,6 +15,9 @@ const MAX_KNOWN_SIZES: usize = 1 << 17;
 pub(super) struct LogView {
     /// The index before the first entry that is still in the log.
     base: LogIndex,
+    /// The term of the entry at `base`, if it is known: a log that was compacted by an earlier
+    /// process does not tell.
+    base_term: Option<Term>,
     /// The last entry covered by the newest snapshot.
     snapshot: LogId,
     /// The first entry of each term in the log; indices and terms strictly grow (I11).
@@ -22,6 +25,8 @@ pub(super) struct LogView {
     last: LogId,
     /// Everything up to here is durable on this server.
     stable: LogIndex,
+    /// The bytes of all entries that were ever added, never less.
+    appended_bytes: u64,
     /// Running total of entry sizes, one for each of the newest entries; the back belongs to `last`.
     sizes: VecDeque<u64>,
 }
@@ -30,10 +35,12 @@ impl LogView {
     pub(super) fn new(snapshot: LogId) -> Self {
         Self {
             base: snapshot.index,
+            base_term: Some(snapshot.term),
             snapshot,
             terms: VecDeque::new(),
             last: snapshot,
             stable: snapshot.index,
+            appended_bytes: 0,
             sizes: VecDeque::from([0]),
         }
     }
@@ -44,6 +51,7 @@ impl LogView {
         for entry in entries {
             if self.terms.is_empty() && entry.index <= self.snapshot.index {
                 self.base = entry.index.prev();
+                self.base_term = (self.base == LogIndex::ZERO).then_some(Term(0));
                 self.last = LogId { term: Term(0), index: self.base };
             }
             self.push(entry);
@@ -87,8 +95,8 @@ impl LogView {
         if index == self.snapshot.index {
             return Some(self.snapshot.term);
         }
-        if index == LogIndex::ZERO && self.base == LogIndex::ZERO {
-            return Some(Term(0));
+        if index == self.base {
+            return self.base_term;
         }
         if index <= self.base || self.last.index < index {
             return None;
@@ -112,6 +120,10 @@ impl LogView {
         let after = self.terms.partition_point(|first| first.term <= id.term);
         let end = self.terms.get(after).map_or(self.last.index, |first| first.index.prev());
         let index = index.min(end);
+        if index <= self.base {
+            // Compacted, so committed: whoever asks has it too, in a term of at most `id.term`.
+            return LogId { term: self.base_term.unwrap_or(id.term), index: self.base };
+        }
         LogId { term: self.term_at(index).unwrap_or(Term(0)), index }
     }
 
@@ -123,11 +135,45 @@ impl LogView {
             self.terms.push_back(entry.id());
         }
         self.last = entry.id();
-        let total = self.sizes.back().copied().unwrap_or(0) + entry.cost_bytes();
+        let cost_bytes = entry.cost_bytes();
+        self.appended_bytes += cost_bytes;
+        let total = self.sizes.back().copied().unwrap_or(0) + cost_bytes;
         if self.sizes.len() > MAX_KNOWN_SIZES {
             self.sizes.pop_front();
         }
         self.sizes.push_back(total);
+    }
+
+    /// The bytes of all entries that were ever added, those found at start included. Never falls.
+    pub(super) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes
+    }
+
+    /// A newer snapshot stands for everything up to `last`, an entry of the log.
+    pub(super) fn set_snapshot(&mut self, last: LogId) {
+        assert!(self.snapshot.index < last.index, "law 6: the snapshot falls to {last}");
+        self.snapshot = last;
+    }
+
+    /// Forgets every entry up to `through`, for which the snapshot stands.
+    pub(super) fn compact(&mut self, through: LogIndex) {
+        assert!(
+            self.base < through && through <= self.snapshot.index,
+            "I2: compaction to {through}, beyond the snapshot {}",
+            self.snapshot
+        );
+        self.base_term = self.term_at(through);
+        self.base = through;
+        let is_before = |next: &LogId| next.index <= through.next();
+        while self.terms.get(1).is_some_and(is_before) {
+            self.terms.pop_front();
+        }
+    }
+
+    /// Forgets every entry: a snapshot that ends with `last` takes their place.
+    pub(super) fn reset(&mut self, last: LogId) {
+        assert!(self.snapshot.index < last.index, "law 6: the snapshot falls to {last}");
+        *self = Self { appended_bytes: self.appended_bytes, ..Self::new(last) };
     }
 
     /// Removes every entry from `from` on.

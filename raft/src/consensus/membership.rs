@@ -21,6 +21,11 @@ impl Membership {
         Self { committed: snapshot.clone(), latest: snapshot }
     }
 
+    /// Takes over the configuration of a snapshot that replaces the log.
+    pub(super) fn install(&mut self, snapshot: IndexedConfiguration) {
+        *self = Self::new(snapshot);
+    }
+
     pub(super) fn latest(&self) -> &IndexedConfiguration {
         &self.latest
     }

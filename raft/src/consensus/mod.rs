@@ -24,6 +24,7 @@
 //! | `leader` | proposals, replication, commit, verification, lease (thesis §3.6, §6.4, §10.2) |
 //! | `transfer` | leadership transfer (thesis §3.10) |
 //! | `membership` | configurations in force (thesis §4) |
+//! | `snapshot` | compaction, and snapshots sent and received (thesis §5) |
 //! | `progress` | one follower seen from the leader |
 //! | `log_view`, `quorum`, `outbox`, `invariants` | terms; majorities; promises; laws |
 
@@ -42,6 +43,7 @@ mod rules;
 mod saved;
 #[cfg(test)]
 mod sim;
+mod snapshot;
 mod time;
 mod transfer;
 
@@ -50,7 +52,10 @@ use std::{collections::VecDeque, time::Duration};
 use rand_pcg::Pcg64Mcg;
 
 pub use self::{
-    action::{Action, AppendOrder, Refusal, TransferFailure, Verification, Write, WriteId},
+    action::{
+        Action, AppendOrder, ReceiptStep, Refusal, SnapshotOrder, SnapshotReceipt, TransferFailure,
+        Verification, Write, WriteId,
+    },
     rules::Rules,
     saved::Saved,
     time::Time,
@@ -100,6 +105,9 @@ pub struct Consensus {
     /// The newest write that is durable.
     written: WriteId,
     next_write: WriteId,
+    /// A snapshot that has been adopted, and the write that resets the log for it: the state
+    /// machine follows when that is durable.
+    restoring: Option<(WriteId, LogId)>,
     outbox: Outbox,
     actions: VecDeque<Action>,
 }
@@ -112,17 +120,26 @@ struct PendingWrite {
     /// later truncation makes part of the write void: that is the ABA rule.
     last: LogIndex,
     has_hard_state: bool,
+    /// Whether it resets the log: no promise may leave before that is durable.
+    is_reset: bool,
     issued_at: Time,
 }
 
 impl Consensus {
-    /// A server in the state it was found in on disk, as a follower. `seed` decides its election
+    /// A server in the state it was found in on disk, as a follower. What is known to be committed
+    /// is handed out at once, without waiting for a leader. `seed` decides its election
     /// timeouts; equal seeds and equal calls give equal actions.
+    ///
+    /// # Panics
+    /// If the state machine says that it has applied more than the log has.
     #[must_use]
     pub fn new(rules: Rules, saved: Saved, seed: u64, now: Time) -> Self {
-        let Saved { hard_state, mut log, membership } = saved;
+        let Saved { hard_state, mut log, mut membership, commit_index, last_applied } = saved;
         log.restored();
-        let snapshot = log.snapshot().index;
+        let last_applied = last_applied.max(log.snapshot().index);
+        assert!(last_applied <= log.last().index, "the state machine is ahead of the log");
+        let commit_index = commit_index.min(log.last().index).max(last_applied);
+        membership.commit(commit_index);
         let mut consensus = Self {
             rules,
             rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5eed),
@@ -130,9 +147,9 @@ impl Consensus {
             is_hard_state_dirty: false,
             log,
             membership,
-            commit_index: snapshot,
-            applying: snapshot,
-            last_applied: snapshot,
+            commit_index,
+            applying: last_applied,
+            last_applied,
             role: RoleState::Follower,
             leader: None,
             leader_contact: None,
@@ -142,11 +159,13 @@ impl Consensus {
             writes: VecDeque::new(),
             written: WriteId(0),
             next_write: WriteId(1),
+            restoring: None,
             outbox: Outbox::default(),
             actions: VecDeque::new(),
         };
         consensus.reset_election_deadline(now);
         consensus.emit_peers();
+        consensus.emit_commit();
         consensus.assert_invariants();
         consensus
     }
@@ -216,9 +235,25 @@ impl Consensus {
                 self.handle_heartbeat_reply(now, from, &reply);
             }
             Message::TimeoutNow(_) if is_current => self.handle_timeout_now(now, from),
+            Message::InstallSnapshot(piece) if is_current => {
+                self.follow(now, from);
+                self.handle_install_snapshot(now, from, piece);
+            }
+            Message::InstallSnapshot(piece) => {
+                self.refuse_stale_snapshot(now, from, piece.transfer);
+            }
+            Message::InstallSnapshotReply(reply) if is_current => {
+                self.handle_install_snapshot_reply(now, from, reply);
+            }
+            Message::Removed(notice) if is_current => {
+                self.follow(now, from);
+                self.handle_removed(&notice);
+            }
             Message::AppendEntriesReply(_)
             | Message::HeartbeatReply(_)
             | Message::TimeoutNow(_)
+            | Message::InstallSnapshotReply(_)
+            | Message::Removed(_)
             | Message::RequestVote(_)
             | Message::RequestVoteReply(_) => {}
         }
@@ -238,6 +273,7 @@ impl Consensus {
         self.outbox.release(self.written, &mut self.actions);
         self.count_own_vote(now);
         self.advance_commit(now);
+        self.emit_restore();
         self.emit_commit();
         self.finish(now);
     }
@@ -372,6 +408,14 @@ impl Consensus {
         self.log.snapshot()
     }
 
+    /// The bytes of all entries that were ever in its log, counted by
+    /// [`Entry::cost_bytes`](crate::Entry::cost_bytes). Never falls: how much the log has grown
+    /// between two moments is the difference.
+    #[must_use]
+    pub fn appended_bytes(&self) -> u64 {
+        self.log.appended_bytes()
+    }
+
     /// The last index durable on this server.
     #[must_use]
     pub fn stable_index(&self) -> LogIndex {
@@ -422,6 +466,7 @@ impl Consensus {
             next_index: progress.next_index,
             last_contact: now.since(progress.contact),
             inflight: progress.inflight(),
+            snapshot_received_bytes: progress.received_bytes(),
         };
         leader.peers.iter().map(status).collect()
     }
@@ -451,14 +496,20 @@ impl Consensus {
             self.log.push(entry);
             is_changed |= self.membership.append(entry);
         }
-        self.write(now, truncate_from, entries);
+        self.write(now, None, truncate_from, entries);
         if is_changed {
             self.configuration_changed(now);
         }
     }
 
     /// Writes entries together with whatever of the hard state is not written yet.
-    fn write(&mut self, now: Time, truncate_from: Option<LogIndex>, entries: Entries) {
+    fn write(
+        &mut self,
+        now: Time,
+        reset_to: Option<LogIndex>,
+        truncate_from: Option<LogIndex>,
+        entries: Entries,
+    ) -> WriteId {
         let hard_state = self.is_hard_state_dirty.then(|| self.hard_state.clone());
         self.is_hard_state_dirty = false;
         let id = self.next_write;
@@ -467,15 +518,24 @@ impl Consensus {
             id,
             last: self.log.last().index,
             has_hard_state: hard_state.is_some(),
+            is_reset: reset_to.is_some(),
             issued_at: now,
         });
-        self.actions.push_back(Action::Write(Write { id, hard_state, truncate_from, entries }));
+        let commit_index = self.commit_index;
+        let write = Write { id, hard_state, reset_to, truncate_from, entries, commit_index };
+        self.actions.push_back(Action::Write(write));
+        id
     }
 
     fn write_hard_state(&mut self, now: Time) {
         if self.is_hard_state_dirty {
-            self.write(now, None, Entries::default());
+            self.write(now, None, None, Entries::default());
         }
+    }
+
+    /// Removes the whole log, whose place a snapshot that ends at `index` has taken.
+    fn write_reset(&mut self, now: Time, index: LogIndex) -> WriteId {
+        self.write(now, Some(index), None, Entries::default())
     }
 
     /// Sends a message that promises the current term, and everything up to `index` if given: when
@@ -488,7 +548,8 @@ impl Consensus {
         index: Option<LogIndex>,
     ) {
         self.write_hard_state(now);
-        let hard_state = self.writes.iter().rev().find(|write| write.has_hard_state);
+        let hard_state =
+            self.writes.iter().rev().find(|write| write.has_hard_state || write.is_reset);
         let log = index
             .filter(|index| self.log.stable() < *index)
             .and_then(|index| self.writes.iter().find(|write| index <= write.last));
@@ -523,7 +584,7 @@ impl Consensus {
     /// Hands out what is committed and durable here (I1).
     fn emit_commit(&mut self) {
         let up_to = self.commit_index.min(self.log.stable());
-        if self.applying < up_to {
+        if self.applying < up_to && self.restoring.is_none() {
             self.applying = up_to;
             self.actions.push_back(Action::Commit { up_to });
         }

@@ -56,6 +56,20 @@ pub(super) struct Progress {
     pub(super) contact: Time,
     /// Whether it has been reported as lost.
     pub(super) is_lost: bool,
+    /// The newest snapshot it was sent in this session.
+    transfer: Option<Transfer>,
+    /// After a snapshot could not be sent or kept: no other one before.
+    retry_at: Time,
+}
+
+/// A snapshot sent to a follower.
+#[derive(Clone, Copy, Debug)]
+struct Transfer {
+    number: u64,
+    /// The last index of the newest snapshot when it was ordered.
+    snapshot: LogIndex,
+    /// How many bytes of it are known to have arrived.
+    received_bytes: u64,
 }
 
 /// What to send next: the entry before, and the last index.
@@ -79,6 +93,8 @@ impl Progress {
             acked_round: 0,
             contact: now,
             is_lost: false,
+            transfer: None,
+            retry_at: now,
         }
     }
 
@@ -94,7 +110,7 @@ impl Progress {
     /// The next range to send now, if any; counts it as sent.
     pub(super) fn next_range(&mut self, log: &LogView, rules: &Rules, now: Time) -> Option<Range> {
         let is_due = match self.state {
-            ProgressState::Probe => self.probe.is_none(),
+            ProgressState::Probe => self.probe.is_none() && self.retry_at <= now,
             ProgressState::Replicate => self.may_send(log, rules),
             ProgressState::Snapshot => false,
         };
@@ -140,8 +156,9 @@ impl Progress {
                 .is_none_or(|bytes| rules.max_append_bytes <= bytes)
     }
 
-    /// A positive answer: everything up to `index` is durable there.
-    pub(super) fn matched(&mut self, index: LogIndex) {
+    /// A positive answer: everything up to `index` is durable there. `first` is where our log
+    /// begins: what ends before that still needs a snapshot.
+    pub(super) fn matched(&mut self, index: LogIndex, first: LogIndex) {
         self.match_index = self.match_index.max(index);
         while self.inflight.front().is_some_and(|sent| sent.last <= self.match_index) {
             if let Some(sent) = self.inflight.pop_front() {
@@ -151,6 +168,9 @@ impl Progress {
         match self.state {
             // Still unreachable: the answer is an old one. Only a sign of life ends the wait.
             ProgressState::Probe if self.probe == Some(UNREACHABLE) => {
+                self.next_index = self.next_index.max(self.match_index.next());
+            }
+            ProgressState::Snapshot if self.match_index.next() < first => {
                 self.next_index = self.next_index.max(self.match_index.next());
             }
             ProgressState::Probe | ProgressState::Snapshot => {
@@ -225,6 +245,46 @@ impl Progress {
         if self.state == ProgressState::Probe {
             self.probe = Some(UNREACHABLE);
         }
+    }
+
+    /// A snapshot has been ordered for it.
+    pub(super) fn begin_snapshot(&mut self, number: u64, snapshot: LogIndex) {
+        self.transfer = Some(Transfer { number, snapshot, received_bytes: 0 });
+    }
+
+    /// Whether this is the newest snapshot that was ordered.
+    pub(super) fn is_transfer(&self, number: u64) -> bool {
+        self.transfer.is_some_and(|transfer| transfer.number == number)
+    }
+
+    /// Whether this snapshot is still being sent.
+    pub(super) fn is_sending(&self, number: u64) -> bool {
+        self.state == ProgressState::Snapshot && self.is_transfer(number)
+    }
+
+    /// Where the snapshot that is being sent ends, at least.
+    pub(super) fn sending(&self) -> Option<LogIndex> {
+        let transfer = self.transfer.filter(|_| self.state == ProgressState::Snapshot);
+        transfer.map(|transfer| transfer.snapshot)
+    }
+
+    /// How much has arrived of the snapshot that is being sent, in bytes.
+    pub(super) fn received_bytes(&self) -> Option<u64> {
+        let transfer = self.transfer.filter(|_| self.state == ProgressState::Snapshot);
+        transfer.map(|transfer| transfer.received_bytes)
+    }
+
+    /// The follower has this much of the snapshot: less than before if it had to begin anew.
+    pub(super) fn snapshot_received(&mut self, bytes: u64) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.received_bytes = bytes;
+        }
+    }
+
+    /// The snapshot could not be sent or kept: find out what is needed, but not before `retry_at`.
+    pub(super) fn snapshot_failed(&mut self, retry_at: Time) {
+        self.become_probe();
+        self.retry_at = retry_at;
     }
 
     fn become_probe(&mut self) {

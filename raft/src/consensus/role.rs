@@ -51,6 +51,8 @@ pub(super) struct Leader {
     pub(super) confirmed_round: u64,
     /// The newest round somebody waits for.
     pub(super) wanted_round: u64,
+    /// How many snapshots have been ordered: the number of the newest transfer.
+    pub(super) transfers: u64,
     pub(super) next_heartbeat: Time,
     /// The start of the newest round a majority has answered, or of the leadership.
     pub(super) majority_contact: Time,

@@ -22,6 +22,8 @@ pub struct Rules {
     pub max_unapplied_entries: u64,
     pub max_unapplied_bytes: u64,
     pub max_pending_writes: usize,
+    pub trailing_logs: u64,
+    pub max_held_entries: u64,
 }
 
 impl From<&Config> for Rules {
@@ -40,6 +42,8 @@ impl From<&Config> for Rules {
             max_unapplied_entries: config.max_unapplied_entries,
             max_unapplied_bytes: config.max_unapplied_bytes,
             max_pending_writes: config.max_pending_writes,
+            trailing_logs: config.trailing_logs,
+            max_held_entries: config.max_held_entries,
         }
     }
 }

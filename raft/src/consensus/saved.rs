@@ -3,7 +3,7 @@
 use super::{log_view::LogView, membership::Membership};
 use crate::{
     configuration::IndexedConfiguration,
-    log::{Entry, LogId},
+    log::{Entry, LogId, LogIndex},
     stable::HardState,
 };
 
@@ -14,6 +14,8 @@ pub struct Saved {
     pub(super) hard_state: HardState,
     pub(super) log: LogView,
     pub(super) membership: Membership,
+    pub(super) commit_index: LogIndex,
+    pub(super) last_applied: LogIndex,
 }
 
 impl Saved {
@@ -25,7 +27,25 @@ impl Saved {
         snapshot: LogId,
         configuration: IndexedConfiguration,
     ) -> Self {
-        Self { hard_state, log: LogView::new(snapshot), membership: Membership::new(configuration) }
+        Self {
+            hard_state,
+            log: LogView::new(snapshot),
+            membership: Membership::new(configuration),
+            commit_index: snapshot.index,
+            last_applied: snapshot.index,
+        }
+    }
+
+    /// Notes that the log is known to be committed up to `index`; the part of it that the log has
+    /// is handed out without waiting for a leader.
+    pub fn committed(&mut self, index: LogIndex) {
+        self.commit_index = self.commit_index.max(index);
+    }
+
+    /// Notes that the state machine has kept by itself what was applied up to `index`: it is not
+    /// handed out again.
+    pub fn applied(&mut self, index: LogIndex) {
+        self.last_applied = self.last_applied.max(index);
     }
 
     /// The last entry so far.

@@ -21,7 +21,14 @@ fn run(term: u64, first: u64, last: u64) -> Entries {
 
 fn write(truncate_from: Option<u64>, entries: Entries) -> Write {
     let truncate_from = truncate_from.map(LogIndex);
-    Write { id: WriteId(0), hard_state: None, truncate_from, entries }
+    Write {
+        id: WriteId(0),
+        hard_state: None,
+        reset_to: None,
+        truncate_from,
+        entries,
+        commit_index: LogIndex::ZERO,
+    }
 }
 
 fn tail(max_bytes: u64) -> LogTail {

@@ -385,6 +385,11 @@ impl<R: Send + 'static> Run<R> {
                 self.send(&to, message);
             }
             Action::Commit { up_to } => self.commit(now, up_to),
+            Action::Compact { .. }
+            | Action::Restore { .. }
+            | Action::SendSnapshot(_)
+            | Action::SnapshotAnswered { .. }
+            | Action::ReceiveSnapshot { .. } => {}
             Action::SetPeers(servers) => self.peers.set(servers, &mut self.tasks),
             Action::Verified { round } => self.waiters.verified(round),
             Action::TransferDone(result) => {
@@ -457,6 +462,12 @@ impl<R: Send + 'static> Run<R> {
             Observation::PeerRegained { peer } => tracing::info!(%server, %peer, "peer regained"),
             Observation::PeerNeedsSnapshot { peer } => {
                 tracing::warn!(%server, %peer, "peer needs a snapshot");
+            }
+            Observation::SnapshotInstalled { last } => {
+                tracing::info!(%server, %last, "snapshot installed");
+            }
+            Observation::Removed { configuration_index } => {
+                tracing::warn!(%server, %configuration_index, "removed from the cluster");
             }
             Observation::Sent { .. } | Observation::Received { .. } => {}
         }

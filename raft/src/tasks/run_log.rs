@@ -140,8 +140,10 @@ mod tests {
         Write {
             id: WriteId(0),
             hard_state: None,
+            reset_to: None,
             truncate_from: truncate_from.map(LogIndex),
             entries: entries(ids),
+            commit_index: LogIndex::ZERO,
         }
     }
 

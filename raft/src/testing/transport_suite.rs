@@ -192,6 +192,9 @@ fn with_term(mut message: Message, to: Term) -> Message {
         Message::RequestVote(m) => m.term = to,
         Message::RequestVoteReply(m) => m.term = to,
         Message::TimeoutNow(m) => m.term = to,
+        Message::InstallSnapshot(m) => m.term = to,
+        Message::InstallSnapshotReply(m) => m.term = to,
+        Message::Removed(m) => m.term = to,
     }
     message
 }

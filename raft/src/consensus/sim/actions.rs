@@ -36,6 +36,11 @@ impl World {
             }
             Action::Send { to, message } => self.send(server, server_of(&to), message),
             Action::Commit { up_to } => self.hand_out(server, up_to),
+            Action::Compact { .. }
+            | Action::Restore { .. }
+            | Action::SendSnapshot(_)
+            | Action::SnapshotAnswered { .. }
+            | Action::ReceiveSnapshot { .. } => Err(format!("nobody took a snapshot: {action}")),
             Action::SetPeers(peers) => {
                 if let Some(alive) = &mut self.servers[server].alive {
                     alive.known.extend(peers.into_iter().map(|peer| peer.id));

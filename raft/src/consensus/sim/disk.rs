@@ -126,8 +126,10 @@ mod tests {
         Write {
             id: WriteId(id),
             hard_state: Some(HardState { current_term: Term(id), voted_for: None }),
+            reset_to: None,
             truncate_from: truncate_from.map(LogIndex),
             entries: Entries::new(entries),
+            commit_index: LogIndex(0),
         }
     }
 

@@ -160,6 +160,8 @@ fn rules(dice: &mut Dice) -> Rules {
         max_unapplied_entries: dice.pick(&[4, 16, 1_000, 65_536]),
         max_unapplied_bytes: dice.pick(&[1_000, 64 << 20]),
         max_pending_writes: dice.pick(&[2, 8, 16, 256]),
+        trailing_logs: 0,
+        max_held_entries: 0,
     }
 }
 

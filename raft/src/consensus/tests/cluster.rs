@@ -262,6 +262,11 @@ impl Cluster {
             Action::Send { to, message } => self.send(id, &to, message),
             Action::Replicate(order) => self.replicate(id, order),
             Action::Commit { up_to } => self.apply(id, up_to),
+            Action::Compact { .. }
+            | Action::Restore { .. }
+            | Action::SendSnapshot(_)
+            | Action::SnapshotAnswered { .. }
+            | Action::ReceiveSnapshot { .. } => panic!("nobody took a snapshot"),
             Action::SetPeers(_)
             | Action::Verified { .. }
             | Action::TransferDone(_)

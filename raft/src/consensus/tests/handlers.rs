@@ -163,7 +163,13 @@ impl World {
         log.restore(&entries[..state.stable as usize]);
         let hard_state =
             HardState { current_term: Term(state.term), voted_for: self.id(state.vote) };
-        let saved = Saved { hard_state, log, membership: Membership::new(members) };
+        let saved = Saved {
+            hard_state,
+            log,
+            membership: Membership::new(members),
+            commit_index: LogIndex::ZERO,
+            last_applied: LogIndex::ZERO,
+        };
         let mut core = Consensus::new(self.rules.clone(), saved, 1, NOW);
         core.actions.clear();
         if state.stable < state.log.len() as u64 {
@@ -172,6 +178,7 @@ impl World {
                 id: WriteId(1),
                 last: core.log.last().index,
                 has_hard_state: false,
+                is_reset: false,
                 issued_at: NOW,
             });
             core.next_write = WriteId(2);
@@ -215,6 +222,7 @@ impl World {
             rounds: [(1, Time(NOW.0 - 100_000)), (2, NOW)].into(),
             confirmed_round: 0,
             wanted_round: 0,
+            transfers: 0,
             next_heartbeat: NOW + Duration::from_millis(100),
             majority_contact: NOW,
         }
@@ -776,7 +784,7 @@ mod leader {
                 let sent = progress.next_range(&core.log, &world.rules, NOW);
                 assert!(sent.is_some());
                 if state == ProgressState::Replicate {
-                    progress.matched(LogIndex(matched));
+                    progress.matched(LogIndex(matched), LogIndex(1));
                     progress.next_index = LogIndex(next);
                 } else {
                     progress.match_index = LogIndex(matched);
@@ -1044,6 +1052,7 @@ fn handle_timeout_now() {
                                     id: core.next_write,
                                     last: core.log.last().index,
                                     has_hard_state: false,
+                                    is_reset: false,
                                     issued_at: Time(NOW.0 - 3_000_000),
                                 });
                                 core.next_write = WriteId(core.next_write.0 + 1);
@@ -1173,7 +1182,7 @@ mod written {
                 if let Some(progress) =
                     core.role.leader_mut().and_then(|leader| leader.peers.get_mut(&world.ids[2]))
                 {
-                    progress.matched(LogIndex(second));
+                    progress.matched(LogIndex(second), LogIndex(1));
                 }
                 core.handle_written(NOW, WriteId(core.next_write.0 - 1));
                 let is_own = term_at(&log, second) == Some(MAX_TERM);

@@ -74,6 +74,7 @@ mod tests {
             next_index: LogIndex(next_index),
             last_contact: Duration::ZERO,
             inflight,
+            snapshot_received_bytes: None,
         };
         let check = |peer| peers(&[peer], LogIndex(5), &rules());
         check(peer(3, 6, 2)).unwrap();

@@ -1,0 +1,228 @@
+//! Snapshots as the core sees them: what a snapshot lets the log forget, whom it has to be sent to,
+//! and what it replaces when one arrives.
+//!
+//! The bytes never come here. The shell takes snapshots, sends them piece by piece and receives
+//! them; the core says to whom and of which term, and what an arrived snapshot means for the log.
+//! A snapshot's last index never falls (law 6). A snapshot that arrives counts only if it is beyond
+//! what is committed here; a log that does not contain its last entry is dropped in one write, and
+//! the snapshot's configuration is in force (law 14).
+//!
+//! Source: thesis §5.1 to §5.3. Departs from the model, whose late local snapshot moves the pointer
+//! back (its #248) and whose log survives a snapshot that contradicts it (its #697).
+
+use super::{
+    Consensus,
+    action::{Action, ReceiptStep, SnapshotOrder, SnapshotReceipt},
+    time::Time,
+};
+use crate::{
+    configuration::{IndexedConfiguration, ServerId},
+    log::{LogId, LogIndex},
+    observer::Observation,
+    rpc::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Message},
+};
+
+impl Consensus {
+    /// A snapshot of this server's own state machine is durable; it ends with `last`. What came
+    /// too late to be the newest is ignored (law 6).
+    ///
+    /// # Panics
+    /// If that was not applied here.
+    pub fn handle_snapshot_taken(&mut self, now: Time, last: LogId) {
+        if self.log.snapshot().index < last.index && self.log.has(last) {
+            assert!(last.index <= self.last_applied, "law 14: snapshot {last} is not applied");
+            self.log.set_snapshot(last);
+            self.compact();
+        }
+        self.finish(now);
+    }
+
+    /// Lets the log forget what the newest snapshot stands for, except for the trailing entries
+    /// that spare slow followers a snapshot, and for what a snapshot under way will be followed by.
+    pub(super) fn compact(&mut self) {
+        let last = self.log.last().index;
+        let kept = LogIndex(last.0.saturating_sub(self.rules.trailing_logs));
+        let mut through = self.log.snapshot().index.min(kept);
+        if let Some(held) = self.held_for_snapshots() {
+            through = through.min(held);
+        }
+        if self.log.first_index() <= through {
+            self.log.compact(through);
+            self.actions.push_back(Action::Compact { through });
+        }
+    }
+
+    /// The oldest snapshot being sent to anybody: what follows it is needed as soon as it is
+    /// installed. A snapshot that too much has come after holds nothing back any more.
+    fn held_for_snapshots(&self) -> Option<LogIndex> {
+        let patience = self.rules.max_held_entries;
+        let last = self.log.last().index;
+        let leader = self.role.leader()?;
+        let sending = leader.peers.values().filter_map(|progress| progress.sending());
+        sending.filter(|index| last.since(*index) <= patience).min()
+    }
+
+    /// Orders a snapshot for this peer, which has just been found to need one.
+    pub(super) fn send_snapshot(&mut self, peer: &ServerId) {
+        let (term, snapshot) = (self.term(), self.log.snapshot());
+        let Some(leader) = self.role.leader_mut() else { return };
+        leader.transfers += 1;
+        let transfer = leader.transfers;
+        let Some(progress) = leader.peers.get_mut(peer) else { return };
+        progress.begin_snapshot(transfer, snapshot.index);
+        let order = SnapshotOrder { to: peer.clone(), term, transfer, snapshot };
+        self.actions.push_back(Action::SendSnapshot(order));
+        self.observe(Observation::PeerNeedsSnapshot { peer: peer.clone() });
+    }
+
+    /// The shell could not send a snapshot: none is to be had, or the store failed. It is tried
+    /// again a little later.
+    pub fn handle_snapshot_failed(&mut self, now: Time, peer: &ServerId, transfer: u64) {
+        let retry_at = now + self.rules.election_timeout;
+        if let Some(leader) = self.role.leader_mut()
+            && let Some(progress) = leader.peers.get_mut(peer)
+            && progress.is_sending(transfer)
+        {
+            progress.snapshot_failed(retry_at);
+        }
+        self.finish(now);
+    }
+
+    pub(super) fn handle_install_snapshot_reply(
+        &mut self,
+        now: Time,
+        from: &ServerId,
+        reply: InstallSnapshotReply,
+    ) {
+        let retry_at = now + self.rules.election_timeout;
+        let last = self.log.last().index;
+        let first = self.log.first_index();
+        let Some(leader) = self.role.leader_mut() else { return };
+        let Some(progress) = leader.peers.get_mut(from) else { return };
+        let InstallSnapshotReply { transfer, outcome, .. } = reply;
+        if !progress.is_transfer(transfer) {
+            return;
+        }
+        match &outcome {
+            InstallOutcome::Received { next_offset } => progress.snapshot_received(*next_offset),
+            InstallOutcome::Installed { match_index } if *match_index <= last => {
+                let before = progress.match_index;
+                progress.matched(*match_index, first);
+                if before < progress.match_index {
+                    self.advance_commit(now);
+                    self.continue_transfer(from);
+                }
+            }
+            InstallOutcome::Refused if progress.is_sending(transfer) => {
+                progress.snapshot_failed(retry_at);
+            }
+            InstallOutcome::Installed { .. }
+            | InstallOutcome::Refused
+            | InstallOutcome::StaleTerm => {}
+        }
+        let from = from.clone();
+        self.actions.push_back(Action::SnapshotAnswered { from: from.clone(), transfer, outcome });
+        self.compact();
+        self.replicate(now, &from);
+    }
+
+    /// A piece of a snapshot from the leader of the current term.
+    pub(super) fn handle_install_snapshot(
+        &mut self,
+        now: Time,
+        from: &ServerId,
+        piece: InstallSnapshotRequest,
+    ) {
+        let last = piece.last;
+        if last.index <= self.commit_index {
+            let term = self.log.term_at(last.index);
+            assert!(
+                term.is_none_or(|term| term == last.term),
+                "law 4: the leader's snapshot ends with {last} where term {term:?} is committed"
+            );
+            self.answer_installed(now, from, piece.transfer, last.index);
+            return;
+        }
+        self.actions.push_back(Action::ReceiveSnapshot { from: from.clone(), piece });
+    }
+
+    /// The shell has kept a piece of a snapshot, or all of it, or could not.
+    pub fn handle_snapshot_receipt(&mut self, now: Time, receipt: SnapshotReceipt) {
+        let SnapshotReceipt { from, term, transfer, step } = receipt;
+        // What a deposed leader sent whole is committed all the same; it only gets no answer.
+        let is_awaited = term == self.term() && self.leader.as_ref() == Some(&from);
+        match step {
+            ReceiptStep::Complete { last, configuration } => {
+                if self.role.leader().is_none() && self.commit_index < last.index {
+                    self.install(now, last, configuration);
+                }
+                if is_awaited && last.index <= self.commit_index {
+                    self.vouched = self.vouched.max(last.index);
+                    self.answer_installed(now, &from, transfer, last.index);
+                }
+            }
+            ReceiptStep::Received { next_offset } if is_awaited => {
+                let outcome = InstallOutcome::Received { next_offset };
+                self.answer_install(now, &from, transfer, outcome, None);
+            }
+            ReceiptStep::Refused if is_awaited => {
+                self.answer_install(now, &from, transfer, InstallOutcome::Refused, None);
+            }
+            ReceiptStep::Received { .. } | ReceiptStep::Refused => {}
+        }
+        self.finish(now);
+    }
+
+    /// Adopts a snapshot that is durable in the snapshot store and ends beyond the commit index.
+    fn install(&mut self, now: Time, last: LogId, configuration: IndexedConfiguration) {
+        if self.log.has(last) {
+            // The log has all of it, and more perhaps: it only was not known to be committed.
+            self.commit_to(now, last.index);
+            return;
+        }
+        for write in &mut self.writes {
+            write.last = write.last.min(last.index);
+        }
+        self.log.reset(last);
+        self.membership.install(configuration);
+        self.commit_index = last.index;
+        self.vouched = self.vouched.max(last.index);
+        let write = self.write_reset(now, last.index);
+        self.restoring = Some((write, last));
+        self.observe(Observation::SnapshotInstalled { last });
+        self.configuration_changed(now);
+    }
+
+    /// The log was really reset: the state machine may follow.
+    pub(super) fn emit_restore(&mut self) {
+        if let Some((write, snapshot)) = self.restoring
+            && write <= self.written
+        {
+            self.restoring = None;
+            self.applying = snapshot.index;
+            self.actions.push_back(Action::Restore { snapshot });
+        }
+    }
+
+    fn answer_installed(&mut self, now: Time, to: &ServerId, transfer: u64, index: LogIndex) {
+        let outcome = InstallOutcome::Installed { match_index: index };
+        self.answer_install(now, to, transfer, outcome, Some(index));
+    }
+
+    /// Tells the sender of an old term that there is a newer one.
+    pub(super) fn refuse_stale_snapshot(&mut self, now: Time, to: &ServerId, transfer: u64) {
+        self.answer_install(now, to, transfer, InstallOutcome::StaleTerm, None);
+    }
+
+    fn answer_install(
+        &mut self,
+        now: Time,
+        to: &ServerId,
+        transfer: u64,
+        outcome: InstallOutcome,
+        durable: Option<LogIndex>,
+    ) {
+        let reply = InstallSnapshotReply { term: self.term(), transfer, outcome };
+        self.send_when_durable(now, to, Message::InstallSnapshotReply(reply), durable);
+    }
+}
