@@ -18,6 +18,7 @@
 //! | know whether a failed command may have happened | [`ApplyError::outcome`] |
 //! | try things out without disk or network | [`inmem`] |
 //! | bring your own store or transport | [`LogStore`], [`StableStore`], [`SnapshotStore`], [`Transport`] and the suites in `testing` |
+//! | have nonvoters promoted and dead servers removed | [`autopilot`] |
 //! | watch a node | [`Raft::status`], [`Raft::observe`], [`Raft::leader_changes`] |
 //!
 //! # Features
@@ -30,6 +31,7 @@
 
 // What a user calls.
 mod api;
+pub mod autopilot;
 mod bootstrap;
 mod future;
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod apply;
+mod autopilot;
 mod backpressure;
 mod bootstrap;
 mod concurrency;
