@@ -307,6 +307,25 @@ pub enum ConfigurationError {
         /// How long it waited.
         timeout: Duration,
     },
+    /// The new server was added as a nonvoter and has not caught up in time. It stays a nonvoter:
+    /// add it as a voter again to go on waiting, or remove it.
+    #[error("server {id} still lacks {lag} entries after {timeout:?}; it stays a nonvoter")]
+    TooSlow {
+        /// The new server.
+        id: ServerId,
+        /// How many entries it lacks.
+        lag: u64,
+        /// How long it was given.
+        timeout: Duration,
+    },
+    /// While the new server was catching up somebody else has removed it or made it a voter.
+    #[error("server {id} was changed by somebody else, in the configuration of index {index}")]
+    Superseded {
+        /// The new server.
+        id: ServerId,
+        /// Where that configuration stands.
+        index: LogIndex,
+    },
     /// Leadership was lost before the change was known to be committed. It may still be.
     #[error("leadership was lost while the change was in flight; it may or may not take effect")]
     LeadershipLost,

@@ -30,6 +30,7 @@
 //! Neither changes how anything else behaves.
 
 // What a user calls.
+mod add_voter;
 mod api;
 pub mod autopilot;
 mod bootstrap;
