@@ -12,6 +12,7 @@ mod concurrency;
 mod conformance;
 mod determinism;
 mod disk_stall;
+mod file_snapshot;
 mod futures;
 mod membership;
 mod observers;
