@@ -92,8 +92,8 @@ pub use self::{
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     observer::{Observation, Observer, Role},
     rpc::{Envelope, Message},
-    snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
+    snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, Status},
+    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status},
     transport::{Inbox, Received, Transport},
 };
