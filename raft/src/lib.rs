@@ -84,7 +84,8 @@ pub use self::{
     },
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
-        SnapshotError, StartError, StoreError, TransferError, TransportError, VerifyError,
+        RestoreError, SnapshotError, StartError, StoreError, TransferError, TransportError,
+        VerifyError,
     },
     file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},

@@ -33,6 +33,7 @@ mod pending;
 mod receive_snapshot;
 mod replicate;
 mod request;
+mod restore_cluster;
 mod run;
 mod run_fsm;
 mod run_log;
@@ -71,7 +72,7 @@ use self::{
 };
 pub(crate) use self::{
     node::Node,
-    request::{Change, Request},
+    request::{Change, Request, RestoreData},
     shared::{End, Shared},
 };
 use crate::{

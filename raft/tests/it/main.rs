@@ -18,6 +18,7 @@ mod membership;
 mod observers;
 mod planted_defects;
 mod restart;
+mod restore;
 mod shutdown;
 mod transfer;
 mod verify;
