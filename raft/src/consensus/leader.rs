@@ -292,11 +292,16 @@ impl Consensus {
         if self.log.last().index < index {
             return;
         }
-        let first = self.log.first_index();
+        let (first, last) = (self.log.first_index(), self.log.last().index);
         let Some(progress) = self.progress_mut(from) else { return };
-        let before = progress.match_index;
+        let (before, was_held) = (progress.match_index, progress.held().is_some());
         progress.matched(index, first);
-        if before < progress.match_index {
+        progress.leave_snapshot(last);
+        let has_moved = before < progress.match_index;
+        if was_held && progress.held().is_none() {
+            self.compact();
+        }
+        if has_moved {
             self.advance_commit(now);
             self.continue_transfer(from);
         }

@@ -74,6 +74,9 @@ struct Transfer {
     snapshot: LogIndex,
     /// How many bytes of it are known to have arrived.
     received_bytes: u64,
+    /// Where the log ended when the follower had it: how far it has to come to need nothing that is
+    /// kept for its sake.
+    goal: Option<LogIndex>,
 }
 
 /// What to send next: the entry before, and the last index.
@@ -256,7 +259,7 @@ impl Progress {
 
     /// A snapshot has been ordered for it.
     pub(super) fn begin_snapshot(&mut self, number: u64, snapshot: LogIndex) {
-        self.transfer = Some(Transfer { number, snapshot, received_bytes: 0 });
+        self.transfer = Some(Transfer { number, snapshot, received_bytes: 0, goal: None });
     }
 
     /// Whether this is the newest snapshot that was ordered.
@@ -269,10 +272,24 @@ impl Progress {
         self.state == ProgressState::Snapshot && self.is_transfer(number)
     }
 
-    /// Where the snapshot that is being sent ends, at least.
-    pub(super) fn sending(&self) -> Option<LogIndex> {
-        let transfer = self.transfer.filter(|_| self.state == ProgressState::Snapshot);
-        transfer.map(|transfer| transfer.snapshot)
+    /// Entries after this one must be kept for it: they follow the snapshot that is being sent, or
+    /// are on their way since it has that. Let go too early, they would cost it another snapshot.
+    pub(super) fn held(&self) -> Option<LogIndex> {
+        let transfer = self.transfer?;
+        match transfer.goal {
+            Some(goal) => (self.match_index < goal).then_some(self.match_index),
+            None if self.state == ProgressState::Snapshot => Some(transfer.snapshot),
+            None => None,
+        }
+    }
+
+    /// Notes that it needs no snapshot any more, if that is so; `last` is where the log ends.
+    pub(super) fn leave_snapshot(&mut self, last: LogIndex) {
+        if self.state != ProgressState::Snapshot
+            && let Some(transfer) = &mut self.transfer
+        {
+            transfer.goal.get_or_insert(last);
+        }
     }
 
     /// How much has arrived of the snapshot that is being sent, in bytes.
