@@ -17,6 +17,7 @@ use super::{
     Tasks,
     clock::Alarm,
     metrics::Metrics,
+    node::Requests,
     peers::Peers,
     pending::Waiters,
     replicate::Order,
@@ -47,7 +48,7 @@ const REQUESTS_MAX: usize = 1024;
 /// What arrives from outside. It outlives the loop that reads it, also when that panics, so that
 /// what is still queued can be answered.
 pub(super) struct Mail<R> {
-    pub(super) requests: mpsc::Receiver<Request<R>>,
+    pub(super) requests: Requests<R>,
     pub(super) inbox: Received,
 }
 
@@ -172,7 +173,7 @@ impl<R: Send + 'static> Run<R> {
             }
             if takes_requests
                 && let Poll::Ready(count) =
-                    mail.requests.poll_recv_many(cx, &mut turn.requests, REQUESTS_MAX)
+                    mail.requests.poll_take(cx, &mut turn.requests, REQUESTS_MAX)
             {
                 // The queue ends only after the node does.
                 is_ready |= count != 0;
