@@ -456,6 +456,9 @@ impl<R: Send + 'static> Run<R> {
             }
             Observation::PeerLost { peer } => tracing::warn!(%server, %peer, "peer lost"),
             Observation::PeerRegained { peer } => tracing::info!(%server, %peer, "peer regained"),
+            Observation::PeerLostEntries { peer } => {
+                tracing::error!(%server, %peer, "peer has lost entries it acknowledged");
+            }
             Observation::PeerNeedsSnapshot { peer } => {
                 tracing::warn!(%server, %peer, "peer needs a snapshot");
             }
