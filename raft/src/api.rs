@@ -175,8 +175,8 @@ impl<F: Fsm> Raft<F> {
     /// response when it is applied on **this** server. Only the leader accepts commands.
     ///
     /// The request is in the queue when this returns, whether or not the future is polled, unless
-    /// the queue ([`Config::apply_queue`]) is full: then the future waits for room, up to
-    /// [`Config::enqueue_timeout`]. There is no other time limit.
+    /// the queue ([`Config::apply_queue`], [`Config::apply_queue_bytes`]) is full: then the future
+    /// waits for room, up to [`Config::enqueue_timeout`]. There is no other time limit.
     ///
     /// ```no_run
     /// # async fn example<F: raft::Fsm>(raft: raft::Raft<F>) {

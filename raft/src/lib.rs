@@ -60,6 +60,7 @@ pub mod consensus;
 pub(crate) mod consensus;
 
 // The async shell around it.
+mod budget;
 mod log_tail;
 mod tasks;
 

@@ -54,6 +54,12 @@ pub(super) struct Progress {
     /// The first round of this session: answers to earlier rounds belong to an earlier membership
     /// of the same server and are dropped.
     first_round: u64,
+    /// The round of a heartbeat, and what was known to be durable there when it was sent: of the
+    /// newest one, but kept until an answer of that round or a later one has come.
+    claimed: (u64, LogIndex),
+    /// Whether it is known to lack entries it acknowledged in this session: it is sent nothing and
+    /// counts for nothing, because nobody knows what else it has lost.
+    pub(super) has_lost_entries: bool,
     /// The newest round it has answered.
     pub(super) acked_round: u64,
     /// When that round began: contact is measured from send time.
@@ -98,6 +104,8 @@ impl Progress {
             window: usize::MAX,
             conflict_round: 0,
             first_round,
+            claimed: (0, LogIndex::ZERO),
+            has_lost_entries: false,
             acked_round: 0,
             contact: now,
             is_lost: false,
@@ -115,6 +123,36 @@ impl Progress {
         self.first_round <= round
     }
 
+    /// What counts as durable there.
+    pub(super) fn durable_index(&self) -> LogIndex {
+        if self.has_lost_entries { LogIndex::ZERO } else { self.match_index }
+    }
+
+    /// Notes that a heartbeat of this round is sent; returns what it may claim to be durable there.
+    pub(super) fn claim(&mut self, round: u64) -> LogIndex {
+        let (claimed_in, _) = self.claimed;
+        if claimed_in <= self.acked_round {
+            self.claimed = (round, self.match_index);
+        }
+        self.match_index
+    }
+
+    /// Whether the answer to a heartbeat of `round` accepts less than was acknowledged before that was
+    /// sent: the server has been restarted since, or has lost its log. Returns where to ask,
+    /// unless something is under way, which asks too.
+    pub(super) fn has_forgotten(&self, round: u64, accepted: LogIndex) -> Option<LogIndex> {
+        let (claimed_in, index) = self.claimed;
+        let is_quiet = self.probe.is_none() && self.inflight.is_empty() && !self.has_lost_entries;
+        (is_quiet && claimed_in <= round && accepted < index).then_some(index)
+    }
+
+    /// Whether a conflict at `prev_index`, in answer to a question of `round`, proves that entries
+    /// are lost: they had been acknowledged in this session when the question was asked.
+    pub(super) fn proves_loss(&self, round: u64, prev_index: LogIndex) -> bool {
+        let (claimed_in, index) = self.claimed;
+        claimed_in <= round && prev_index <= index && LogIndex::ZERO < prev_index
+    }
+
     /// The next range to send now, if any; counts it as sent.
     pub(super) fn next_range(&mut self, log: &LogView, rules: &Rules, now: Time) -> Option<Range> {
         let is_due = match self.state {
@@ -122,7 +160,7 @@ impl Progress {
             ProgressState::Replicate => self.may_send(log, rules),
             ProgressState::Snapshot => false,
         };
-        if !is_due {
+        if !is_due || self.has_lost_entries {
             return None;
         }
         let prev_index = self.next_index.prev();
@@ -207,7 +245,7 @@ impl Progress {
         match self.state {
             ProgressState::Snapshot => return false,
             // What has matched durably cannot conflict: the answer is late, or the follower has
-            // lost its disk. Either way nothing is to be sent at once.
+            // lost its disk (see `proves_loss`). Either way nothing is to be sent at once.
             _ if prev_index <= self.match_index && LogIndex::ZERO < self.match_index => {
                 return false;
             }

@@ -13,7 +13,7 @@ use crate::{
         TransferError, VerifyError,
     },
     future::{Applied, Responder},
-    log::LogIndex,
+    log::{EntryPayload, LogIndex},
     snapshot::{Snapshot, SnapshotReader},
     status::Status,
 };
@@ -38,6 +38,26 @@ pub(crate) struct RestoreData {
     pub(crate) at_least: LogIndex,
     pub(crate) size_bytes: u64,
     pub(crate) reader: SnapshotReader,
+}
+
+impl<R> Request<R> {
+    /// What it counts against the bound of the queue: its commands as entries; at least as much as an
+    /// empty one, so that nothing overtakes a command that waits for room.
+    pub(super) fn cost_bytes(&self) -> u64 {
+        let cost = |command: &Bytes| EntryPayload::OVERHEAD_BYTES + command.len() as u64;
+        match self {
+            Self::Apply { command, .. } => cost(command),
+            Self::ApplyBatch { commands, .. } => commands.iter().map(cost).sum(),
+            Self::Barrier { .. }
+            | Self::Verify { .. }
+            | Self::Change(_)
+            | Self::Bootstrap { .. }
+            | Self::Transfer { .. }
+            | Self::Snapshot { .. }
+            | Self::Restore { .. }
+            | Self::Status { .. } => EntryPayload::OVERHEAD_BYTES,
+        }
+    }
 }
 
 /// A membership change that is asked for.

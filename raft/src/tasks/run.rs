@@ -17,6 +17,7 @@ use super::{
     Tasks,
     clock::Alarm,
     metrics::Metrics,
+    node::Requests,
     peers::{AbortOnDrop, Peers},
     pending::Waiters,
     receive_snapshot::Piece,
@@ -49,7 +50,7 @@ const REQUESTS_MAX: usize = 1024;
 /// What arrives from outside. It outlives the loop that reads it, also when that panics, so that
 /// what is still queued can be answered.
 pub(super) struct Mail<R> {
-    pub(super) requests: mpsc::Receiver<Request<R>>,
+    pub(super) requests: Requests<R>,
     pub(super) inbox: Received,
 }
 
@@ -186,7 +187,7 @@ impl<R: Send + 'static> Run<R> {
             }
             if takes_requests
                 && let Poll::Ready(count) =
-                    mail.requests.poll_recv_many(cx, &mut turn.requests, REQUESTS_MAX)
+                    mail.requests.poll_take(cx, &mut turn.requests, REQUESTS_MAX)
             {
                 // The queue ends only after the node does.
                 is_ready |= count != 0;
@@ -575,6 +576,9 @@ impl<R: Send + 'static> Run<R> {
             }
             Observation::PeerLost { peer } => tracing::warn!(%server, %peer, "peer lost"),
             Observation::PeerRegained { peer } => tracing::info!(%server, %peer, "peer regained"),
+            Observation::PeerLostEntries { peer } => {
+                tracing::error!(%server, %peer, "peer has lost entries it acknowledged");
+            }
             Observation::PeerNeedsSnapshot { peer } => {
                 tracing::info!(%server, %peer, "peer needs a snapshot");
             }
