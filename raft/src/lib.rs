@@ -16,8 +16,10 @@
 //! | write your state machine | [`Fsm`] |
 //! | choose settings | [`Config`] |
 //! | know whether a failed command may have happened | [`ApplyError::outcome`] |
+//! | keep snapshots in production | [`FileSnapshotStore`] |
 //! | try things out without disk or network | [`inmem`] |
 //! | bring your own store or transport | [`LogStore`], [`StableStore`], [`SnapshotStore`], [`Transport`] and the suites in `testing` |
+//! | have nonvoters promoted and dead servers removed | [`autopilot`] |
 //! | watch a node | [`Raft::status`], [`Raft::observe`], [`Raft::leader_changes`] |
 //!
 //! # Features
@@ -29,7 +31,9 @@
 //! Neither changes how anything else behaves.
 
 // What a user calls.
+mod add_voter;
 mod api;
+pub mod autopilot;
 mod bootstrap;
 mod future;
 
@@ -59,7 +63,8 @@ pub(crate) mod consensus;
 mod log_tail;
 mod tasks;
 
-// Implementations without dependencies, and tests for those of others.
+// Implementations that need nothing installed, and tests for those of others.
+mod file_snapshot;
 pub mod inmem;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -81,6 +86,7 @@ pub use self::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
         SnapshotError, StartError, StoreError, TransferError, TransportError, VerifyError,
     },
+    file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},
     future::{Applied, ApplyBatchFuture, ApplyFuture, BarrierFuture, VerifyFuture},
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},

@@ -395,7 +395,9 @@ impl<R: Send + 'static> Run<R> {
             Action::TransferDone(result) => {
                 self.waiters.transferred(result, self.election_timeout);
             }
-            Action::SteppedDown => self.waiters.stepped_down(),
+            // Nobody asks for restores yet.
+            Action::Restored => {}
+            Action::SteppedDown { committed } => self.waiters.stepped_down(committed),
             Action::Observe(observation) => self.observe(&observation),
         }
     }

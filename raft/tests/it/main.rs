@@ -3,13 +3,16 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod add_voter;
 mod apply;
+mod autopilot;
 mod backpressure;
 mod bootstrap;
 mod concurrency;
 mod conformance;
 mod determinism;
 mod disk_stall;
+mod file_snapshot;
 mod futures;
 mod membership;
 mod observers;

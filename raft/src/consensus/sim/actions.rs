@@ -37,6 +37,7 @@ impl World {
             Action::Send { to, message } => self.send(server, server_of(&to), message),
             Action::Commit { up_to } => self.hand_out(server, up_to),
             Action::Compact { .. }
+            | Action::Restored
             | Action::Restore { .. }
             | Action::SendSnapshot(_)
             | Action::SnapshotAnswered { .. }
@@ -65,10 +66,9 @@ impl World {
                     None => Ok(()),
                 }
             }
-            Action::SteppedDown => {
+            Action::SteppedDown { committed } => {
                 if let Some(alive) = &mut self.servers[server].alive {
-                    let commit_index = alive.core.commit_index();
-                    self.stats.lost += alive.requests.stepped_down(commit_index);
+                    self.stats.lost += alive.requests.stepped_down(committed);
                     self.stats.unverified += alive.reads.end();
                 }
                 Ok(())

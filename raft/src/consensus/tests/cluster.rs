@@ -263,6 +263,7 @@ impl Cluster {
             Action::Replicate(order) => self.replicate(id, order),
             Action::Commit { up_to } => self.apply(id, up_to),
             Action::Compact { .. }
+            | Action::Restored
             | Action::Restore { .. }
             | Action::SendSnapshot(_)
             | Action::SnapshotAnswered { .. }
@@ -270,7 +271,7 @@ impl Cluster {
             Action::SetPeers(_)
             | Action::Verified { .. }
             | Action::TransferDone(_)
-            | Action::SteppedDown
+            | Action::SteppedDown { .. }
             | Action::Observe(_) => {}
         }
     }
