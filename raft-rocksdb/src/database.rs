@@ -12,7 +12,8 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use raft::{Entries, Entry, HardState, LogIndex, StoreError};
 use rocksdb::{
-    ColumnFamily, DB, DBRawIterator, ErrorKind, Options, ReadOptions, WriteBatch, WriteOptions,
+    ColumnFamily, DB, DBRawIterator, ErrorKind, FlushOptions, Options, ReadOptions, WriteBatch,
+    WriteOptions,
 };
 
 use crate::{
@@ -38,7 +39,14 @@ struct Writer {
     failure: Option<String>,
     /// Where values are laid out before RocksDB copies them.
     scratch: Vec<u8>,
+    /// Removals since the entries were last written out for their sake.
+    removals: u32,
 }
+
+/// After this many removals the entries in memory are written out. RocksDB sorts all range deletions
+/// of a write buffer anew for the first read after another one is added, and of small entries or
+/// compactions very many fit into a buffer.
+const MAX_REMOVALS: u32 = 256;
 
 impl Database {
     pub(crate) fn open(dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
@@ -169,7 +177,9 @@ impl Database {
         }
         let through = through.min(last);
         let left = (through < last).then(|| (through.next(), last));
-        self.remove(&mut writer, LogIndex::ZERO..=through, left)?;
+        // Beginning at `first`, where the removal before it ended: range deletions that cover each
+        // other cost RocksDB the square of their number.
+        self.remove(&mut writer, first..=through, left)?;
         // Drops whole files at once; the end is inclusive. The entries are gone already, so that
         // a failure costs space, not truth. If it is the disk's, the next write will say so.
         let (begin, end) = (keys::entry(LogIndex::ZERO), keys::entry(through));
@@ -197,8 +207,25 @@ impl Database {
             self.write(writer, &format!("remove entries {from} through {through}"), batch);
         if written.is_err() {
             *self.bounds.write() = before;
+            return written;
         }
-        written
+        self.bound_removals(writer)
+    }
+
+    /// See [`MAX_REMOVALS`].
+    fn bound_removals(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        writer.removals += 1;
+        if writer.removals < MAX_REMOVALS {
+            return Ok(());
+        }
+        writer.removals = 0;
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        // Nothing hangs on it but speed. If it fails because of the disk, the next write will say so.
+        if let Err(error) = self.db.flush_cf_opt(self.log()?, &options) {
+            tracing::warn!(dir = %self.dir.display(), %error, "entries were not written out");
+        }
+        Ok(())
     }
 
     /// The only place that writes.

@@ -46,6 +46,30 @@ fn every_write_is_exactly_one_sync() {
     assert_eq!(database.bounds(), None);
 }
 
+/// Range deletions must not pile up in memory, where every read after another one sorts them all.
+#[test]
+fn many_small_compactions_are_written_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::open(dir.path(), &RocksOptions::default()).unwrap();
+    let in_memory = || {
+        let (log, what) = (database.log().unwrap(), "rocksdb.num-entries-active-mem-table");
+        database.db.property_int_value_cf(log, what).unwrap().unwrap()
+    };
+    let rounds = 3 * u64::from(MAX_REMOVALS);
+    let mut most = 0;
+    for round in 0..rounds {
+        database.append(&[commands(round * 2 + 1..=round * 2 + 2)]).unwrap();
+        database.truncate_prefix(LogIndex(round * 2 + 1)).unwrap();
+        most = most.max(in_memory());
+    }
+    assert_eq!(database.bounds(), Some((LogIndex(2 * rounds), LogIndex(2 * rounds))));
+    let last = database.read(LogIndex(2 * rounds)..=LogIndex(2 * rounds), 1).unwrap();
+    assert_eq!(last, commands(2 * rounds..=2 * rounds));
+    // Two entries and their removal each round; RocksDB may count a removal apart.
+    let bound = u64::from(3 * MAX_REMOVALS);
+    assert!(most <= bound, "{most} entries and removals in memory, the bound is {bound}");
+}
+
 /// How many records RocksDB steps over on this thread while `work` runs.
 fn steps<T>(work: impl FnOnce() -> T) -> (T, u64) {
     set_perf_stats(PerfStatsLevel::EnableCount);
