@@ -59,9 +59,10 @@ pub trait Transport: Send + Sync + 'static {
     async fn send_entries(&self, to: &Server, message: Message) -> Result<(), TransportError>;
 
     /// The largest message this transport carries, in bytes of entries as counted by
-    /// [`Entries::cost_bytes`](crate::Entries::cost_bytes). [`Raft::new`](crate::Raft::new) refuses
-    /// settings that allow larger ones: an entry that cannot be carried would stop replication for
-    /// good. The default has no limit.
+    /// [`Entries::cost_bytes`](crate::Entries::cost_bytes), and the longest piece of a snapshot,
+    /// whatever its configuration. [`Raft::new`](crate::Raft::new) refuses settings that allow
+    /// larger ones: what cannot be carried would stop replication for good. The default has no
+    /// limit.
     fn max_entries_bytes(&self) -> u64 {
         u64::MAX
     }
