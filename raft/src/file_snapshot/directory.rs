@@ -170,6 +170,21 @@ impl Directory {
         Ok(())
     }
 
+    /// Takes the name of a snapshot away, durably, then removes what is left of it.
+    pub(super) fn withdraw(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        let Some(name) = Name::parse(id.as_str()) else { return Ok(()) };
+        let (draft, snapshot) = (self.draft_path(name), self.snapshot_path(name));
+        let changing = self.changing.lock();
+        match fs::rename(&snapshot, &draft) {
+            Ok(()) => sync(&self.path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(cannot("rename", &snapshot, error)),
+        }
+        drop(changing);
+        remove(&draft);
+        Ok(())
+    }
+
     /// Makes drafts of what is older than the newest usable snapshots, and returns them. A failure
     /// is only reported: the new snapshot is safe all the same, and the next one tries again.
     ///

@@ -132,6 +132,11 @@ impl SnapshotStore for FileSnapshotStore {
         self.run(|directory| directory.list()).await
     }
 
+    async fn remove(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.run(move |directory| directory.withdraw(&id)).await
+    }
+
     async fn open(&self, id: &SnapshotId) -> Result<(SnapshotMeta, SnapshotReader), StoreError> {
         let id = id.clone();
         let opened = self.run(move |directory| directory.open_snapshot(&id)?.verified()).await?;

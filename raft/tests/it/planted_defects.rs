@@ -168,6 +168,7 @@ enum SnapshotDefect {
     OpensAnything,
     IgnoresTheOffset,
     ReadsNothingBeyondTheEnd,
+    RemovesNothing,
 }
 
 struct DefectiveSnapshots {
@@ -194,6 +195,13 @@ impl SnapshotStore for DefectiveSnapshots {
             listed.sort_by_key(|meta| std::cmp::Reverse(meta.last.index));
         }
         Ok(listed)
+    }
+
+    async fn remove(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        if matches!(self.defect, SnapshotDefect::RemovesNothing) {
+            return Ok(());
+        }
+        self.inner.remove(id).await
     }
 
     async fn open(&self, id: &SnapshotId) -> Result<(SnapshotMeta, SnapshotReader), StoreError> {
@@ -231,6 +239,7 @@ async fn defects_of_a_snapshot_store_are_found() {
         (SnapshotDefect::OpensAnything, "opening an unknown snapshot is NotFound"),
         (SnapshotDefect::IgnoresTheOffset, "from an offset on, the bytes are those written"),
         (SnapshotDefect::ReadsNothingBeyondTheEnd, "an offset beyond the end is Refused"),
+        (SnapshotDefect::RemovesNothing, "a removed snapshot is not listed"),
     ] {
         let fresh =
             move || async move { DefectiveSnapshots { inner: InmemSnapshotStore::new(), defect } };
