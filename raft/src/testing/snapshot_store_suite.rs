@@ -327,7 +327,7 @@ async fn removed<S: SnapshotStore>(store: S) {
     kept(store.remove(&newer.id).await, "a snapshot can be removed");
     assert_eq!(
         list(&store).await,
-        std::slice::from_ref(&older),
+        slice::from_ref(&older),
         "broken promise: a removed snapshot is not listed, the others are"
     );
     assert_not_found(&store, &newer.id).await;
