@@ -115,6 +115,7 @@ impl Node {
             | Action::Verified { .. }
             | Action::TransferDone(_)
             | Action::SteppedDown { .. }
+            | Action::Restored
             | Action::Observe(_) => {}
         }
     }
