@@ -205,7 +205,13 @@ impl<F: Fsm> RunFsm<F> {
             Err(_) if snapshot.index < self.shared.published.snapshot().index => return Ok(()),
             Err(error) => return Err(failed(error.to_string())),
         };
-        let restored = self.host.restore(reader).await;
+        let is_blocking = self.host.is_blocking();
+        let restored = tokio::select! {
+            biased;
+            restored = self.host.restore(reader) => restored,
+            // Given up in the middle: nobody will look at this state any more.
+            _ = self.shared.end.reason(), if !is_blocking => return Ok(()),
+        };
         match restored.map_err(|panic| panic.into_fatal("run_fsm"))? {
             Ok(()) => {}
             Err(error) => return Err(failed(format!("{}: {error}", meta.id))),
