@@ -4,20 +4,17 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
 use super::{
-    entries, kept,
+    entries,
     log_store_suite::{Log, all},
 };
-use crate::{
-    error::StoreError,
-    log::{Entry, LogIndex, LogStore},
-};
+use crate::log::{Entry, LogIndex, LogStore};
 
 /// Checks what a [`LogStore`] that is closed and opened again still has. `open` opens one and the
 /// same store every time: the first time it is empty, later it holds what was left there. The store
 /// opened before, and its readers, are dropped before the next one is opened.
 ///
 /// - Every append and every removal shows after opening, whole and in every edge: the bounds move
-///   up when the front is removed, what lies before them is [`StoreError::NotFound`], and what
+///   up when the front is removed, what lies before them is [`StoreError::NotFound`](crate::StoreError::NotFound), and what
 ///   follows is unchanged.
 /// - A log that was removed whole stays so, and goes on wherever the next append begins; behind the
 ///   new beginning a gap is refused as ever.
