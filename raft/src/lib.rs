@@ -60,6 +60,7 @@ pub mod consensus;
 pub(crate) mod consensus;
 
 // The async shell around it.
+mod budget;
 mod log_tail;
 mod tasks;
 
@@ -84,7 +85,8 @@ pub use self::{
     },
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
-        SnapshotError, StartError, StoreError, TransferError, TransportError, VerifyError,
+        RestoreError, SnapshotError, StartError, StoreError, TransferError, TransportError,
+        VerifyError,
     },
     file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},
@@ -92,8 +94,8 @@ pub use self::{
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     observer::{Observation, Observer, Role},
     rpc::{Envelope, Message},
-    snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
+    snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, Status},
+    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status},
     transport::{Inbox, Received, Transport},
 };
