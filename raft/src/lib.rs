@@ -18,6 +18,7 @@
 //! | know whether a failed command may have happened | [`ApplyError::outcome`] |
 //! | try things out without disk or network | [`inmem`] |
 //! | bring your own store or transport | [`LogStore`], [`StableStore`], [`SnapshotStore`], [`Transport`] and the suites in `testing` |
+//! | start again after a majority was lost for good | [`recover_cluster`] |
 //! | watch a node | [`Raft::status`], [`Raft::observe`], [`Raft::leader_changes`] |
 //!
 //! # Features
@@ -32,6 +33,7 @@
 mod api;
 mod bootstrap;
 mod future;
+mod recover;
 
 // Contracts: data.
 pub mod config;
@@ -79,12 +81,14 @@ pub use self::{
     },
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
-        SnapshotError, StartError, StoreError, TransferError, TransportError, VerifyError,
+        RecoverError, SnapshotError, StartError, StoreError, TransferError, TransportError,
+        VerifyError,
     },
     fsm::{Fsm, FsmError, FsmSnapshot},
     future::{Applied, ApplyBatchFuture, ApplyFuture, BarrierFuture, VerifyFuture},
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     observer::{Observation, Observer, Role},
+    recover::{RecoverOptions, Recovered, Uncommitted, UncommittedEntries, recover_cluster},
     rpc::{Envelope, Message},
     snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},

@@ -25,6 +25,7 @@
 mod clock;
 mod metrics;
 mod node;
+mod offline;
 mod peers;
 mod pending;
 mod replicate;
@@ -65,6 +66,7 @@ use self::{
 };
 pub(crate) use self::{
     node::Node,
+    offline::Offline,
     request::{Change, Request},
     shared::{End, Shared},
 };

@@ -205,7 +205,7 @@ fn answer<R>(waiter: Pending<R>, index: LogIndex, response: Option<R>) {
 
 /// Entries to be applied together, and the responses of the commands among them, in order.
 pub(super) struct Batch<R> {
-    parts: Vec<Entries>,
+    pub(super) parts: Vec<Entries>,
     responses: Vec<R>,
 }
 
@@ -274,7 +274,7 @@ impl<F: Fsm> Host<F> {
         Self { fsm: Some(Box::new(fsm)), is_blocking }
     }
 
-    async fn apply(
+    pub(super) async fn apply(
         &mut self,
         batch: &mut Batch<F::Response>,
         configuration: &mut IndexedConfiguration,

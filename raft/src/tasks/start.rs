@@ -65,7 +65,7 @@ pub(super) async fn restore<F: Fsm>(
 
 /// The entries after the snapshot that was restored are neither all in the log nor in a usable
 /// snapshot. To start without them could forget what was acknowledged (law 7).
-fn gap(snapshot: LogId, newest: LogId) -> StoreError {
+pub(super) fn gap(snapshot: LogId, newest: LogId) -> StoreError {
     let what = format!("the log after snapshot {snapshot}");
     let reason = format!(
         "entries are missing that only a newer snapshot stands for (the newest known is {newest}) \
@@ -75,7 +75,7 @@ fn gap(snapshot: LogId, newest: LogId) -> StoreError {
 }
 
 /// Restores the newest snapshot that can be restored, and says what the newest one of all covers.
-async fn restore_snapshot<F: Fsm>(
+pub(super) async fn restore_snapshot<F: Fsm>(
     mut fsm: F,
     store: &dyn SnapshotStore,
 ) -> Result<(F, Option<SnapshotMeta>, LogId), StartError> {

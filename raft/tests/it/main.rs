@@ -14,6 +14,7 @@ mod futures;
 mod membership;
 mod observers;
 mod planted_defects;
+mod recover;
 mod restart;
 mod shutdown;
 mod transfer;
