@@ -76,8 +76,8 @@ pub use self::{
     bootstrap::{bootstrap_cluster, has_existing_state},
     config::Config,
     configuration::{
-        Configuration, ConfigurationChange, IndexedConfiguration, InvalidConfiguration, Server,
-        ServerAddress, ServerId, Suffrage,
+        Configuration, ConfigurationChange, IndexedConfiguration, InvalidConfiguration,
+        InvalidPeers, PeersFileError, Server, ServerAddress, ServerId, Suffrage, read_peers_json,
     },
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
