@@ -16,6 +16,7 @@
 //! | write your state machine | [`Fsm`] |
 //! | choose settings | [`Config`] |
 //! | know whether a failed command may have happened | [`ApplyError::outcome`] |
+//! | keep snapshots in production | [`FileSnapshotStore`] |
 //! | try things out without disk or network | [`inmem`] |
 //! | bring your own store or transport | [`LogStore`], [`StableStore`], [`SnapshotStore`], [`Transport`] and the suites in `testing` |
 //! | start again after a majority was lost for good | [`recover_cluster`] |
@@ -61,7 +62,8 @@ pub(crate) mod consensus;
 mod log_tail;
 mod tasks;
 
-// Implementations without dependencies, and tests for those of others.
+// Implementations that need nothing installed, and tests for those of others.
+mod file_snapshot;
 pub mod inmem;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -84,6 +86,7 @@ pub use self::{
         RecoverError, SnapshotError, StartError, StoreError, TransferError, TransportError,
         VerifyError,
     },
+    file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},
     future::{Applied, ApplyBatchFuture, ApplyFuture, BarrierFuture, VerifyFuture},
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},

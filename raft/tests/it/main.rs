@@ -10,6 +10,7 @@ mod concurrency;
 mod conformance;
 mod determinism;
 mod disk_stall;
+mod file_snapshot;
 mod futures;
 mod membership;
 mod observers;

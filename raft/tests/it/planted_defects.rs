@@ -166,6 +166,8 @@ enum SnapshotDefect {
     OrdersByIndex,
     VisibleAtOnce,
     OpensAnything,
+    IgnoresTheOffset,
+    ReadsNothingBeyondTheEnd,
 }
 
 struct DefectiveSnapshots {
@@ -204,6 +206,21 @@ impl SnapshotStore for DefectiveSnapshots {
             (_, opened) => opened,
         }
     }
+
+    async fn open_at(
+        &self,
+        id: &SnapshotId,
+        offset: u64,
+    ) -> Result<(SnapshotMeta, SnapshotReader), StoreError> {
+        let (meta, all) = self.open(id).await?;
+        match self.defect {
+            SnapshotDefect::IgnoresTheOffset => Ok((meta, all)),
+            SnapshotDefect::ReadsNothingBeyondTheEnd if meta.size_bytes < offset => {
+                Ok((meta, Box::new(tokio::io::empty())))
+            }
+            _ => self.inner.open_at(id, offset).await,
+        }
+    }
 }
 
 #[tokio::test]
@@ -212,6 +229,8 @@ async fn defects_of_a_snapshot_store_are_found() {
         (SnapshotDefect::OrdersByIndex, "newest first, term before index"),
         (SnapshotDefect::VisibleAtOnce, "a snapshot is invisible until it is finished (begun)"),
         (SnapshotDefect::OpensAnything, "opening an unknown snapshot is NotFound"),
+        (SnapshotDefect::IgnoresTheOffset, "from an offset on, the bytes are those written"),
+        (SnapshotDefect::ReadsNothingBeyondTheEnd, "an offset beyond the end is Refused"),
     ] {
         let fresh =
             move || async move { DefectiveSnapshots { inner: InmemSnapshotStore::new(), defect } };
