@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
+    add_voter::CatchUp,
     config::Config,
     configuration::{
         Configuration, ConfigurationChange, IndexedConfiguration, ServerAddress, ServerId,
@@ -100,6 +101,7 @@ struct Handle<R> {
     node: Node<R>,
     max_command_bytes: u64,
     enqueue_timeout: Duration,
+    catch_up: CatchUp,
 }
 
 impl<F: Fsm> Raft<F> {
@@ -130,9 +132,10 @@ impl<F: Fsm> Raft<F> {
         transport: Arc<dyn Transport>,
     ) -> Result<Self, StartError> {
         let Config { max_command_bytes, enqueue_timeout, .. } = config;
+        let catch_up = CatchUp::new(&config);
         let node =
             tasks::start(config, fsm, log_store, stable_store, snapshot_store, transport).await?;
-        let handle = Handle { node, max_command_bytes, enqueue_timeout };
+        let handle = Handle { node, max_command_bytes, enqueue_timeout, catch_up };
         Ok(Self { handle: Arc::new(handle) })
     }
 
@@ -281,9 +284,11 @@ impl<F: Fsm> Raft<F> {
     /// Adds a voter, makes a nonvoter a voter, or changes a voter's address. Resolves with the index
     /// of the new configuration when that is committed and has passed this server's state machine.
     ///
-    /// The new configuration counts from the moment it is in the leader's log. Add a new server as
-    /// a nonvoter first and wait until it has caught up, so that the cluster does not depend on an
-    /// empty server meanwhile.
+    /// A new server is first added as a nonvoter, and made a voter when it has caught up
+    /// ([`Config::catch_up_lag`], [`Config::catch_up_timeout`]), so that the cluster never depends
+    /// on a server that has nothing yet; its progress shows in [`status`](Self::status). With
+    /// [`Config::add_voters_at_once`] there is one change only, as in the model. Each new
+    /// configuration counts from the moment it is in the leader's log.
     ///
     /// With `prev_index` the change happens only if the latest configuration is still the one of
     /// that index ([`configuration`](Self::configuration)).
@@ -291,18 +296,20 @@ impl<F: Fsm> Raft<F> {
     /// # Errors
     /// [`ConfigurationError`]: nothing was changed, unless it is
     /// [`LeadershipLost`](ConfigurationError::LeadershipLost) or
-    /// [`Stopped`](ConfigurationError::Stopped).
+    /// [`Stopped`](ConfigurationError::Stopped), or [`TooSlow`](ConfigurationError::TooSlow) or
+    /// [`Superseded`](ConfigurationError::Superseded): then a new server is a member, but not by
+    /// this call a voter.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels nothing that was accepted.
+    /// Dropping the future cancels nothing that was accepted, and leaves a new server that has not
+    /// caught up a nonvoter.
     pub async fn add_voter(
         &self,
         id: impl Into<ServerId>,
         address: impl Into<ServerAddress>,
         prev_index: Option<LogIndex>,
     ) -> Result<LogIndex, ConfigurationError> {
-        let (id, address) = (id.into(), address.into());
-        self.change(ConfigurationChange::AddVoter { id, address }, prev_index).await
+        self.add_voter_slowly(id.into(), address.into(), prev_index, self.handle.catch_up).await
     }
 
     /// Adds a server that receives the log but does not vote, or changes a member's address without
@@ -505,6 +512,20 @@ impl<F: Fsm> Raft<F> {
         self.shared().end.completed().await
     }
 
+    /// [`shutdown`](Self::shutdown), but a leader first hands leadership over if it can, so that the
+    /// cluster is spared an election. Takes an election timeout longer at most.
+    ///
+    /// # Cancel safety
+    /// Dropping the future during the transfer leaves the server running.
+    pub async fn shutdown_gracefully(&self) -> Fatal {
+        if self.role() == Role::Leader
+            && let Err(error) = self.leadership_transfer().await
+        {
+            tracing::info!(server = %self.id(), %error, "shutting down without a successor");
+        }
+        self.shutdown().await
+    }
+
     /// Why the server has ended, or is about to; `None` while it runs.
     #[must_use]
     pub fn fatal(&self) -> Option<Fatal> {
@@ -524,7 +545,7 @@ impl<F: Fsm> Raft<F> {
         Call::ready(Arc::clone(&self.shared().end), Err(error))
     }
 
-    async fn change(
+    pub(crate) async fn change(
         &self,
         change: ConfigurationChange,
         prev_index: Option<LogIndex>,

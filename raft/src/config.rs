@@ -99,6 +99,13 @@ pub struct Config {
     /// Without it the state machine must keep its own state: see
     /// [`Fsm::last_applied`](crate::Fsm::last_applied).
     pub restore_on_start: bool,
+    /// Whether [`Raft::add_voter`](crate::Raft::add_voter) makes a new server a voter at once, as the
+    /// model does. Default false: it catches up as a nonvoter first.
+    pub add_voters_at_once: bool,
+    /// A new server has caught up when it lacks at most this many entries. Default 1000; may be 0.
+    pub catch_up_lag: u64,
+    /// How long a new server may take to catch up. Default 10 min; at least 1 ms.
+    pub catch_up_timeout: Duration,
     /// Whether the server ends when it learns that it was removed from its cluster, with
     /// [`Fatal::Removed`](crate::Fatal::Removed). Default true.
     pub shutdown_on_remove: bool,
@@ -140,6 +147,9 @@ impl Config {
             snapshot_chunk_bytes: MIB / 4,
             snapshot_bytes_per_second: 0,
             restore_on_start: true,
+            add_voters_at_once: false,
+            catch_up_lag: 1000,
+            catch_up_timeout: Duration::from_secs(600),
             shutdown_on_remove: true,
             seed: None,
         }
@@ -180,6 +190,8 @@ impl Config {
         within("snapshot_threshold", self.snapshot_threshold, 1, u64::MAX)?;
         within("snapshot_threshold_bytes", self.snapshot_threshold_bytes, 1 << 10, u64::MAX)?;
         within("snapshot_chunk_bytes", self.snapshot_chunk_bytes, 1 << 10, 64 << 20)?;
+        within("catch_up_lag", self.catch_up_lag, 0, u64::MAX)?;
+        within("catch_up_timeout", self.catch_up_timeout, ms(1), 365 * 24 * hour)?;
         match self.snapshot_bytes_per_second {
             0 => Ok(()),
             limit => within("snapshot_bytes_per_second", limit, 1 << 10, u64::MAX),

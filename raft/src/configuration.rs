@@ -79,6 +79,14 @@ pub enum Suffrage {
     Nonvoter,
 }
 
+impl Suffrage {
+    /// Whether a server with this suffrage counts towards majorities.
+    #[must_use]
+    pub fn is_voter(self) -> bool {
+        self == Self::Voter
+    }
+}
+
 /// One member of a [`Configuration`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
@@ -106,7 +114,7 @@ impl Server {
     /// Whether the server counts towards majorities.
     #[must_use]
     pub fn is_voter(&self) -> bool {
-        self.suffrage == Suffrage::Voter
+        self.suffrage.is_voter()
     }
 }
 

@@ -290,6 +290,9 @@ pub enum ApplyError {
     /// Leadership is being transferred. Try again shortly, probably elsewhere.
     #[error("leadership is being transferred")]
     TransferInProgress,
+    /// A restore of the cluster is under way. Nothing was changed; try again when it is done.
+    #[error("a restore is in progress")]
+    RestoreInProgress,
     /// The command is larger than `Config::max_command_bytes`.
     #[error("the command has {bytes} bytes, more than the limit of {limit}")]
     TooLarge {
@@ -325,6 +328,7 @@ impl ApplyError {
         match self {
             Self::NotLeader { .. }
             | Self::TransferInProgress
+            | Self::RestoreInProgress
             | Self::TooLarge { .. }
             | Self::EnqueueTimeout { .. } => Outcome::NotApplied,
             Self::LeadershipLost => Outcome::Unknown,
@@ -346,6 +350,9 @@ pub enum ConfigurationError {
     /// Leadership is being transferred. Nothing was changed.
     #[error("leadership is being transferred")]
     TransferInProgress,
+    /// A restore of the cluster is under way. Nothing was changed; try again when it is done.
+    #[error("a restore is in progress")]
+    RestoreInProgress,
     /// The previous change is not committed yet. Nothing was changed; try again shortly.
     #[error("the configuration of index {index} is not committed yet; one change at a time")]
     ChangeInProgress {
@@ -373,6 +380,25 @@ pub enum ConfigurationError {
     EnqueueTimeout {
         /// How long it waited.
         timeout: Duration,
+    },
+    /// The new server was added as a nonvoter and has not caught up in time. It stays a nonvoter:
+    /// add it as a voter again to go on waiting, or remove it.
+    #[error("server {id} still lacks {lag} entries after {timeout:?}; it stays a nonvoter")]
+    TooSlow {
+        /// The new server.
+        id: ServerId,
+        /// How many entries it lacks.
+        lag: u64,
+        /// How long it was given.
+        timeout: Duration,
+    },
+    /// While the new server was catching up somebody else has removed it or made it a voter.
+    #[error("server {id} was changed by somebody else, in the configuration of index {index}")]
+    Superseded {
+        /// The new server.
+        id: ServerId,
+        /// Where that configuration stands.
+        index: LogIndex,
     },
     /// Leadership was lost before the change was known to be committed. It may still be.
     #[error("leadership was lost while the change was in flight; it may or may not take effect")]
@@ -419,6 +445,9 @@ pub enum TransferError {
     /// Another transfer is running.
     #[error("another leadership transfer is in progress")]
     TransferInProgress,
+    /// A restore of the cluster is under way. Nothing was changed; try again when it is done.
+    #[error("a restore is in progress")]
+    RestoreInProgress,
     /// The target cannot lead: it is this server, unknown, or not a voter; or there is no other
     /// voter to choose.
     #[error("cannot transfer leadership: {reason}")]

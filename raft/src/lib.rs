@@ -20,6 +20,7 @@
 //! | try things out without disk or network | [`inmem`] |
 //! | bring your own store or transport | [`LogStore`], [`StableStore`], [`SnapshotStore`], [`Transport`] and the suites in `testing` |
 //! | start again after a majority was lost for good | [`recover_cluster`] |
+//! | have nonvoters promoted and dead servers removed | [`autopilot`] |
 //! | watch a node | [`Raft::status`], [`Raft::observe`], [`Raft::leader_changes`] |
 //!
 //! # Features
@@ -31,7 +32,9 @@
 //! Neither changes how anything else behaves.
 
 // What a user calls.
+mod add_voter;
 mod api;
+pub mod autopilot;
 mod bootstrap;
 mod future;
 mod recover;

@@ -84,6 +84,9 @@ pub enum Action {
     /// This server no longer leads: every request that has not been committed, and every
     /// verification, ends with "leadership lost".
     SteppedDown,
+    /// A user's restore has taken the place of the log: what was proposed before it and is not
+    /// committed will never be.
+    Restored,
     /// Something observers may want to know.
     Observe(Observation),
 }
@@ -184,6 +187,8 @@ pub enum Refusal {
     },
     /// Leadership is being transferred.
     TransferInProgress,
+    /// A user's restore is under way.
+    RestoreInProgress,
     /// The previous configuration is not committed.
     ChangeInProgress {
         /// Where it stands.
@@ -291,6 +296,7 @@ impl fmt::Display for Action {
             Self::TransferDone(Ok(())) => write!(f, "transfer done"),
             Self::TransferDone(Err(failure)) => write!(f, "transfer failed: {failure:?}"),
             Self::SteppedDown => write!(f, "stepped down"),
+            Self::Restored => write!(f, "restored"),
             Self::Observe(Observation::RoleChanged { role, term }) => {
                 write!(f, "role {role} term={term}")
             }

@@ -34,7 +34,7 @@ impl Consensus {
     /// [`Refusal::NotLeader`], [`Refusal::TransferInProgress`]. Nothing was changed.
     pub fn propose(&mut self, now: Time, payloads: Vec<EntryPayload>) -> Result<LogIndex, Refusal> {
         self.check_leader()?;
-        self.check_no_transfer()?;
+        self.check_proposals()?;
         if payloads.is_empty() {
             return Ok(self.log.last().index.next());
         }
@@ -57,7 +57,7 @@ impl Consensus {
         prev_index: Option<LogIndex>,
     ) -> Result<LogIndex, Refusal> {
         let term_start = self.check_leader()?;
-        self.check_no_transfer()?;
+        self.check_proposals()?;
         let latest = self.membership.latest();
         if let Some(given) = prev_index.filter(|given| *given != latest.index) {
             return Err(Refusal::StaleIndex { given, latest: latest.index });
@@ -93,7 +93,7 @@ impl Consensus {
         Ok(Verification { round, read_index })
     }
 
-    fn check_leader(&self) -> Result<LogIndex, Refusal> {
+    pub(super) fn check_leader(&self) -> Result<LogIndex, Refusal> {
         match self.role.leader() {
             Some(leader) => Ok(leader.term_start),
             None => Err(Refusal::NotLeader { leader: self.leader() }),
@@ -116,6 +116,7 @@ impl Consensus {
             confirmed_round: 0,
             wanted_round: 0,
             transfers: 0,
+            restore: None,
             next_heartbeat: now,
             majority_contact: now,
         })));

@@ -24,6 +24,7 @@
 //! | `leader` | proposals, replication, commit, verification, lease (thesis §3.6, §6.4, §10.2) |
 //! | `transfer` | leadership transfer (thesis §3.10) |
 //! | `membership` | configurations in force (thesis §4) |
+//! | `restore` | a user's restore of the whole cluster |
 //! | `snapshot` | compaction, and snapshots sent and received (thesis §5) |
 //! | `progress` | one follower seen from the leader |
 //! | `log_view`, `quorum`, `outbox`, `invariants` | terms; majorities; promises; laws |
@@ -38,6 +39,7 @@ mod membership;
 mod outbox;
 mod progress;
 mod quorum;
+mod restore;
 mod role;
 mod rules;
 mod saved;

@@ -287,6 +287,12 @@ impl Progress {
         self.retry_at = retry_at;
     }
 
+    /// The leader's log begins anew with `next_index`, far from what the follower has.
+    pub(super) fn restart_at(&mut self, next_index: LogIndex) {
+        self.become_probe();
+        self.next_index = next_index;
+    }
+
     fn become_probe(&mut self) {
         self.state = ProgressState::Probe;
         self.probe = None;

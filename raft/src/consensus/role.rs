@@ -6,7 +6,11 @@ use std::{
 };
 
 use super::{action::WriteId, progress::Progress, time::Time};
-use crate::{configuration::ServerId, log::LogIndex, observer::Role};
+use crate::{
+    configuration::ServerId,
+    log::{LogId, LogIndex},
+    observer::Role,
+};
 
 /// Rounds whose start is remembered at most. They lie so far apart that half of them span a lease;
 /// an answer to a round in between counts from the remembered one before it.
@@ -53,6 +57,8 @@ pub(super) struct Leader {
     pub(super) wanted_round: u64,
     /// How many snapshots have been ordered: the number of the newest transfer.
     pub(super) transfers: u64,
+    /// Where a user's restore that is under way will end.
+    pub(super) restore: Option<LogId>,
     pub(super) next_heartbeat: Time,
     /// The start of the newest round a majority has answered, or of the leadership.
     pub(super) majority_contact: Time,

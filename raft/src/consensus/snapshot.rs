@@ -180,17 +180,22 @@ impl Consensus {
             self.commit_to(now, last.index);
             return;
         }
+        self.adopt(now, last, configuration);
+        self.vouched = self.vouched.max(last.index);
+        self.observe(Observation::SnapshotInstalled { last });
+        self.configuration_changed(now);
+    }
+
+    /// Puts a durable snapshot in the place of the log.
+    pub(super) fn adopt(&mut self, now: Time, last: LogId, configuration: IndexedConfiguration) {
         for write in &mut self.writes {
             write.last = write.last.min(last.index);
         }
         self.log.reset(last);
         self.membership.install(configuration);
         self.commit_index = last.index;
-        self.vouched = self.vouched.max(last.index);
         let write = self.write_reset(now, last.index);
         self.restoring = Some((write, last));
-        self.observe(Observation::SnapshotInstalled { last });
-        self.configuration_changed(now);
     }
 
     /// The log was really reset: the state machine may follow.

@@ -38,6 +38,7 @@ impl Consensus {
         if self.transfer.is_some() {
             return Err(Refusal::TransferInProgress);
         }
+        self.check_proposals()?;
         let invalid = |reason: String| Err(Refusal::InvalidTarget { reason });
         let target = match to {
             Some(id) if *id == self.rules.id => {

@@ -142,6 +142,7 @@ impl<R> Pending<R> {
 pub(super) fn apply_error(refusal: &Refusal) -> ApplyError {
     match refusal {
         Refusal::TransferInProgress => ApplyError::TransferInProgress,
+        Refusal::RestoreInProgress => ApplyError::RestoreInProgress,
         Refusal::NotLeader { leader } => ApplyError::NotLeader { leader: leader.clone() },
         Refusal::ChangeInProgress { .. }
         | Refusal::NotReady
@@ -157,6 +158,7 @@ pub(super) fn change_error(refusal: Refusal) -> ConfigurationError {
     match refusal {
         Refusal::NotLeader { leader } => ConfigurationError::NotLeader { leader },
         Refusal::TransferInProgress => ConfigurationError::TransferInProgress,
+        Refusal::RestoreInProgress => ConfigurationError::RestoreInProgress,
         Refusal::ChangeInProgress { index } => ConfigurationError::ChangeInProgress { index },
         Refusal::NotReady => ConfigurationError::NotReady,
         Refusal::StaleIndex { given, latest } => ConfigurationError::StaleIndex { given, latest },
@@ -171,6 +173,7 @@ pub(super) fn verify_error(refusal: &Refusal) -> VerifyError {
     match refusal {
         Refusal::NotLeader { leader } => VerifyError::NotLeader { leader: leader.clone() },
         Refusal::TransferInProgress
+        | Refusal::RestoreInProgress
         | Refusal::ChangeInProgress { .. }
         | Refusal::NotReady
         | Refusal::StaleIndex { .. }
@@ -185,6 +188,7 @@ pub(super) fn transfer_error(refusal: Refusal) -> TransferError {
     match refusal {
         Refusal::NotLeader { leader } => TransferError::NotLeader { leader },
         Refusal::TransferInProgress => TransferError::TransferInProgress,
+        Refusal::RestoreInProgress => TransferError::RestoreInProgress,
         Refusal::InvalidTarget { reason } => TransferError::InvalidTarget { reason },
         Refusal::ChangeInProgress { .. }
         | Refusal::NotReady
@@ -202,6 +206,7 @@ pub(super) fn bootstrap_error(refusal: Refusal, id: &ServerId) -> BootstrapError
         Refusal::AlreadyBootstrapped
         | Refusal::NotLeader { .. }
         | Refusal::TransferInProgress
+        | Refusal::RestoreInProgress
         | Refusal::ChangeInProgress { .. }
         | Refusal::NotReady
         | Refusal::StaleIndex { .. }

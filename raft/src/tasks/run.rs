@@ -395,6 +395,8 @@ impl<R: Send + 'static> Run<R> {
             Action::TransferDone(result) => {
                 self.waiters.transferred(result, self.election_timeout);
             }
+            // Nobody asks for restores yet.
+            Action::Restored => {}
             Action::SteppedDown => self.waiters.stepped_down(),
             Action::Observe(observation) => self.observe(&observation),
         }

@@ -3,7 +3,9 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod add_voter;
 mod apply;
+mod autopilot;
 mod backpressure;
 mod bootstrap;
 mod concurrency;

@@ -264,3 +264,22 @@ fn a_runtime_that_ends_answers_everybody() {
         assert!(matches!(raft.shutdown().await, Fatal::Shutdown));
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_stops_gracefully_leaves_a_leader_behind() {
+    let cluster = Cluster::new(["a", "b", "c"]).await;
+    let leader = cluster.leader().await;
+    leader.apply("x").await.unwrap();
+    let others = cluster.followers();
+    let start = tokio::time::Instant::now();
+    assert!(matches!(leader.shutdown_gracefully().await, Fatal::Shutdown));
+    let next = cluster.leader_among(&others).await;
+    // No election timeout had to pass.
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    next.apply("y").await.unwrap();
+
+    // Without anybody to hand over to, and on a follower, it just stops.
+    for raft in others {
+        assert!(matches!(raft.shutdown_gracefully().await, Fatal::Shutdown));
+    }
+}

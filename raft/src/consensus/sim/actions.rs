@@ -37,6 +37,7 @@ impl World {
             Action::Send { to, message } => self.send(server, server_of(&to), message),
             Action::Commit { up_to } => self.hand_out(server, up_to),
             Action::Compact { .. }
+            | Action::Restored
             | Action::Restore { .. }
             | Action::SendSnapshot(_)
             | Action::SnapshotAnswered { .. }

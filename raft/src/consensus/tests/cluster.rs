@@ -263,6 +263,7 @@ impl Cluster {
             Action::Replicate(order) => self.replicate(id, order),
             Action::Commit { up_to } => self.apply(id, up_to),
             Action::Compact { .. }
+            | Action::Restored
             | Action::Restore { .. }
             | Action::SendSnapshot(_)
             | Action::SnapshotAnswered { .. }

@@ -223,6 +223,7 @@ impl World {
             confirmed_round: 0,
             wanted_round: 0,
             transfers: 0,
+            restore: None,
             next_heartbeat: NOW + Duration::from_millis(100),
             majority_contact: NOW,
         }

@@ -1,0 +1,118 @@
+//! Adding a voter without weakening the cluster: a new server first catches up as a nonvoter, and is
+//! promoted when it lacks little (thesis §4.2.1).
+//!
+//! Two ordinary membership changes and a wait between them, made by the caller's own future: the
+//! core knows nothing of it, so a newcomer that vanishes or is too slow holds up nobody but whoever
+//! waits for it.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    api::Raft,
+    config::Config,
+    configuration::{ConfigurationChange, ServerAddress, ServerId, Suffrage},
+    error::ConfigurationError,
+    fsm::Fsm,
+    log::LogIndex,
+    observer::Role,
+    status::Status,
+};
+
+/// How a new voter is added: see the fields of [`Config`] of the same names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CatchUp {
+    at_once: bool,
+    max_lag: u64,
+    timeout: Duration,
+    /// How often it is looked how far the newcomer has come.
+    interval: Duration,
+    /// Without a sign of life for this long it does not count as caught up.
+    patience: Duration,
+}
+
+impl CatchUp {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            at_once: config.add_voters_at_once,
+            max_lag: config.catch_up_lag,
+            timeout: config.catch_up_timeout,
+            interval: config.heartbeat_interval,
+            patience: config.election_timeout,
+        }
+    }
+}
+
+impl<F: Fsm> Raft<F> {
+    pub(crate) async fn add_voter_slowly(
+        &self,
+        id: ServerId,
+        address: ServerAddress,
+        prev_index: Option<LogIndex>,
+        catch_up: CatchUp,
+    ) -> Result<LogIndex, ConfigurationError> {
+        let suffrage = |id| self.configuration().configuration.server(id).map(|it| it.suffrage);
+        let change = |id, address| ConfigurationChange::AddVoter { id, address };
+        if catch_up.at_once || suffrage(&id) == Some(Suffrage::Voter) {
+            return self.change(change(id, address), prev_index).await;
+        }
+        let nonvoter =
+            ConfigurationChange::AddNonvoter { id: id.clone(), address: address.clone() };
+        let mut index = self.change(nonvoter, prev_index).await?;
+        let deadline = Instant::now() + catch_up.timeout;
+        loop {
+            index = self.caught_up(&id, index, deadline, catch_up).await?;
+            match self.change(change(id.clone(), address.clone()), Some(index)).await {
+                // Somebody else has changed something: look again whether the server is still there.
+                Err(
+                    ConfigurationError::StaleIndex { .. }
+                    | ConfigurationError::ChangeInProgress { .. },
+                ) if Instant::now() < deadline => sleep(catch_up.interval).await,
+                result => return result,
+            }
+        }
+    }
+
+    /// Waits until a nonvoter lacks little; returns the index of the configuration it is in.
+    async fn caught_up(
+        &self,
+        id: &ServerId,
+        mut index: LogIndex,
+        deadline: Instant,
+        catch_up: CatchUp,
+    ) -> Result<LogIndex, ConfigurationError> {
+        loop {
+            let status = self.status().await?;
+            if status.role != Role::Leader {
+                return Err(ConfigurationError::LeadershipLost);
+            }
+            let latest = &status.latest_configuration;
+            if index < latest.index {
+                index = latest.index;
+                let member = latest.configuration.server(id);
+                if member.is_none_or(|member| member.suffrage != Suffrage::Nonvoter) {
+                    return Err(ConfigurationError::Superseded { id: id.clone(), index });
+                }
+            }
+            let (lag, is_reachable) = lag(&status, id, catch_up.patience);
+            if is_reachable && lag <= catch_up.max_lag {
+                return Ok(index);
+            }
+            if deadline <= Instant::now() {
+                let (id, timeout) = (id.clone(), catch_up.timeout);
+                return Err(ConfigurationError::TooSlow { id, lag, timeout });
+            }
+            sleep(catch_up.interval).await;
+        }
+    }
+}
+
+/// How many entries a peer lacks, and whether it has acknowledged any and was heard from lately.
+fn lag(status: &Status, id: &ServerId, patience: Duration) -> (u64, bool) {
+    let peer = status.peers.iter().find(|peer| peer.id == *id);
+    peer.map_or((status.last.index.0, false), |peer| {
+        let is_reachable = LogIndex::ZERO < peer.match_index && peer.last_contact < patience;
+        (status.last.index.since(peer.match_index), is_reachable)
+    })
+}

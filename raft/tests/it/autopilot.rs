@@ -1,0 +1,68 @@
+//! The autopilot beside real servers.
+
+use std::time::Duration;
+
+use raft::{
+    Suffrage,
+    autopilot::{Autopilot, AutopilotConfig, Promotion},
+    testing::Cluster,
+};
+
+fn config() -> AutopilotConfig {
+    AutopilotConfig {
+        interval: Duration::from_millis(500),
+        promotion: Promotion::All,
+        dead_after: Some(Duration::from_secs(20)),
+        ..AutopilotConfig::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nonvoter_is_promoted_and_a_dead_server_is_removed() {
+    let mut cluster = Cluster::new(["a", "b", "c"]).await;
+    let leader = cluster.leader().await;
+    let pilots: Vec<Autopilot> =
+        cluster.rafts().into_iter().map(|raft| Autopilot::start(raft, config()).unwrap()).collect();
+    cluster.start("d").await;
+    leader.add_nonvoter("d", "d", None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let suffrage = |id: &str| {
+        leader.configuration().configuration.server(&id.into()).map(|server| server.suffrage)
+    };
+    assert_eq!(suffrage("d"), Some(Suffrage::Nonvoter), "promoted before it was stable");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(suffrage("d"), Some(Suffrage::Voter));
+
+    let leading = pilots.iter().map(Autopilot::state).filter(|state| state.is_leader);
+    let states: Vec<_> = leading.collect();
+    assert_eq!(states.len(), 1, "only the leader's autopilot knows the cluster");
+    assert!(states[0].is_healthy);
+    assert_eq!(states[0].failure_tolerance, 1);
+
+    cluster.stop("d").await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(suffrage("d"), Some(Suffrage::Voter), "removed before it was dead for long enough");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(suffrage("d"), None);
+
+    // Three voters are the minimum: the next dead one stays.
+    let follower = cluster.followers()[0].id().to_string();
+    cluster.stop(&follower).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(suffrage(&follower), Some(Suffrage::Voter));
+    leader.apply("still serving").await.unwrap();
+
+    for pilot in pilots {
+        pilot.stop().await;
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_autopilot_ends_with_its_server() {
+    let mut cluster = Cluster::new(["a"]).await;
+    let leader = cluster.leader().await;
+    let pilot = Autopilot::start(leader, config()).unwrap();
+    cluster.shutdown().await;
+    pilot.stop().await;
+}
