@@ -473,12 +473,15 @@ impl<F: Fsm> Raft<F> {
     /// Observes what happens on this server. Up to `capacity` observations wait to be received;
     /// what comes beyond that is dropped and counted, and never holds the server up.
     ///
-    /// `filter` is called for every observation, on the server's own tasks: it must be quick. As
-    /// long as anybody observes, every message is offered to the filters.
+    /// `filter` is called for every observation, on the server's own tasks, sometimes on several at
+    /// once: it must be quick. It may use the handle, begin and end observations; a handle that it
+    /// keeps keeps the server running until this observation ends. If it panics, its observation
+    /// ends, and the server goes on. As long as anybody observes, every message is offered to the
+    /// filters.
     pub fn observe(
         &self,
         capacity: usize,
-        filter: impl Fn(&Observation) -> bool + Send + 'static,
+        filter: impl Fn(&Observation) -> bool + Send + Sync + 'static,
     ) -> Observer {
         let observer = self.shared().observers.register(capacity, Box::new(filter));
         if self.shared().end.has_begun() {

@@ -107,7 +107,7 @@ impl Node {
             Action::SetPeers(_)
             | Action::Verified { .. }
             | Action::TransferDone(_)
-            | Action::SteppedDown
+            | Action::SteppedDown { .. }
             | Action::Observe(_) => {}
         }
     }

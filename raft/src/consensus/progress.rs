@@ -43,6 +43,10 @@ pub(super) struct Progress {
     probe: Option<Probe>,
     inflight: VecDeque<Inflight>,
     inflight_bytes: u64,
+    /// How many messages may be under way, if the rules do not allow fewer. A conflict that empties
+    /// the window halves it, and each message that is acknowledged adds one: in a network that
+    /// reorders nearly all of a large window is refused, and would be sent anew for every entry.
+    window: usize,
     /// The newest round when a conflict last emptied the window. The rest of that window conflicts
     /// too, so answers to questions of up to that round are not news. If each of them had the next
     /// window sent anew, a network that reorders would never calm down.
@@ -88,6 +92,7 @@ impl Progress {
             probe: None,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
+            window: usize::MAX,
             conflict_round: 0,
             first_round,
             acked_round: 0,
@@ -142,7 +147,7 @@ impl Progress {
     fn may_send(&self, log: &LogView, rules: &Rules) -> bool {
         let waiting = log.last().index.next().since(self.next_index);
         if waiting == 0
-            || rules.max_inflight_appends <= self.inflight.len()
+            || rules.max_inflight_appends.min(self.window) <= self.inflight.len()
             || rules.max_inflight_bytes <= self.inflight_bytes
         {
             return false;
@@ -163,6 +168,7 @@ impl Progress {
         while self.inflight.front().is_some_and(|sent| sent.last <= self.match_index) {
             if let Some(sent) = self.inflight.pop_front() {
                 self.inflight_bytes -= sent.cost_bytes;
+                self.window = self.window.saturating_add(1);
             }
         }
         match self.state {
@@ -208,6 +214,7 @@ impl Progress {
         }
         if self.state == ProgressState::Replicate {
             self.conflict_round = newest_round;
+            self.window = (self.inflight.len() / 2).max(1);
         }
         self.state = ProgressState::Probe;
         self.probe = None;

@@ -397,7 +397,7 @@ impl<R: Send + 'static> Run<R> {
             }
             // Nobody asks for restores yet.
             Action::Restored => {}
-            Action::SteppedDown => self.waiters.stepped_down(),
+            Action::SteppedDown { committed } => self.waiters.stepped_down(committed),
             Action::Observe(observation) => self.observe(&observation),
         }
     }

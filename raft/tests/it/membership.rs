@@ -1,5 +1,7 @@
 //! Membership changes through the handle.
 
+use std::time::Duration;
+
 use raft::{
     ConfigurationError, InvalidConfiguration, LogIndex, Message, Raft, Role, Server, ServerId,
     Suffrage,
@@ -161,6 +163,33 @@ async fn a_leader_removes_itself_and_the_others_go_on() {
     cluster.converge().await;
     assert_eq!(suffrage(&next, &removed), None);
     assert_eq!(cluster.journal(next.id().as_str()).commands(), ["x", "y"]);
+}
+
+/// The others need not wait for the disk of a leader that does not count itself any more: what they
+/// have committed is answered as soon as this disk has it, though it leads no longer by then.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_takes_its_own_vote_is_told_that_it_is_committed() {
+    for (servers, is_removal) in [(2, true), (2, false), (3, true), (3, false)] {
+        let cluster = Cluster::new(ABC.into_iter().take(servers)).await;
+        let leader = cluster.leader().await;
+        cluster.converge().await;
+        let id = leader.id().as_str();
+        cluster.disk(id).set_write_delay(Duration::from_millis(100));
+        let commands = leader.apply_batch(vec!["x".into(), "y".into()]);
+        let barrier = leader.barrier();
+        let change = async {
+            if is_removal {
+                leader.remove_server(id, None).await
+            } else {
+                leader.demote_voter(id, None).await
+            }
+        };
+        let (commands, barrier, change) = tokio::join!(commands, barrier, change);
+        assert_eq!(commands.unwrap().len(), 2, "{servers} servers");
+        assert_eq!(change.unwrap(), barrier.unwrap().next(), "{servers} servers");
+        assert_ne!(leader.role(), Role::Leader);
+        assert_eq!(cluster.journal(id).commands(), ["x", "y"]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -66,10 +66,9 @@ impl World {
                     None => Ok(()),
                 }
             }
-            Action::SteppedDown => {
+            Action::SteppedDown { committed } => {
                 if let Some(alive) = &mut self.servers[server].alive {
-                    let commit_index = alive.core.commit_index();
-                    self.stats.lost += alive.requests.stepped_down(commit_index);
+                    self.stats.lost += alive.requests.stepped_down(committed);
                     self.stats.unverified += alive.reads.end();
                 }
                 Ok(())

@@ -89,7 +89,7 @@ fn the_answers_to_one_window_have_it_sent_anew_once() {
         cluster.tell(&n(2), &n(1), conflict(2, round, prev, (2, 2)));
         cluster.tell(&n(2), &n(1), matched(2, round, 3));
     }
-    assert_eq!(orders(&mut cluster), 1 + 16, "one probe, one window");
+    assert_eq!(orders(&mut cluster), 1 + 8, "one probe, half a window");
     // An answer to what was sent since is news.
     cluster.tell(&n(2), &n(1), conflict(2, round + 1, 10, (2, 3)));
     assert_eq!(orders(&mut cluster), 1);
