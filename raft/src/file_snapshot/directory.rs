@@ -1,9 +1,9 @@
 //! Which snapshots there are: looking at them, keeping the newest, and the lock on all of it.
 //! Blocks.
 //!
-//! A snapshot exists from the moment its directory gets a name without `.tmp`. What carries one
-//! that is damaged still counts as a snapshot that cannot be opened: a server that forgot it could
-//! start without entries that only it stands for (law 7).
+//! A snapshot is there from the moment its directory has a name without `.tmp`. One that is damaged
+//! is still there, and cannot be opened: a server that forgot it could start without entries that
+//! only it stands for (law 7).
 
 use std::{
     collections::BTreeSet,

@@ -42,7 +42,7 @@ pub(super) const BUFFER_BYTES: usize = 256 << 10;
 ///   before it becomes visible, by one rename, and that is synced before `finish` returns.
 /// - The newest `retain` snapshots that can be used are kept. Older ones are removed when a newer
 ///   one is finished, never before. One that is damaged counts for none of them.
-/// - Memory is bounded, whatever the size of a snapshot: about a mebibyte for each sink and reader.
+/// - Memory is bounded, whatever the size of a snapshot: less than a mebibyte for each sink and reader.
 /// - Files are read and written where blocking is allowed, not on the threads that run tasks. The
 ///   exception is a sink that is dropped instead of cancelled: its file is removed on the spot.
 /// - A reader goes on reading a snapshot that is removed meanwhile.

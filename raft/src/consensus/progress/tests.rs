@@ -98,14 +98,14 @@ fn refused_window_shrinks_and_grows_with_answers() {
         windows.push(sent);
         assert!(progress.conflict(round, round, progress.next_index.prev(), LogIndex(0)));
         assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((round - 1, round)), "a probe");
-        progress.matched(LogIndex(round));
+        progress.matched(LogIndex(round), LogIndex(1));
     }
     assert_eq!(windows, [8, 4, 2, 1, 1]);
     windows.clear();
     for _ in 0..5 {
         while send(&mut progress, &log, &rules, at(0)).is_some() {}
         windows.push(progress.inflight());
-        progress.matched(progress.next_index.prev());
+        progress.matched(progress.next_index.prev(), LogIndex(1));
     }
     assert_eq!(windows, [1, 2, 4, 8, 8], "twice as many in each round trip");
 }
