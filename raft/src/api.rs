@@ -20,7 +20,7 @@ use crate::{
     future::{ApplyBatchFuture, ApplyFuture, BarrierFuture, Call, VerifyFuture},
     log::{LogIndex, LogStore, Term},
     observer::{Observation, Observer, Role},
-    snapshot::{SnapshotMeta, SnapshotStore},
+    snapshot::{Snapshot, SnapshotStore},
     stable::StableStore,
     status::{LogMarks, Status},
     tasks::{self, Change, Node, Request, Shared},
@@ -89,6 +89,11 @@ use crate::{
 /// | `raft.log.append_entries` | counter | entries written to the log |
 /// | `raft.role_changes` | counter | changes of role |
 /// | `raft.transport.send_errors` | counter | messages the transport refused |
+/// | `raft.snapshot.take_seconds` | histogram | from asking for a view to a durable snapshot |
+/// | `raft.snapshot.persist_bytes` | counter | bytes of the own state written to snapshots |
+/// | `raft.snapshot.sent_bytes` | counter | bytes of snapshots sent to followers, repeats included |
+/// | `raft.snapshot.received_bytes` | counter | bytes of snapshots received and kept |
+/// | `raft.snapshot.install` | counter | snapshots from a leader restored into the state machine |
 ///
 /// Source: hashicorp/raft `Raft`.
 pub struct Raft<F: Fsm> {
@@ -109,14 +114,21 @@ impl<F: Fsm> Raft<F> {
     /// restored into `fsm`, and the log. `fsm` must be empty. An empty server waits to be
     /// bootstrapped or to be contacted by a leader.
     ///
-    /// Committed entries after the snapshot are applied again, as soon as a leader has confirmed
-    /// how far the log is committed.
+    /// Committed entries after the snapshot are applied again: what this server had noted as
+    /// committed ([`LogStore::note_commit`]) at once, the rest as soon as a leader has confirmed how
+    /// far the log is committed.
+    ///
+    /// With [`Config::restore_on_start`] off, `fsm` is as it has kept itself, and nothing at or
+    /// before its [`last_applied`](Fsm::last_applied) is handed to it; the newest snapshot is opened
+    /// but not read. Only a state machine that is behind the newest snapshot has it restored after
+    /// all: the entries in between may be gone.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running. [`Config`](StartError::Config): change the
     /// setting. [`Store`](StartError::Store): mend the store. [`Snapshot`](StartError::Snapshot):
     /// there are snapshots but none can be used; what the log was compacted to would be lost
-    /// without one. [`Transport`](StartError::Transport): free the address.
+    /// without one. [`AheadOfLog`](StartError::AheadOfLog): the state machine does not belong to
+    /// these stores. [`Transport`](StartError::Transport): free the address.
     ///
     /// # Panics
     /// When called outside a tokio runtime with a timer, or when [`Fsm::restore`] panics.
@@ -347,7 +359,8 @@ impl<F: Fsm> Raft<F> {
     }
 
     /// Removes a member. A leader may remove itself: it leads until the change is committed, and
-    /// then steps down. The removed server goes on running; shut it down. Otherwise as
+    /// then steps down. When the removed server learns of it, it ends with [`Fatal::Removed`], or
+    /// goes on running if [`Config::shutdown_on_remove`] is off. Otherwise as
     /// [`add_voter`](Self::add_voter).
     ///
     /// # Errors
@@ -491,15 +504,21 @@ impl<F: Fsm> Raft<F> {
         observer
     }
 
-    /// Writes a snapshot of the state machine to the snapshot store, while commands go on. Works in
-    /// every role. Callers who ask while one is being written share the next.
+    /// Writes a snapshot of the state machine to the snapshot store, while commands go on, and lets
+    /// the log forget what it stands for, except for the newest
+    /// [`Config::trailing_logs`] entries. Resolves when the snapshot is durable and
+    /// [`status`](Self::status) shows it. Works in every role, whatever the settings say about
+    /// snapshots being due. Callers who ask while one is being written share the next.
     ///
     /// # Errors
     /// [`SnapshotError`]; the node goes on unless it is [`Stopped`](SnapshotError::Stopped).
+    /// [`NothingNew`](SnapshotError::NothingNew) is no failure: the newest snapshot is as new as the
+    /// state machine. Entries that are no commands (a new configuration, the first entry of a new
+    /// leader) count as new.
     ///
     /// # Cancel safety
     /// Dropping the future cancels nothing that was accepted.
-    pub async fn snapshot(&self) -> Result<SnapshotMeta, SnapshotError> {
+    pub async fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
         self.handle.node.ask(|responder| Request::Snapshot { responder }).await
     }
 

@@ -44,6 +44,18 @@ pub enum Fatal {
     /// nothing about the lost one. Mend the disk, then start the node again from what is on it.
     #[error("the node stopped because its storage failed: {0}")]
     Store(#[source] StoreError),
+    /// A snapshot that the leader has sent could not be restored into the state machine, whose state
+    /// is lost with that. Mend the state machine, then start the node again: it restores the newest
+    /// snapshot it can.
+    #[error(
+        "the node stopped because the snapshot that ends with {last} was not restored: {reason}"
+    )]
+    Restore {
+        /// The last entry covered by the snapshot.
+        last: LogId,
+        /// Which snapshot it was and what was wrong.
+        reason: Arc<str>,
+    },
     /// The server learned that it was removed from its cluster
     /// ([`Config::shutdown_on_remove`](crate::Config::shutdown_on_remove)). To use it again, remove
     /// its data and add it as a new server.
@@ -167,6 +179,18 @@ pub enum StartError {
     /// The transport could not start; the message names the address.
     #[error("cannot start: {0}")]
     Transport(#[from] TransportError),
+    /// The state machine says that it has applied more than log and snapshots hold: they do not
+    /// belong together, or the log has lost what was acknowledged. Use the stores this server ran
+    /// with, or set it up anew from its peers.
+    #[error(
+        "cannot start: the state machine has applied entry {applied}, but the log ends at {last}"
+    )]
+    AheadOfLog {
+        /// What [`Fsm::last_applied`](crate::Fsm::last_applied) returned.
+        applied: LogIndex,
+        /// The last index of the log, or of the newest snapshot.
+        last: LogIndex,
+    },
     /// No snapshot in the store could be restored into the state machine.
     #[error(
         "cannot start: none of the {tried} snapshots could be restored, the newest because {reason}"
@@ -485,6 +509,15 @@ pub enum SnapshotError {
     /// Nothing was applied since the last snapshot.
     #[error("nothing was applied since the last snapshot")]
     NothingNew,
+    /// The state machine has no snapshots.
+    #[error("the state machine does not implement snapshots")]
+    Unsupported,
+    /// While this snapshot was being written, one from the leader has arrived that covers more.
+    #[error("a snapshot from the leader, which ends with {last}, has overtaken it")]
+    Overtaken {
+        /// The last entry covered by the newer snapshot.
+        last: LogId,
+    },
     /// The state machine could not take or write its view.
     #[error("the state machine could not be snapshot: {reason}")]
     Fsm {

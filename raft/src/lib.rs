@@ -96,8 +96,8 @@ pub use self::{
     observer::{Observation, Observer, Role},
     recover::{RecoverOptions, Recovered, Uncommitted, UncommittedEntries, recover_cluster},
     rpc::{Envelope, Message},
-    snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
+    snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, Status},
+    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status},
     transport::{Inbox, Received, Transport},
 };

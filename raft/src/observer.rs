@@ -17,6 +17,7 @@ use crate::{
     error::Leader,
     log::{LogId, LogIndex, Term},
     rpc::Message,
+    snapshot::SnapshotMeta,
 };
 
 /// The part a server currently plays (paper Figure 4; pre-candidate: thesis §9.6).
@@ -78,6 +79,32 @@ pub enum Observation {
     PeerNeedsSnapshot {
         /// Who.
         peer: ServerId,
+    },
+    /// A snapshot of this server's state machine is durable.
+    SnapshotTaken {
+        /// What it stands for.
+        meta: SnapshotMeta,
+    },
+    /// On a leader: a piece of a snapshot was sent.
+    SnapshotSent {
+        /// To whom.
+        peer: ServerId,
+        /// How far the transfer has come, in bytes from the start of the snapshot. Falls when the
+        /// peer asks for something again.
+        sent_bytes: u64,
+        /// How many bytes the snapshot has.
+        size_bytes: u64,
+    },
+    /// A piece of a snapshot has arrived from the leader and was kept.
+    SnapshotReceiving {
+        /// The leader.
+        from: ServerId,
+        /// The last entry covered by the snapshot.
+        last: LogId,
+        /// How many bytes of it are here.
+        received_bytes: u64,
+        /// How many bytes it has.
+        size_bytes: u64,
     },
     /// A snapshot of another server has replaced this one's log; its state machine follows.
     SnapshotInstalled {

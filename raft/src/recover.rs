@@ -175,7 +175,7 @@ pub async fn recover_cluster<F: Fsm>(
     let hard_state = stable_store.hard_state().await?.unwrap_or_default();
     let mut machine = Offline::restore(fsm, snapshot_store).await?;
     let found = Found::look(&*reader, bounds, &machine).await?;
-    found.check_term(&hard_state)?;
+    found.check_term(&hard_state, machine.snapshot())?;
     let end = found.end(options)?;
 
     let restored = machine.snapshot();
@@ -213,13 +213,11 @@ impl Found {
     ) -> Result<Self, StoreError> {
         let snapshot = machine.snapshot();
         let mut last = snapshot;
-        if let Some((first, end)) = bounds
-            && snapshot.index < end
-        {
+        if let Some((first, end)) = bounds {
             if snapshot.index.next() < first {
                 return Err(machine.gap());
             }
-            if goes_on_from(reader, snapshot, first).await? {
+            if !machine.contradicts(reader, (first, end)).await? {
                 last = read(reader, end, end).await?.last_id().unwrap_or(snapshot);
             }
         }
@@ -248,14 +246,15 @@ impl Found {
         Ok(Self { committed, last, uncommitted })
     }
 
-    /// A term that is behind the log was lost, and with it perhaps a vote.
-    fn check_term(&self, hard_state: &HardState) -> Result<(), StoreError> {
+    /// A term that is behind the log was lost, and with it perhaps a vote. Behind a snapshot it may
+    /// be: a crash can come between the two when a leader sends one.
+    fn check_term(&self, hard_state: &HardState, snapshot: LogId) -> Result<(), StoreError> {
         let (term, last) = (hard_state.current_term, self.last);
-        if last.term <= term {
+        if last.term <= term || last == snapshot {
             return Ok(());
         }
         let reason = format!(
-            "log and snapshots end with {last}: the stores do not belong together, or the term was \
+            "the log ends with {last}: the stores do not belong together, or the term was \
              lost; use the stores this server ran with, or those of another server"
         );
         Err(StoreError::corrupt(format!("the saved term {term}"), reason))
@@ -281,19 +280,6 @@ impl Found {
             _ => Ok(end),
         }
     }
-}
-
-/// Whether the log, which begins with `first` and ends after the snapshot, goes on from it. One that
-/// does not was replaced by a snapshot of the leader's, and the server died before it dropped it.
-async fn goes_on_from(
-    reader: &dyn LogReader,
-    snapshot: LogId,
-    first: LogIndex,
-) -> Result<bool, StoreError> {
-    let index = snapshot.index.max(first);
-    let entries = read(reader, index, index).await?;
-    let Some(LogId { term, .. }) = entries.last_id() else { return Ok(false) };
-    Ok(if index == snapshot.index { term == snapshot.term } else { snapshot.term <= term })
 }
 
 async fn count_commands(
@@ -373,7 +359,7 @@ async fn raise_term(
     if voted_for.is_none() && newest < current_term {
         return Ok(current_term);
     }
-    let current_term = current_term.next();
+    let current_term = current_term.max(newest).next();
     store.save_hard_state(&HardState { current_term, voted_for: None }).await?;
     Ok(current_term)
 }
@@ -383,10 +369,8 @@ impl From<StartError> for RecoverError {
         match error {
             StartError::Snapshot { tried, reason } => Self::Snapshot { tried, reason },
             StartError::Store(error) => Self::Store(error),
-            // Restoring a snapshot reads no setting and starts no transport.
-            StartError::Config(_) | StartError::Transport(_) => {
-                Self::Store(StoreError::Refused { reason: error.to_string() })
-            }
+            // Restoring a snapshot reads no setting, starts no transport and looks at no log.
+            error => Self::Store(StoreError::Refused { reason: error.to_string() }),
         }
     }
 }

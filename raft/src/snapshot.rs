@@ -67,6 +67,35 @@ impl SnapshotMeta {
 /// The data of a snapshot, read from its start or from where it was asked for.
 pub type SnapshotReader = Box<dyn AsyncRead + Send + Unpin>;
 
+/// A snapshot that was taken, and where to read it. Made by [`Raft::snapshot`](crate::Raft::snapshot).
+#[derive(Clone)]
+pub struct Snapshot {
+    /// What it stands for.
+    pub meta: SnapshotMeta,
+    pub(crate) store: Arc<dyn SnapshotStore>,
+}
+
+impl Snapshot {
+    /// Opens it, for a copy to be kept elsewhere. Its bytes are those that
+    /// [`FsmSnapshot::persist`](crate::FsmSnapshot::persist) wrote.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the store has given it up for newer ones; otherwise as
+    /// [`SnapshotStore::open`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
+    pub async fn open(&self) -> Result<SnapshotReader, StoreError> {
+        Ok(self.store.open(&self.meta.id).await?.1)
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
 /// Where snapshots are kept.
 ///
 /// Test an implementation with `raft::testing::snapshot_store_suite` (feature `testing`).

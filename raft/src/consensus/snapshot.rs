@@ -100,7 +100,8 @@ impl Consensus {
         let Some(leader) = self.role.leader_mut() else { return };
         let Some(progress) = leader.peers.get_mut(from) else { return };
         let InstallSnapshotReply { transfer, outcome, .. } = reply;
-        if !progress.is_transfer(transfer) {
+        // A refusal of an old term answers a transfer of an earlier leadership of this server's.
+        if !progress.is_transfer(transfer) || outcome == InstallOutcome::StaleTerm {
             return;
         }
         match &outcome {
@@ -108,6 +109,10 @@ impl Consensus {
             InstallOutcome::Installed { match_index } if *match_index <= last => {
                 let before = progress.match_index;
                 progress.matched(*match_index, first);
+                if progress.is_sending(transfer) {
+                    // What follows it was not held back for so long: the next one, at once.
+                    progress.snapshot_failed(now);
+                }
                 if before < progress.match_index {
                     self.advance_commit(now);
                     self.continue_transfer(from);

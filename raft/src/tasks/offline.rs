@@ -4,14 +4,16 @@
 //! machine cannot tell the difference. Nothing is spawned that outlives a call.
 
 use super::{
-    run_fsm::{Batch, Host},
-    start::{gap, restore_snapshot},
+    Panic,
+    host::Host,
+    run_fsm::Batch,
+    start::{contradicts, gap, restore_snapshot},
 };
 use crate::{
     configuration::IndexedConfiguration,
-    error::{Fatal, StartError, StoreError},
+    error::{StartError, StoreError},
     fsm::{Fsm, FsmError, FsmSnapshot},
-    log::{Entries, LogId},
+    log::{Entries, LogId, LogIndex, LogReader},
     snapshot::{SnapshotMeta, SnapshotStore},
 };
 
@@ -28,10 +30,12 @@ pub(crate) struct Offline<F: Fsm> {
 
 impl<F: Fsm> Offline<F> {
     pub(crate) async fn restore(fsm: F, store: &dyn SnapshotStore) -> Result<Self, StartError> {
-        let (fsm, restored, newest) = restore_snapshot(fsm, store).await?;
+        let mut host = Host::new(fsm);
+        // Whatever it has kept by itself, it is to be empty here.
+        let (restored, newest) = restore_snapshot(&mut host, &mut None, store).await?;
         let configuration =
             restored.as_ref().map(|meta| meta.configuration.clone()).unwrap_or_default();
-        Ok(Self { host: Host::new(fsm), restored, newest, configuration })
+        Ok(Self { host, restored, newest, configuration })
     }
 
     /// The last entry the restored snapshot covers.
@@ -49,11 +53,26 @@ impl<F: Fsm> Offline<F> {
         gap(self.snapshot(), self.newest)
     }
 
+    /// Whether the log with these bounds is not the one the restored snapshot was taken of: a leader
+    /// sent the snapshot, and the server died before it dropped its log.
+    pub(crate) async fn contradicts(
+        &self,
+        reader: &dyn LogReader,
+        bounds: (LogIndex, LogIndex),
+    ) -> Result<bool, StoreError> {
+        contradicts(reader, bounds, self.snapshot()).await
+    }
+
     /// Applies the commands, and tells of configurations in between.
     pub(crate) async fn apply(&mut self, entries: Entries) {
+        let mut configuration = std::mem::take(&mut self.configuration);
         let mut batch = Batch::default();
         batch.parts.push(entries);
-        told(self.host.apply(&mut batch, &mut self.configuration).await);
+        let applied = self.host.call(move |fsm| {
+            batch.apply(fsm, &mut configuration);
+            configuration
+        });
+        self.configuration = told(applied.await);
     }
 
     /// Tells of a configuration that stands in no entry, and takes a view of the state with it.
@@ -71,9 +90,9 @@ impl<F: Fsm> Offline<F> {
 
 /// A panic of the state machine goes on to the caller, on whichever thread it was: there is no node
 /// that it could end.
-fn told<T>(result: Result<T, Fatal>) -> T {
+fn told<T>(result: Result<T, Panic>) -> T {
     match result {
         Ok(value) => value,
-        Err(fatal) => panic!("{fatal}"),
+        Err(panic) => std::panic::resume_unwind(panic.0),
     }
 }

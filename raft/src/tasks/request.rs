@@ -14,7 +14,7 @@ use crate::{
     },
     future::{Applied, Responder},
     log::LogIndex,
-    snapshot::SnapshotMeta,
+    snapshot::Snapshot,
     status::Status,
 };
 
@@ -27,7 +27,7 @@ pub(crate) enum Request<R> {
     Change(Box<Change>),
     Bootstrap { configuration: Configuration, responder: Responder<(), BootstrapError> },
     Transfer { to: Option<ServerId>, responder: Responder<(), TransferError> },
-    Snapshot { responder: Responder<SnapshotMeta, SnapshotError> },
+    Snapshot { responder: Responder<Snapshot, SnapshotError> },
     Status { responder: Responder<Box<Status>, Fatal> },
 }
 

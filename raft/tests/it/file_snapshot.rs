@@ -51,9 +51,9 @@ async fn two_snapshots() -> (Stores, [SnapshotMeta; 2]) {
     raft.bootstrap_cluster(Configuration::new([Server::voter("a", "a")])).await.unwrap();
     raft.leader_changes().wait_for(Option::is_some).await.unwrap();
     raft.apply("x").await.unwrap();
-    let first = raft.snapshot().await.unwrap();
+    let first = raft.snapshot().await.unwrap().meta;
     raft.apply("y").await.unwrap();
-    let second = raft.snapshot().await.unwrap();
+    let second = raft.snapshot().await.unwrap().meta;
     raft.apply("z").await.unwrap();
     raft.shutdown().await;
     drop(raft);

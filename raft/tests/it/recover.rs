@@ -486,10 +486,10 @@ async fn stores_that_contradict_each_other_are_refused() {
 async fn a_log_that_a_snapshot_has_replaced_is_not_taken_for_its_continuation() {
     // The snapshot came from a leader; the server died before it dropped its log.
     let disk = survivor().await;
-    disk.stable.clone().save_hard_state(&hard_state(4, None)).await.unwrap();
     disk.add_snapshot(LogId::new(4, 5), [command(4, 5)]).await;
     let recovered = disk.recover(voters(&["a"]), &RecoverOptions::new("a")).await.unwrap();
     assert_eq!((recovered.end(), recovered.applied), (LogId::new(4, 5), 0));
+    assert_eq!(recovered.term, Term(5), "its term was not saved yet");
     assert_eq!(disk.commands().await, ["c5"]);
     assert_eq!(disk.contents().await.log, []);
 }

@@ -45,7 +45,7 @@ async fn the_state_comes_from_the_snapshot_and_the_rest_from_the_log() {
     let mut cluster = Cluster::new(["a"]).await;
     let leader = cluster.leader().await;
     let applied = leader.apply("x").await.unwrap();
-    let meta = leader.snapshot().await.unwrap();
+    let meta = leader.snapshot().await.unwrap().meta;
     assert_eq!((meta.last.index, meta.last.term), (applied.index, leader.term()));
     assert_eq!(meta.configuration.configuration.to_string(), "a");
     leader.apply("y").await.unwrap();
@@ -169,7 +169,7 @@ async fn two_snapshots() -> (Cluster, LogIndex) {
     let mut cluster = Cluster::new(["a"]).await;
     let leader = cluster.leader().await;
     leader.apply("x").await.unwrap();
-    let first = leader.snapshot().await.unwrap().last.index;
+    let first = leader.snapshot().await.unwrap().meta.last.index;
     leader.apply("y").await.unwrap();
     leader.snapshot().await.unwrap();
     cluster.stop("a").await;
