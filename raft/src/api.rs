@@ -4,7 +4,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::{io::AsyncRead, sync::watch};
 
 use crate::{
     add_voter::CatchUp,
@@ -13,17 +13,17 @@ use crate::{
         Configuration, ConfigurationChange, IndexedConfiguration, ServerAddress, ServerId,
     },
     error::{
-        ApplyError, BootstrapError, ConfigurationError, Fatal, Leader, SnapshotError, StartError,
-        TransferError,
+        ApplyError, BootstrapError, ConfigurationError, Fatal, Leader, RestoreError, SnapshotError,
+        StartError, TransferError,
     },
     fsm::Fsm,
     future::{ApplyBatchFuture, ApplyFuture, BarrierFuture, Call, VerifyFuture},
     log::{LogIndex, LogStore, Term},
     observer::{Observation, Observer, Role},
-    snapshot::{Snapshot, SnapshotStore},
+    snapshot::{Snapshot, SnapshotMeta, SnapshotStore},
     stable::StableStore,
     status::{LogMarks, Status},
-    tasks::{self, Change, Node, Request, Shared},
+    tasks::{self, Change, Node, Request, RestoreData, Shared},
     transport::Transport,
 };
 
@@ -175,8 +175,8 @@ impl<F: Fsm> Raft<F> {
     /// response when it is applied on **this** server. Only the leader accepts commands.
     ///
     /// The request is in the queue when this returns, whether or not the future is polled, unless
-    /// the queue ([`Config::apply_queue`]) is full: then the future waits for room, up to
-    /// [`Config::enqueue_timeout`]. There is no other time limit.
+    /// the queue ([`Config::apply_queue`], [`Config::apply_queue_bytes`]) is full: then the future
+    /// waits for room, up to [`Config::enqueue_timeout`]. There is no other time limit.
     ///
     /// ```no_run
     /// # async fn example<F: raft::Fsm>(raft: raft::Raft<F>) {
@@ -520,6 +520,38 @@ impl<F: Fsm> Raft<F> {
     /// Dropping the future cancels nothing that was accepted.
     pub async fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
         self.handle.node.ask(|responder| Request::Snapshot { responder }).await
+    }
+
+    /// Replaces the state of the whole cluster by `reader`'s bytes, which a snapshot of this or of
+    /// another cluster consists of ([`Snapshot::open`](crate::Snapshot::open)); `meta` describes
+    /// them. Membership stays as it is. Only on the leader. Resolves when a majority has the new
+    /// state, with an index at which this server has it.
+    ///
+    /// A disaster measure: what was committed since the snapshot is gone. The new state stands one
+    /// index beyond both the log and `meta.last`, so indices never repeat. While the bytes are
+    /// copied the leader leads on and refuses commands with
+    /// [`RestoreInProgress`](ApplyError::RestoreInProgress); commands still in flight then end with
+    /// [`ReplacedBySnapshot`](ApplyError::ReplacedBySnapshot). Until it resolves, this leader is
+    /// ahead of its majority: if it fails first the restore may be lost, or come back with it.
+    ///
+    /// # Errors
+    /// [`RestoreError`]: nothing was changed, unless it is
+    /// [`LeadershipLost`](RestoreError::LeadershipLost) or [`Stopped`](RestoreError::Stopped).
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels nothing that was accepted.
+    pub async fn restore(
+        &self,
+        meta: &SnapshotMeta,
+        reader: impl AsyncRead + Send + Unpin + 'static,
+    ) -> Result<LogIndex, RestoreError> {
+        let data = RestoreData {
+            at_least: meta.last.index,
+            size_bytes: meta.size_bytes,
+            reader: Box::new(reader),
+        };
+        let timeout = self.handle.enqueue_timeout;
+        self.handle.node.call(timeout, |responder| Request::Restore { data, responder }).await
     }
 
     /// Stops the server and waits until every task has ended: writes under way are finished, the

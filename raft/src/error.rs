@@ -317,6 +317,11 @@ pub enum ApplyError {
     /// A restore of the cluster is under way. Nothing was changed; try again when it is done.
     #[error("a restore is in progress")]
     RestoreInProgress,
+    /// A snapshot took the place of the log before the command was applied here: the cluster was
+    /// restored, or this server no longer leads and was sent the snapshot. The command may be part
+    /// of it.
+    #[error("a snapshot took the command's place; it may or may not have been carried out")]
+    ReplacedBySnapshot,
     /// The command is larger than `Config::max_command_bytes`.
     #[error("the command has {bytes} bytes, more than the limit of {limit}")]
     TooLarge {
@@ -355,7 +360,7 @@ impl ApplyError {
             | Self::RestoreInProgress
             | Self::TooLarge { .. }
             | Self::EnqueueTimeout { .. } => Outcome::NotApplied,
-            Self::LeadershipLost => Outcome::Unknown,
+            Self::LeadershipLost | Self::ReplacedBySnapshot => Outcome::Unknown,
             Self::Stopped { outcome, .. } => *outcome,
         }
     }
@@ -533,6 +538,70 @@ pub enum SnapshotError {
     /// The node has ended.
     #[error(transparent)]
     Stopped(#[from] Fatal),
+}
+
+/// Why a cluster was not restored. Nothing was changed, unless it is
+/// [`LeadershipLost`](Self::LeadershipLost) or [`Stopped`](Self::Stopped).
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// This server does not lead.
+    #[error("not the leader{}", leader_hint(.leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Leader>,
+    },
+    /// Leadership is being transferred. Try again shortly, probably elsewhere.
+    #[error("leadership is being transferred")]
+    TransferInProgress,
+    /// Another restore is under way.
+    #[error("another restore is in progress")]
+    RestoreInProgress,
+    /// A membership change is not committed yet. Try again shortly.
+    #[error("the configuration of index {index} is not committed yet")]
+    ChangeInProgress {
+        /// Where the uncommitted configuration stands.
+        index: LogIndex,
+    },
+    /// The leader has not committed an entry of its own term yet. Try again shortly.
+    #[error("the leader has not committed an entry of its term yet")]
+    NotReady,
+    /// The data could not be read.
+    #[error("the data could not be read: {reason}")]
+    Read {
+        /// What the reader said.
+        reason: String,
+    },
+    /// The data has not the length that its description says.
+    #[error("the data has {bytes} bytes, but its description says {expected_bytes}")]
+    Size {
+        /// What the description says.
+        expected_bytes: u64,
+        /// What there was.
+        bytes: u64,
+    },
+    /// The snapshot store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node was saturated for the whole enqueue timeout.
+    #[error("the restore was not accepted within {timeout:?}")]
+    EnqueueTimeout {
+        /// How long it waited.
+        timeout: Duration,
+    },
+    /// Leadership was lost before a majority was known to have the restored state. The cluster may
+    /// have it, or not: look at the state, and restore again if need be.
+    #[error("leadership was lost during the restore; it may or may not take effect")]
+    LeadershipLost,
+    /// The node has ended; the restore may or may not take effect.
+    #[error(transparent)]
+    Stopped(#[from] Fatal),
+}
+
+impl RestoreError {
+    pub(crate) fn store(what: &str, error: io::Error) -> Self {
+        Self::Store(StoreError::io(format!("cannot {what} the snapshot"), error))
+    }
 }
 
 fn leader_hint(leader: &Option<Leader>) -> String {

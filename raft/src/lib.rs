@@ -62,6 +62,7 @@ pub mod consensus;
 pub(crate) mod consensus;
 
 // The async shell around it.
+mod budget;
 mod log_tail;
 mod tasks;
 
@@ -86,8 +87,8 @@ pub use self::{
     },
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
-        RecoverError, SnapshotError, StartError, StoreError, TransferError, TransportError,
-        VerifyError,
+        RecoverError, RestoreError, SnapshotError, StartError, StoreError, TransferError,
+        TransportError, VerifyError,
     },
     file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},

@@ -75,6 +75,13 @@ pub enum Observation {
         /// Who.
         peer: ServerId,
     },
+    /// On a leader: a peer lacks entries that it acknowledged, so its disk has lost them. Until the
+    /// next election it is sent nothing and counts for no commit. Remove it, set it up with an empty
+    /// disk, and add it again.
+    PeerLostEntries {
+        /// Who.
+        peer: ServerId,
+    },
     /// On a leader: a peer needs entries that are only in a snapshot.
     PeerNeedsSnapshot {
         /// Who.

@@ -15,8 +15,8 @@ use crate::{
 /// `applied ≤ applying ≤ min(committed, stable)` and `stable ≤ in_progress ≤ last`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LogMarks {
-    /// The first index still in the log; one more than the last index of the newest snapshot that
-    /// the log was compacted to. One on a log that was never compacted.
+    /// The first index still in the log; a snapshot stands for everything before it. One on a log
+    /// that was never compacted. The store may hold a little more for a moment.
     pub first: LogIndex,
     /// The last index accepted, durable or not.
     pub last: LogIndex,

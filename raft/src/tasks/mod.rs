@@ -34,6 +34,7 @@ mod pending;
 mod receive_snapshot;
 mod replicate;
 mod request;
+mod restore_cluster;
 mod run;
 mod run_fsm;
 mod run_log;
@@ -73,7 +74,7 @@ use self::{
 pub(crate) use self::{
     node::Node,
     offline::Offline,
-    request::{Change, Request},
+    request::{Change, Request, RestoreData},
     shared::{End, Shared},
 };
 use crate::{
@@ -108,17 +109,17 @@ pub(crate) async fn start<F: Fsm>(
         &*snapshot_store,
     )
     .await?;
-    let (inbox, received) = Inbox::new(config.rpc_queue);
+    let (inbox, received) = Inbox::with_bytes(config.rpc_queue, config.rpc_queue_bytes);
     transport.start(config.local_id.clone(), inbox).await?;
     let stores = Stores {
         log: Box::new(log_store),
         stable: Box::new(stable_store),
         snapshots: snapshot_store,
     };
-    let (requests, mail) = mpsc::channel(config.apply_queue);
-    let mail = Mail { requests: mail, inbox: received };
+    let (entrance, requests) = node::queue(config.apply_queue, config.apply_queue_bytes);
+    let mail = Mail { requests, inbox: received };
     let shared = spawn_all(&config, restored, stores, transport, mail);
-    Ok(Node { shared, requests })
+    Ok(Node { shared, entrance })
 }
 
 struct Stores {
@@ -237,7 +238,6 @@ async fn node<R: Send + 'static>(
     let mut tasks = run.end();
     let Mail { mut requests, inbox } = mail;
     requests.close();
-    while requests.try_recv().is_ok() {}
     drop(inbox);
     // What they write is given up: it leaves no trace, and may wait for a disk that is stuck.
     snapshot_tasks.iter().for_each(AbortHandle::abort);
@@ -251,8 +251,7 @@ async fn node<R: Send + 'static>(
     }
     shared.observers.close();
     drop(completion);
-    // A caller may have got a place in the queue just before it was closed and fill it only now.
-    while requests.recv().await.is_some() {}
+    requests.drain().await;
 }
 
 /// Tells everybody that the end is complete, also when the runtime itself drops the node.

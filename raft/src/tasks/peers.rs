@@ -21,6 +21,7 @@ use crate::{
     configuration::{Server, ServerAddress, ServerId, Suffrage},
     consensus::SnapshotOrder,
     rpc::{InstallOutcome, Message},
+    snapshot::SnapshotStore,
 };
 
 /// Strangers remembered at most: senders that are in no configuration known here.
@@ -60,7 +61,7 @@ struct Transfer {
 
 /// Ends a task that sends together with its queue: it may be waiting for room at a peer that is
 /// gone for good.
-struct AbortOnDrop(AbortHandle);
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -71,6 +72,11 @@ impl Drop for AbortOnDrop {
 impl Peers {
     pub(super) fn new(sources: Sources) -> Self {
         Self { known: Vec::new(), strangers: VecDeque::new(), sources: Arc::new(sources) }
+    }
+
+    /// Where snapshots are kept.
+    pub(super) fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        Arc::clone(&self.sources.snapshots)
     }
 
     /// Talks to these servers from now on and to nobody else.

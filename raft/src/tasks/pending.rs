@@ -92,6 +92,13 @@ impl<R> Waiters<R> {
         }
     }
 
+    /// A restored snapshot has taken the place of the log and of whatever was proposed.
+    pub(super) fn replaced(&mut self) {
+        for Proposals { waiters, .. } in self.proposals.drain(..) {
+            waiters.into_iter().for_each(|waiter| waiter.answer.replace());
+        }
+    }
+
     pub(super) fn transferring(&mut self, responder: Responder<(), TransferError>) {
         self.transfer = Some(responder);
     }

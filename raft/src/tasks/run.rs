@@ -17,11 +17,13 @@ use super::{
     Tasks,
     clock::Alarm,
     metrics::Metrics,
-    peers::Peers,
+    node::Requests,
+    peers::{AbortOnDrop, Peers},
     pending::Waiters,
     receive_snapshot::Piece,
     replicate::Order,
-    request::{self, Change, Pending, PendingBatch, Request, Waiter},
+    request::{self, Change, Pending, PendingBatch, Request, RestoreData, Waiter},
+    restore_cluster::{RestoreCluster, Restoring},
     run_fsm::{Advance, FsmRequest},
     run_log::{LogRequest, Queued},
     run_snapshots::SnapshotRequest,
@@ -29,7 +31,7 @@ use super::{
 };
 use crate::{
     consensus::{Action, Consensus, Time, Write, WriteId},
-    error::{BootstrapError, Fatal, Leader, SnapshotError, VerifyError},
+    error::{BootstrapError, Fatal, Leader, RestoreError, SnapshotError, VerifyError},
     future::Responder,
     log::{EntryPayload, LogId, LogIndex},
     observer::Observation,
@@ -48,7 +50,7 @@ const REQUESTS_MAX: usize = 1024;
 /// What arrives from outside. It outlives the loop that reads it, also when that panics, so that
 /// what is still queued can be answered.
 pub(super) struct Mail<R> {
-    pub(super) requests: mpsc::Receiver<Request<R>>,
+    pub(super) requests: Requests<R>,
     pub(super) inbox: Received,
 }
 
@@ -79,6 +81,7 @@ pub(super) struct Turn<R> {
     proposers: Vec<Waiter<R>>,
     verifiers: Vec<Responder<LogIndex, VerifyError>>,
     bootstrapper: Option<Responder<(), BootstrapError>>,
+    restoring: Option<Restoring>,
     /// Waits until what follows from its snapshot is shown.
     snapshot_taker: Option<oneshot::Sender<()>>,
     /// Accepted, and passed on when everything else is: the peers have the longer way.
@@ -110,6 +113,7 @@ impl<R> Turn<R> {
             proposers: Vec::new(),
             verifiers: Vec::new(),
             bootstrapper: None,
+            restoring: None,
             snapshot_taker: None,
             writes: Vec::new(),
             issued: WriteId::default(),
@@ -183,7 +187,7 @@ impl<R: Send + 'static> Run<R> {
             }
             if takes_requests
                 && let Poll::Ready(count) =
-                    mail.requests.poll_recv_many(cx, &mut turn.requests, REQUESTS_MAX)
+                    mail.requests.poll_take(cx, &mut turn.requests, REQUESTS_MAX)
             {
                 // The queue ends only after the node does.
                 is_ready |= count != 0;
@@ -230,7 +234,7 @@ impl<R: Send + 'static> Run<R> {
     }
 
     fn take_snapshots(&mut self, now: Time, news: SnapshotNews) {
-        let SnapshotNews { taken, receipts, failed } = news;
+        let SnapshotNews { taken, receipts, failed, copied } = news;
         if let Some((last, taker)) = taken {
             self.core.handle_snapshot_taken(now, last);
             self.shared.published.publish_snapshot(self.core.snapshot());
@@ -242,6 +246,53 @@ impl<R: Send + 'static> Run<R> {
         for failed in failed {
             self.peers.snapshot_failed(&failed);
             self.core.handle_snapshot_failed(now, &failed.peer, failed.transfer);
+        }
+        if let Some((last, result)) = copied {
+            self.restore_copied(now, last, result);
+        }
+    }
+
+    fn begin_restore(
+        &mut self,
+        now: Time,
+        data: RestoreData,
+        responder: Responder<LogIndex, RestoreError>,
+    ) {
+        match self.core.begin_restore(now, data.at_least) {
+            Ok((last, configuration)) => {
+                let shared = Arc::clone(&self.shared);
+                let store = self.peers.snapshots();
+                let copying = RestoreCluster { store, shared, last, configuration, data };
+                let task = AbortOnDrop(self.tasks.spawn("restore_cluster", copying.run()));
+                // One of an earlier leadership, if there is one, ends here.
+                if let Some(earlier) = self.turn.restoring.take() {
+                    earlier.responder.answer(Err(RestoreError::LeadershipLost));
+                }
+                let responder = responder.taken();
+                self.turn.restoring = Some(Restoring { last, responder, _task: task });
+            }
+            Err(refusal) => responder.answer(Err(request::restore_error(refusal))),
+        }
+    }
+
+    fn restore_copied(&mut self, now: Time, last: LogId, result: Result<(), RestoreError>) {
+        let Some(restoring) = self.turn.restoring.take_if(|restoring| restoring.last == last)
+        else {
+            return;
+        };
+        if let Err(error) = result {
+            self.core.cancel_restore(now, last);
+            restoring.responder.answer(Err(error));
+            return;
+        }
+        match self.core.finish_restore(now, last) {
+            Ok(index) => {
+                // Those who wait for what was replaced come first.
+                self.show_and_act(now);
+                let answer = Pending::Restore(restoring.responder);
+                self.waiters.proposed(now, vec![Waiter { index, answer }]);
+            }
+            Err(_) => restoring.responder.answer(Err(RestoreError::LeadershipLost)),
         }
     }
 
@@ -328,6 +379,10 @@ impl<R: Send + 'static> Run<R> {
                 if let Err(mpsc::error::TrySendError::Full(refused)) = asked {
                     refused.responder.answer(Err(SnapshotError::Busy));
                 }
+            }
+            Request::Restore { data, responder } => {
+                self.propose(now);
+                self.begin_restore(now, data, responder);
             }
             Request::Status { responder } => responder.answer(Ok(Box::new(self.status(now)))),
         }
@@ -443,8 +498,7 @@ impl<R: Send + 'static> Run<R> {
             Action::TransferDone(result) => {
                 self.waiters.transferred(result, self.election_timeout);
             }
-            // Nobody asks for restores yet.
-            Action::Restored => {}
+            Action::Restored => self.waiters.replaced(),
             Action::SteppedDown { committed } => {
                 self.peers.end_snapshots();
                 self.waiters.stepped_down(committed);
@@ -522,6 +576,9 @@ impl<R: Send + 'static> Run<R> {
             }
             Observation::PeerLost { peer } => tracing::warn!(%server, %peer, "peer lost"),
             Observation::PeerRegained { peer } => tracing::info!(%server, %peer, "peer regained"),
+            Observation::PeerLostEntries { peer } => {
+                tracing::error!(%server, %peer, "peer has lost entries it acknowledged");
+            }
             Observation::PeerNeedsSnapshot { peer } => {
                 tracing::info!(%server, %peer, "peer needs a snapshot");
             }

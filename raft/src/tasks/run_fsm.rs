@@ -218,7 +218,7 @@ impl<F: Fsm> RunFsm<F> {
         self.shared.applied(snapshot.index);
         let covered = |waiter: &mut Waiter<F::Response>| waiter.index <= snapshot.index;
         while let Some(waiter) = self.waiters.pop_front_if(covered) {
-            waiter.answer.lose_leadership();
+            waiter.answer.replace();
         }
         Ok(())
     }
@@ -236,7 +236,10 @@ impl<F: Fsm> RunFsm<F> {
             let part = match &mut front.answer {
                 Pending::Batch(batch) => Some(&mut batch.part),
                 Pending::Part(part) => Some(&mut **part),
-                Pending::Apply(_) | Pending::Barrier(_) | Pending::Change(_) => None,
+                Pending::Apply(_)
+                | Pending::Barrier(_)
+                | Pending::Change(_)
+                | Pending::Restore(_) => None,
             };
             if let Some(part) = part.filter(|part| part.first <= index) {
                 let response = response.take();
@@ -286,6 +289,7 @@ fn answer<R>(waiter: Pending<R>, index: LogIndex, response: Option<R>) {
         Pending::Part(part) => part.leave(),
         Pending::Barrier(responder) => responder.answer(Ok(index)),
         Pending::Change(responder) => responder.answer(Ok(index)),
+        Pending::Restore(responder) => responder.answer(Ok(index)),
     }
 }
 

@@ -19,8 +19,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::clock::Clock;
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
-    consensus::{Consensus, SnapshotReceipt, Time, WriteId},
-    error::{Fatal, Leader},
+    consensus::{Consensus, ReceiptStep, SnapshotReceipt, Time, WriteId},
+    error::{Fatal, Leader, RestoreError},
     log::{LogId, LogIndex, Term},
     log_tail::LogTail,
     observer::{Observers, Role},
@@ -120,6 +120,8 @@ pub(super) struct SnapshotNews {
     pub(super) receipts: Vec<SnapshotReceipt>,
     /// Transfers that have failed on this side.
     pub(super) failed: Vec<FailedTransfer>,
+    /// The data of a user's restore is durable, or could not be had.
+    pub(super) copied: Option<(LogId, Result<(), RestoreError>)>,
 }
 
 /// A snapshot could not be sent.
@@ -291,9 +293,12 @@ impl Shared {
     /// A piece of a snapshot was kept, or could not be.
     pub(super) fn snapshot_receipt(&self, receipt: SnapshotReceipt) {
         self.tell(|news| {
+            // That a snapshot is complete is told once; a late piece of it must not hide that.
             let of_another = |earlier: &SnapshotReceipt| {
                 let transfer = (receipt.term, receipt.transfer);
-                earlier.from != receipt.from || (earlier.term, earlier.transfer) != transfer
+                earlier.from != receipt.from
+                    || (earlier.term, earlier.transfer) != transfer
+                    || matches!(earlier.step, ReceiptStep::Complete { .. })
             };
             news.receipts.retain(of_another);
             news.receipts.push(receipt);
@@ -306,6 +311,11 @@ impl Shared {
             news.failed.retain(|earlier| earlier.peer != failed.peer);
             news.failed.push(failed);
         });
+    }
+
+    /// The data of a user's restore is durable, or could not be had.
+    pub(super) fn restore_copied(&self, last: LogId, result: Result<(), RestoreError>) {
+        self.tell(|news| news.copied = Some((last, result)));
     }
 
     fn tell(&self, tell: impl FnOnce(&mut SnapshotNews)) {

@@ -243,6 +243,7 @@ enum TransportDefect {
     StartsTwice,
     Swaps,
     Loses,
+    CutsPieces,
     SendsWhenClosed,
     SpeaksOfThePeer,
 }
@@ -277,7 +278,12 @@ impl Transport for DefectiveTransport {
         }
     }
 
-    async fn send_entries(&self, to: &Server, message: Message) -> Result<(), TransportError> {
+    async fn send_entries(&self, to: &Server, mut message: Message) -> Result<(), TransportError> {
+        if let (TransportDefect::CutsPieces, Message::InstallSnapshot(piece)) =
+            (self.defect, &mut message)
+        {
+            piece.data.truncate(1 << 19);
+        }
         let number = {
             let mut sent = self.sent.lock();
             *sent += 1;
@@ -311,6 +317,7 @@ async fn defects_of_a_transport_are_found() {
         (TransportDefect::StartsTwice, "a second start is refused"),
         (TransportDefect::Swaps, "the entries lane keeps its order"),
         (TransportDefect::Loses, "the entries lane keeps its order"),
+        (TransportDefect::CutsPieces, "a large message arrives unchanged"),
         (TransportDefect::SendsWhenClosed, "sending over a closed transport is Closed"),
         (TransportDefect::SpeaksOfThePeer, "a peer that is not there is Unreachable"),
     ] {

@@ -243,3 +243,25 @@ async fn a_start_on_an_address_in_use_is_refused_and_leaves_nothing_running() {
     cluster.restart("a").await;
     cluster.leader().await.apply("x").await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_noted_as_committed_is_applied_before_anybody_leads() {
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    for number in 0..20 {
+        leader.apply(format!("{number}")).await.unwrap();
+    }
+    cluster.converge().await;
+    cluster.shutdown().await;
+    for id in ABC {
+        let raft = cluster.start(id).await;
+        let (log, _, _) = cluster.stores(id);
+        let noted = raft::LogStore::reader(&log).noted_commit().await.unwrap().unwrap();
+        raft.wait_applied(noted).await.unwrap();
+        assert_eq!(raft.leader(), None);
+        let commands = cluster.journal(id).commands().len();
+        assert!(19 <= commands, "{id} knows of {commands}");
+        assert_eq!(raft.commit_index(), noted);
+        cluster.stop(id).await;
+    }
+}

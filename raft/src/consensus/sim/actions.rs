@@ -78,6 +78,10 @@ impl World {
     }
 
     fn observe(&mut self, server: usize, observation: &Observation) -> Check {
+        ensure!(
+            !matches!(observation, Observation::PeerLostEntries { .. }),
+            "law 7: a disk has lost what was acknowledged: {observation:?}"
+        );
         let Observation::RoleChanged { role, term } = observation else { return Ok(()) };
         let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         if *role != Role::Leader {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::{
     cluster::{Cluster, configuration, n, rules},
-    messages::{conflict, heartbeat_reply, matched},
+    messages::{conflict, entry, heartbeat, heartbeat_reply, matched},
 };
 use crate::{
     configuration::ConfigurationChange,
     consensus::{Consensus, Refusal, Saved, Time},
-    log::{LogId, Term},
+    log::{LogId, LogIndex, Term},
     stable::HardState,
 };
 
@@ -59,6 +59,39 @@ fn a_bootstrap_that_was_cut_short_is_repeated() {
     // It has heard of a cluster.
     let result = start(2).bootstrap(Time(0), configuration(3, 0));
     assert_eq!(result, Err(Refusal::AlreadyBootstrapped));
+}
+
+/// A server is removed, set up with an empty disk and added again, all in one term. A late heartbeat
+/// of its first membership speaks of entries that it had then: it ended the server.
+#[test]
+fn a_late_heartbeat_of_an_earlier_membership_ends_nobody() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(&n(1));
+    cluster.run(Duration::from_millis(200));
+    cluster.propose(&n(1), "x");
+    cluster.run(Duration::from_millis(200));
+    // To an empty server, and to one that has taken other entries meanwhile.
+    let late = || heartbeat(2, 1, 3);
+    let remove = ConfigurationChange::RemoveServer { id: n(3) };
+    cluster.act(&n(1), |core, now| core.change_configuration(now, &remove, None)).expect("ok");
+    cluster.run(Duration::from_millis(200));
+    for other in [&[][..], &[1, 1, 1, 1]] {
+        let log = other.iter().zip(1..).map(|(term, index)| entry(*term, index)).collect();
+        cluster.set_disk(&n(3), 1, None, log);
+        cluster.tell(&n(1), &n(3), late());
+        assert_eq!(cluster.core(&n(3)).commit_index(), LogIndex::ZERO, "nobody vouches for it");
+    }
+    cluster.set_disk(&n(3), 0, None, Vec::new());
+    cluster.tell(&n(1), &n(3), late());
+    let add = ConfigurationChange::AddVoter { id: n(3), address: "n3:1".into() };
+    cluster.act(&n(1), |core, now| core.change_configuration(now, &add, None)).expect("ok");
+    cluster.tell(&n(1), &n(3), late());
+    cluster.run(Duration::from_millis(500));
+    assert_eq!(cluster.core(&n(3)).last(), cluster.core(&n(1)).last());
+    assert_eq!(cluster.core(&n(3)).commit_index(), cluster.core(&n(1)).commit_index());
+    assert_eq!(cluster.core(&n(1)).term(), Term(2));
+    let trace = cluster.take_trace();
+    assert!(!trace.iter().any(|line| line.contains("PeerLostEntries")), "{trace:#?}");
 }
 
 /// How many orders to replicate n1 has given since this was last asked.
