@@ -301,7 +301,7 @@ fn answer<R>(waiter: Pending<R>, index: LogIndex, response: Option<R>) {
 
 /// Entries to be applied together, and the responses of the commands among them, in order.
 pub(super) struct Batch<R> {
-    parts: Vec<Entries>,
+    pub(super) parts: Vec<Entries>,
     responses: Vec<R>,
 }
 
@@ -313,7 +313,7 @@ impl<R> Default for Batch<R> {
 
 impl<R> Batch<R> {
     /// Applies the commands, and tells of configurations in between.
-    fn apply<F: Fsm<Response = R>>(
+    pub(super) fn apply<F: Fsm<Response = R>>(
         &mut self,
         fsm: &mut F,
         configuration: &mut IndexedConfiguration,

@@ -18,6 +18,7 @@ mod install;
 mod membership;
 mod observers;
 mod planted_defects;
+mod recover;
 mod restart;
 mod restore;
 mod shutdown;
