@@ -116,6 +116,21 @@ pub(crate) fn decode_bounds(key: &[u8], value: &[u8]) -> Result<Bounds, Damage> 
     }
 }
 
+/// The value of the record of the noted commit index.
+pub(crate) fn encode_noted_commit(key: &[u8], index: LogIndex) -> Vec<u8> {
+    let mut value = Vec::new();
+    seal(key, &mut value, |body| body.extend_from_slice(&index.0.to_be_bytes()));
+    value
+}
+
+/// The noted commit index, from its value.
+pub(crate) fn decode_noted_commit(key: &[u8], value: &[u8]) -> Result<LogIndex, Damage> {
+    let mut body = unseal(key, value)?;
+    let index = LogIndex(u64::from_be_bytes(body.take()?));
+    body.end()?;
+    Ok(index)
+}
+
 /// The value of the hard state record.
 pub(crate) fn encode_hard_state(key: &[u8], hard_state: &HardState) -> Vec<u8> {
     let mut value = Vec::new();

@@ -12,7 +12,8 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use raft::{Entries, Entry, HardState, LogIndex, StoreError};
 use rocksdb::{
-    ColumnFamily, DB, DBRawIterator, ErrorKind, Options, ReadOptions, WriteBatch, WriteOptions,
+    ColumnFamily, DB, DBRawIterator, ErrorKind, FlushOptions, Options, ReadOptions, WriteBatch,
+    WriteOptions,
 };
 
 use crate::{
@@ -26,10 +27,17 @@ pub(crate) struct Database {
     db: DB,
     dir: PathBuf,
     synced: WriteOptions,
-    /// The first and last index as of the last completed write.
-    bounds: RwLock<Bounds>,
+    /// What the log holds as of the last completed write.
+    extent: RwLock<Extent>,
     /// Held for the whole of a write.
     writer: Mutex<Writer>,
+}
+
+/// The records that describe the log, in memory.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extent {
+    bounds: Bounds,
+    noted_commit: Option<LogIndex>,
 }
 
 #[derive(Default)]
@@ -38,7 +46,14 @@ struct Writer {
     failure: Option<String>,
     /// Where values are laid out before RocksDB copies them.
     scratch: Vec<u8>,
+    /// Removals since the entries were last written out for their sake.
+    removals: u32,
 }
+
+/// After this many removals the entries in memory are written out. RocksDB sorts all range deletions
+/// of a write buffer anew for the first read after another one is added, and of small entries or
+/// compactions very many fit into a buffer.
+const MAX_REMOVALS: u32 = 256;
 
 impl Database {
     pub(crate) fn open(dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
@@ -63,7 +78,7 @@ impl Database {
             db,
             dir: dir.to_owned(),
             synced,
-            bounds: RwLock::new(None),
+            extent: RwLock::default(),
             writer: Mutex::new(Writer::default()),
         };
         if stage == Stage::Creating {
@@ -82,7 +97,8 @@ impl Database {
         self.write(&mut self.writer.lock(), "create the store", batch)
     }
 
-    /// What can be checked without reading the whole log: the format, the vote, both ends.
+    /// What can be checked without reading the whole log: the format, the vote, both ends, and
+    /// whether the log still reaches as far as it was noted to be committed.
     fn check(&self) -> Result<(), StoreError> {
         match self.get(keys::FORMAT, "the format record", codec::decode_format)? {
             Some(codec::FORMAT_VERSION) => {}
@@ -94,7 +110,14 @@ impl Database {
         let bounds = self
             .get(&key, "the bounds record", |value| codec::decode_bounds(&key, value))?
             .ok_or_else(|| self.missing("the bounds record"))?;
+        let key = keys::noted_commit();
+        let noted_commit =
+            self.get(&key, NOTED_COMMIT, |value| codec::decode_noted_commit(&key, value))?;
         if let Some((first, last)) = bounds {
+            if let Some(noted) = noted_commit.filter(|noted| last < *noted) {
+                let reason = format!("it is {noted}, but the log ends at entry {last}");
+                return Err(self.corrupt(NOTED_COMMIT, &Damage(reason)));
+            }
             let first = self.entry(first)?;
             let last = self.entry(last)?;
             if last.term < first.term {
@@ -105,12 +128,16 @@ impl Database {
                 return Err(self.corrupt_entry(last.index, &Damage(reason)));
             }
         }
-        *self.bounds.write() = bounds;
+        *self.extent.write() = Extent { bounds, noted_commit };
         Ok(())
     }
 
     pub(crate) fn bounds(&self) -> Bounds {
-        *self.bounds.read()
+        self.extent.read().bounds
+    }
+
+    pub(crate) fn noted_commit(&self) -> Option<LogIndex> {
+        self.extent.read().noted_commit
     }
 
     pub(crate) fn hard_state(&self) -> Result<Option<HardState>, StoreError> {
@@ -130,12 +157,22 @@ impl Database {
         self.db.cf_handle(keys::LOG).ok_or_else(|| self.missing("the column family \"log\""))
     }
 
-    pub(crate) fn append(&self, batches: &[Entries]) -> Result<(), StoreError> {
+    /// Appends the batches, and notes beside them that the log is committed up to `noted`. What lies
+    /// behind the last entry is not noted, and a note never goes back.
+    pub(crate) fn append(
+        &self,
+        batches: &[Entries],
+        noted: Option<LogIndex>,
+    ) -> Result<(), StoreError> {
         let log = self.log()?;
         let mut writer = self.writer.lock();
-        let bounds = self.bounds();
-        let Some((first, last)) = contiguous(batches, bounds)? else { return Ok(()) };
-        let first = bounds.map_or(first, |(first, _)| first);
+        let before = *self.extent.read();
+        let Some((first, last)) = contiguous(batches, before.bounds)? else { return Ok(()) };
+        let first = before.bounds.map_or(first, |(first, _)| first);
+        let after = Extent {
+            bounds: Some((first, last)),
+            noted_commit: before.noted_commit.max(noted).map(|noted| noted.min(last)),
+        };
         let mut batch = WriteBatch::with_capacity_bytes(size_hint(batches));
         for entry in batches.iter().flat_map(|entries| entries.iter()) {
             let key = keys::entry(entry.index);
@@ -144,32 +181,42 @@ impl Database {
             batch.put_cf(log, key, &writer.scratch);
         }
         writer.scratch.shrink_to(SCRATCH_KEPT_BYTES);
-        put_bounds(&mut batch, Some((first, last)));
+        put_extent(&mut batch, before, after);
         self.write(&mut writer, &format!("append up to entry {last}"), batch)?;
-        *self.bounds.write() = Some((first, last));
+        *self.extent.write() = after;
         Ok(())
     }
 
     pub(crate) fn truncate_suffix(&self, from: LogIndex) -> Result<(), StoreError> {
         let mut writer = self.writer.lock();
-        let Some((first, last)) = self.bounds() else { return Ok(()) };
+        let Extent { bounds, noted_commit } = *self.extent.read();
+        let Some((first, last)) = bounds else { return Ok(()) };
         if last < from {
             return Ok(());
         }
         let from = from.max(first);
-        let left = (first < from).then(|| (first, from.prev()));
+        let left = Extent {
+            bounds: (first < from).then(|| (first, from.prev())),
+            // What is committed is never truncated; a caller that does it anyway is not to find a
+            // note about entries that are gone.
+            noted_commit: noted_commit.map(|noted| noted.min(from.prev())),
+        };
         self.remove(&mut writer, from..=last, left)
     }
 
     pub(crate) fn truncate_prefix(&self, through: LogIndex) -> Result<(), StoreError> {
         let mut writer = self.writer.lock();
-        let Some((first, last)) = self.bounds() else { return Ok(()) };
+        let Extent { bounds, noted_commit } = *self.extent.read();
+        let Some((first, last)) = bounds else { return Ok(()) };
         if through < first {
             return Ok(());
         }
         let through = through.min(last);
-        let left = (through < last).then(|| (through.next(), last));
-        self.remove(&mut writer, LogIndex::ZERO..=through, left)?;
+        let bounds = (through < last).then(|| (through.next(), last));
+        let left = Extent { bounds, noted_commit };
+        // Beginning at `first`, where the removal before it ended: range deletions that cover each
+        // other cost RocksDB the square of their number.
+        self.remove(&mut writer, first..=through, left)?;
         // Drops whole files at once; the end is inclusive. The entries are gone already, so that
         // a failure costs space, not truth. If it is the disk's, the next write will say so.
         let (begin, end) = (keys::entry(LogIndex::ZERO), keys::entry(through));
@@ -179,26 +226,43 @@ impl Database {
         Ok(())
     }
 
-    /// Removes the entries in `gone`, which leaves those within `left`.
+    /// Removes the entries in `gone`, which leaves `left`.
     ///
     /// Readers lose sight of them *before* they go: see [`Self::read`].
     fn remove(
         &self,
         writer: &mut Writer,
         gone: RangeInclusive<LogIndex>,
-        left: Bounds,
+        left: Extent,
     ) -> Result<(), StoreError> {
         let (from, through) = gone.into_inner();
         let mut batch = WriteBatch::default();
         batch.delete_range_cf(self.log()?, &keys::entry(from)[..], &keys::after(through)[..]);
-        put_bounds(&mut batch, left);
-        let before = std::mem::replace(&mut *self.bounds.write(), left);
+        let before = std::mem::replace(&mut *self.extent.write(), left);
+        put_extent(&mut batch, before, left);
         let written =
             self.write(writer, &format!("remove entries {from} through {through}"), batch);
         if written.is_err() {
-            *self.bounds.write() = before;
+            *self.extent.write() = before;
+            return written;
         }
-        written
+        self.bound_removals(writer)
+    }
+
+    /// See [`MAX_REMOVALS`].
+    fn bound_removals(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        writer.removals += 1;
+        if writer.removals < MAX_REMOVALS {
+            return Ok(());
+        }
+        writer.removals = 0;
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        // Nothing hangs on it but speed. If it fails because of the disk, the next write will say so.
+        if let Err(error) = self.db.flush_cf_opt(self.log()?, &options) {
+            tracing::warn!(dir = %self.dir.display(), %error, "entries were not written out");
+        }
+        Ok(())
     }
 
     /// The only place that writes.
@@ -234,8 +298,9 @@ impl Database {
         // The iterator goes on seeing what was there when it was made, and it is made while the
         // bounds cannot change. An append is written before it moves them, a removal after, so that
         // what lies within them is there.
-        let bounds = self.bounds.read();
-        let Some((_, last)) = bounds.filter(|(first, last)| *first <= start && start <= *last)
+        let extent = self.extent.read();
+        let Some((_, last)) =
+            extent.bounds.filter(|(first, last)| *first <= start && start <= *last)
         else {
             return Err(StoreError::NotFound { what: log_entry(start) });
         };
@@ -243,7 +308,7 @@ impl Database {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(keys::after(last));
         let mut records = self.db.raw_iterator_cf_opt(self.log()?, options);
-        drop(bounds);
+        drop(extent);
         records.seek(keys::entry(start));
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
@@ -328,7 +393,8 @@ impl Database {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").field("dir", &self.dir).field("bounds", &self.bounds()).finish()
+        let extent = *self.extent.read();
+        f.debug_struct("Database").field("dir", &self.dir).field("extent", &extent).finish()
     }
 }
 
@@ -336,6 +402,17 @@ fn put_bounds(batch: &mut WriteBatch, bounds: Bounds) {
     let key = keys::bounds();
     batch.put(key, codec::encode_bounds(&key, bounds));
 }
+
+/// The bounds fit the entries in the same batch; the note is written only when it has changed.
+fn put_extent(batch: &mut WriteBatch, before: Extent, after: Extent) {
+    put_bounds(batch, after.bounds);
+    if let Some(noted) = after.noted_commit.filter(|_| after.noted_commit != before.noted_commit) {
+        let key = keys::noted_commit();
+        batch.put(key, codec::encode_noted_commit(&key, noted));
+    }
+}
+
+const NOTED_COMMIT: &str = "the noted commit index";
 
 /// Room for an envelope, a key and RocksDB's own framing.
 const RECORD_OVERHEAD_BYTES: u64 = 64;

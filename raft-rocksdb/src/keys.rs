@@ -23,6 +23,7 @@ const GROUP: u64 = 0;
 
 const HARD_STATE: u8 = 0x10;
 const BOUNDS: u8 = 0x20;
+const NOTED_COMMIT: u8 = 0x30;
 
 /// The key of a record of a group in [`META`]: `[kind u8] [group u64]`.
 pub(crate) type MetaKey = [u8; 9];
@@ -38,6 +39,11 @@ pub(crate) fn hard_state() -> MetaKey {
 /// The key of the record that says where the log begins and ends.
 pub(crate) fn bounds() -> MetaKey {
     meta(BOUNDS)
+}
+
+/// The key of the record that says how far the log is known to be committed.
+pub(crate) fn noted_commit() -> MetaKey {
+    meta(NOTED_COMMIT)
 }
 
 /// The key of the entry at `index`.

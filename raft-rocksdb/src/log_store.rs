@@ -10,8 +10,11 @@ use crate::{blocking, database::Database};
 /// The log of a [`RocksStore`](crate::RocksStore); hand it to `Raft::new`.
 ///
 /// An append is one synced write, however many batches and entries it takes; so is a truncation,
-/// however many entries it removes. A call that would leave a gap is refused and changes nothing.
-/// After a write has failed, every later one is refused.
+/// however many entries it removes, also of the whole log. A call that would leave a gap is refused
+/// and changes nothing. After a write has failed, every later one is refused.
+///
+/// A noted commit index is part of the next append that brings entries. It never goes back, and
+/// never beyond the last entry: the part of a note that does comes with later appends.
 ///
 /// # Cancel safety
 /// A write that was begun is finished even if its future is dropped; the next call waits for it.
@@ -21,11 +24,13 @@ use crate::{blocking, database::Database};
 #[derive(Debug)]
 pub struct RocksLogStore {
     database: Arc<Database>,
+    /// The newest note, durable or not.
+    noted_commit: Option<LogIndex>,
 }
 
 impl RocksLogStore {
     pub(crate) fn new(database: Arc<Database>) -> Self {
-        Self { database }
+        Self { database, noted_commit: None }
     }
 }
 
@@ -36,21 +41,26 @@ impl LogStore for RocksLogStore {
     }
 
     async fn append(&mut self, batches: &[Entries]) -> Result<(), StoreError> {
-        let batches = batches.to_vec();
-        blocking::run(&self.database, move |database| database.append(&batches)).await
+        let (batches, noted) = (batches.to_vec(), self.noted_commit);
+        blocking::run(&self.database, move |database| database.append(&batches, noted)).await
     }
 
     async fn truncate_suffix(&mut self, from: LogIndex) -> Result<(), StoreError> {
+        self.noted_commit = self.noted_commit.map(|noted| noted.min(from.prev()));
         blocking::run(&self.database, move |database| database.truncate_suffix(from)).await
     }
 
     async fn truncate_prefix(&mut self, through: LogIndex) -> Result<(), StoreError> {
         blocking::run(&self.database, move |database| database.truncate_prefix(through)).await
     }
+
+    fn note_commit(&mut self, index: LogIndex) {
+        self.noted_commit = Some(index);
+    }
 }
 
-/// Reads one consistent state of the log at a time, while the writer writes. The bounds come from
-/// memory.
+/// Reads one consistent state of the log at a time, while the writer writes. The bounds and the
+/// noted commit index come from memory.
 #[derive(Debug)]
 struct RocksLogReader {
     database: Arc<Database>,
@@ -60,6 +70,10 @@ struct RocksLogReader {
 impl LogReader for RocksLogReader {
     async fn bounds(&self) -> Result<Option<(LogIndex, LogIndex)>, StoreError> {
         Ok(self.database.bounds())
+    }
+
+    async fn noted_commit(&self) -> Result<Option<LogIndex>, StoreError> {
+        Ok(self.database.noted_commit())
     }
 
     async fn read(

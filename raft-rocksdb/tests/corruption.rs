@@ -11,8 +11,8 @@ use std::{
 };
 
 use common::{
-    BOUNDS_KEY, FORMAT_KEY, HARD_STATE_KEY, all, bounds, command, commands, entry_key, open, raw,
-    refusal,
+    BOUNDS_KEY, FORMAT_KEY, HARD_STATE_KEY, NOTED_COMMIT_KEY, all, bounds, command, commands,
+    entry_key, noted, open, raw, refusal,
 };
 use raft::{HardState, LogIndex, LogStore, StableStore, StoreError, Term};
 use rocksdb::DB;
@@ -20,13 +20,15 @@ use rocksdb::DB;
 const ADVICE: &str = "this server may have promised what it no longer knows: remove it from the \
                       cluster, delete the directory, and add it again under a new id";
 
-/// A closed store with ten entries and a vote.
+/// A closed store with ten entries, of which eight are noted as committed, and a vote.
 async fn filled() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let saved = HardState { current_term: Term(1), voted_for: Some("a".into()) };
     store.stable_store().save_hard_state(&saved).await.unwrap();
-    store.log_store().append(&[commands(1, 1..=10)]).await.unwrap();
+    let mut log = store.log_store();
+    log.note_commit(LogIndex(8));
+    log.append(&[commands(1, 1..=10)]).await.unwrap();
     dir
 }
 
@@ -66,12 +68,13 @@ async fn a_flipped_bit_in_the_middle_is_found_by_the_read_that_meets_it() {
 }
 
 #[tokio::test]
-async fn a_flipped_bit_at_either_end_or_in_the_vote_is_found_by_opening() {
+async fn a_flipped_bit_at_either_end_or_beside_the_log_is_found_by_opening() {
     for (cf, key, what) in [
         ("log", entry_key(1), "log entry 1"),
         ("log", entry_key(10), "log entry 10"),
         ("default", HARD_STATE_KEY.to_vec(), "the term and vote"),
         ("default", BOUNDS_KEY.to_vec(), "the bounds record"),
+        ("default", NOTED_COMMIT_KEY.to_vec(), "the noted commit index"),
         ("default", FORMAT_KEY.to_vec(), "the format record"),
     ] {
         let dir = filled().await;
@@ -113,6 +116,35 @@ async fn what_is_missing_is_damage_and_not_an_end() {
             format!("log entry 7 in {dir} is damaged: it is missing; {ADVICE}")
         );
     }
+}
+
+/// A log without what it had noted as committed would be amnesia.
+#[tokio::test]
+async fn a_log_that_ends_before_its_noted_commit_index_is_damage() {
+    let (dir, longer) = (filled().await, filled().await);
+    let mut log = open(longer.path()).log_store();
+    log.note_commit(LogIndex(11));
+    log.append(&[commands(1, 11..=11)]).await.unwrap();
+    drop(log);
+    let note = raw(longer.path()).get(NOTED_COMMIT_KEY).unwrap().unwrap();
+    raw(dir.path()).put(NOTED_COMMIT_KEY, note).unwrap();
+    assert_eq!(
+        refusal(dir.path()).to_string(),
+        format!(
+            "the noted commit index in {} is damaged: it is 11, but the log ends at entry 10; {ADVICE}",
+            dir.path().display()
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_store_without_a_note_has_noted_nothing() {
+    let dir = filled().await;
+    raw(dir.path()).delete(NOTED_COMMIT_KEY).unwrap();
+    let mut log = open(dir.path()).log_store();
+    assert_eq!(noted(&log).await, None);
+    log.append(&[commands(1, 11..=11)]).await.unwrap();
+    assert_eq!(noted(&log).await, None);
 }
 
 #[tokio::test]
@@ -179,6 +211,13 @@ async fn a_flipped_bit_in_a_flushed_file_is_found() {
     assert!(error.to_string().ends_with(ADVICE), "{error}");
 }
 
+fn copy_files(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
 /// A store that was not closed, as after a power cut, with one write-ahead log of three appends.
 /// Gives the length of the log after each.
 async fn torn() -> (tempfile::TempDir, PathBuf, Vec<u64>) {
@@ -190,10 +229,7 @@ async fn torn() -> (tempfile::TempDir, PathBuf, Vec<u64>) {
         log.append(&[commands(1, number * 10 + 1..=number * 10 + 10)]).await.unwrap();
         lengths.push(fs::metadata(&wal).unwrap().len());
     }
-    for file in fs::read_dir(original.path()).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
-    }
+    copy_files(original.path(), copy.path());
     let wal = copy.path().join(wal.file_name().unwrap());
     (copy, wal, lengths)
 }
@@ -205,10 +241,7 @@ async fn a_write_that_was_cut_short_is_dropped_whole() {
     let last = lengths[1]..lengths[2];
     for length in last.clone().step_by(29).chain([last.end - 1]) {
         let untouched = tempfile::tempdir().unwrap();
-        for file in fs::read_dir(dir.path()).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), untouched.path().join(file.file_name())).unwrap();
-        }
+        copy_files(dir.path(), untouched.path());
         let wal = untouched.path().join(wal.file_name().unwrap());
         fs::write(&wal, &whole[..length as usize]).unwrap();
         let mut log = open(untouched.path()).log_store();
@@ -216,6 +249,31 @@ async fn a_write_that_was_cut_short_is_dropped_whole() {
         log.append(&[commands(2, 21..=22)]).await.unwrap();
         drop(log);
         assert_eq!(bounds(&open(untouched.path()).log_store()).await, Some((1, 22)));
+    }
+}
+
+/// Wherever the power is cut, a reset leaves the whole log, with its note, or none of it.
+#[tokio::test]
+async fn a_reset_that_was_cut_short_has_not_happened() {
+    let original = tempfile::tempdir().unwrap();
+    let mut log = open(original.path()).log_store();
+    log.note_commit(LogIndex(15));
+    log.append(&[commands(1, 1..=20)]).await.unwrap();
+    let wal = newest(original.path(), "log");
+    let before = fs::metadata(&wal).unwrap().len();
+    log.truncate_prefix(LogIndex(u64::MAX)).await.unwrap();
+    let whole = fs::read(&wal).unwrap();
+    assert!((before as usize) < whole.len(), "a reset is a record of the log");
+    for length in before as usize..=whole.len() {
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(original.path(), copy.path());
+        fs::write(copy.path().join(wal.file_name().unwrap()), &whole[..length]).unwrap();
+        let mut log = open(copy.path()).log_store();
+        let expected = if length < whole.len() { Some((1, 20)) } else { None };
+        assert_eq!(bounds(&log).await, expected, "cut at {length}");
+        assert_eq!(noted(&log).await, Some(15), "cut at {length}");
+        let next = if expected.is_some() { 21 } else { 1000 };
+        log.append(&[commands(2, next..=next)]).await.unwrap();
     }
 }
 

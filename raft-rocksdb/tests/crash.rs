@@ -5,6 +5,8 @@
 //! directory and finds exactly the state that was acknowledged last, or that plus the one write
 //! under way: all of it or nothing.
 //!
+//! Among the writes are compactions, resets of the whole log, and appends that note the commit index.
+//!
 //! A killed process loses nothing that the kernel already has, so that this shows atomicity,
 //! order and recovery. That every write is synced is shown in `database/tests.rs`.
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
@@ -19,7 +21,7 @@ use std::{
     str::FromStr,
 };
 
-use common::all;
+use common::{all, noted};
 use raft::{Entries, Entry, EntryPayload, HardState, LogIndex, LogStore, StableStore, Term};
 use raft_rocksdb::{RocksOptions, RocksStore};
 
@@ -49,18 +51,35 @@ impl Random {
 /// One write, as text between child and parent.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Append { term: u64, first: u64, last: u64 },
-    TruncateSuffix { from: u64 },
-    TruncatePrefix { through: u64 },
-    Vote { term: u64 },
+    /// After a note of the commit index; zero is none.
+    Append {
+        term: u64,
+        first: u64,
+        last: u64,
+        note: u64,
+    },
+    TruncateSuffix {
+        from: u64,
+    },
+    TruncatePrefix {
+        through: u64,
+    },
+    /// Removes the whole log.
+    Reset,
+    Vote {
+        term: u64,
+    },
 }
 
 impl Step {
     fn line(self) -> String {
         match self {
-            Self::Append { term, first, last } => format!("append {term} {first} {last}"),
+            Self::Append { term, first, last, note } => {
+                format!("append {term} {first} {last} {note}")
+            }
             Self::TruncateSuffix { from } => format!("suffix {from}"),
             Self::TruncatePrefix { through } => format!("prefix {through}"),
+            Self::Reset => "reset".to_owned(),
             Self::Vote { term } => format!("vote {term}"),
         }
     }
@@ -73,11 +92,13 @@ impl FromStr for Step {
         let words: Vec<_> = line.split(' ').collect();
         let number = |word: &str| word.parse().map_err(|error| format!("{line:?}: {error}"));
         match words[..] {
-            ["append", term, first, last] => {
-                Ok(Self::Append { term: number(term)?, first: number(first)?, last: number(last)? })
+            ["append", term, first, last, note] => {
+                let (first, last) = (number(first)?, number(last)?);
+                Ok(Self::Append { term: number(term)?, first, last, note: number(note)? })
             }
             ["suffix", from] => Ok(Self::TruncateSuffix { from: number(from)? }),
             ["prefix", through] => Ok(Self::TruncatePrefix { through: number(through)? }),
+            ["reset"] => Ok(Self::Reset),
             ["vote", term] => Ok(Self::Vote { term: number(term)? }),
             _ => Err(format!("what is {line:?}?")),
         }
@@ -91,6 +112,10 @@ struct Model {
     terms: Vec<u64>,
     first: u64,
     vote: Option<u64>,
+    /// The durable commit index.
+    noted: Option<u64>,
+    /// The newest note of this process: what of it lies behind the last entry comes later.
+    note: Option<u64>,
 }
 
 impl Model {
@@ -101,20 +126,24 @@ impl Model {
     fn after(&self, step: Step) -> Self {
         let mut next = self.clone();
         match step {
-            Step::Append { term, first, last } => {
+            Step::Append { term, first, last, note } => {
                 if next.terms.is_empty() {
                     next.first = first;
                 }
                 next.terms.extend((first..=last).map(|_| term));
+                next.note = if note == 0 { next.note } else { Some(note) };
+                next.noted = next.noted.max(next.note.map(|note| note.min(last)));
             }
             Step::TruncateSuffix { from } => {
                 next.terms.truncate(from.saturating_sub(next.first) as usize);
+                next.note = next.note.map(|note| note.min(from - 1));
             }
             Step::TruncatePrefix { through } => {
                 let gone = (through + 1 - next.first).min(next.terms.len() as u64);
                 next.terms.drain(..gone as usize);
                 next.first += gone;
             }
+            Step::Reset => next.terms.clear(),
             Step::Vote { term } => next.vote = Some(term),
         }
         if next.terms.is_empty() {
@@ -149,10 +178,11 @@ fn vote(term: u64) -> HardState {
     HardState { current_term: Term(term), voted_for: Some(format!("server-{term}").into()) }
 }
 
-async fn stored(dir: &Path) -> (Entries, Option<HardState>) {
+async fn stored(dir: &Path) -> (Entries, Option<u64>, Option<HardState>) {
     let store = open(dir);
     let log = store.log_store();
-    (all(&log).await, store.stable_store().hard_state().await.expect("hard state"))
+    let hard_state = store.stable_store().hard_state().await.expect("hard state");
+    (all(&log).await, noted(&log).await, hard_state)
 }
 
 /// Not a test: what the child does. Does nothing in an ordinary run.
@@ -170,25 +200,36 @@ async fn child() {
     };
     loop {
         let bounds = reader.bounds().await.unwrap().map(|(first, last)| (first.0, last.0));
-        let step = match (random.below(10), bounds) {
-            (0, Some((first, last))) => {
-                Step::TruncateSuffix { from: last + 1 - random.below((last - first + 2).min(40)) }
+        let noted = noted(&log).await.unwrap_or(0);
+        let step = match (random.below(20), bounds) {
+            // What is committed is not removed from the end.
+            (0 | 1, Some((first, last))) => {
+                let from = last + 1 - random.below((last - first + 2).min(40));
+                Step::TruncateSuffix { from: from.max(noted + 1) }
             }
-            (1, Some((first, last))) => {
+            (2 | 3, Some((first, last))) => {
                 Step::TruncatePrefix { through: first + random.below((last - first + 1).min(60)) }
             }
-            (2, _) => {
+            (4, Some(_)) => Step::Reset,
+            (5 | 6, _) => {
                 term += 1;
                 Step::Vote { term }
             }
             (_, bounds) => {
-                let first = bounds.map_or(1 + random.below(1000), |(_, last)| last + 1);
-                Step::Append { term, first, last: first + random.below(20) }
+                let first = bounds.map_or(noted + 1 + random.below(1000), |(_, last)| last + 1);
+                let last = first + random.below(20);
+                // Now and then one that is too far.
+                let note = noted.max(first.saturating_sub(10)) + random.below(40);
+                let note = if random.below(3) == 0 { 0 } else { note };
+                Step::Append { term, first, last, note }
             }
         };
         say("begin", step);
         match step {
-            Step::Append { term, first, last } => {
+            Step::Append { term, first, last, note } => {
+                if 0 < note {
+                    log.note_commit(LogIndex(note));
+                }
                 let cut = first + random.below(last - first + 1);
                 let batch = |range: std::ops::RangeInclusive<u64>| -> Entries {
                     range.map(|index| entry(term, index)).collect::<Vec<_>>().into()
@@ -199,6 +240,7 @@ async fn child() {
             Step::TruncatePrefix { through } => {
                 log.truncate_prefix(LogIndex(through)).await.unwrap();
             }
+            Step::Reset => log.truncate_prefix(LogIndex(u64::MAX)).await.unwrap(),
             Step::Vote { term } => stable.save_hard_state(&vote(term)).await.unwrap(),
         }
         say("done", step);
@@ -221,6 +263,9 @@ async fn what_was_acknowledged_survives_any_kill() {
     let dir = tempfile::tempdir().unwrap();
     let mut random = Random(20_140_522);
     let mut model = Model::default();
+    // Between these the noted commit index has to lie, whatever else the model says.
+    let (mut noted_at_least, mut appended_at_most) = (0, 0);
+    let mut resets = 0;
     let (mut acknowledged, mut cut_short, mut kept) = (0_u64, 0_u64, 0_u64);
     for round in 0..ROUNDS {
         let mut child = start(dir.path(), random.below(u64::MAX));
@@ -229,8 +274,19 @@ async fn what_was_acknowledged_survives_any_kill() {
         let mut take = |line: String, model: &mut Model| {
             if let Some(write) = line.strip_prefix("begin ") {
                 under_way = Some(write.parse::<Step>().unwrap());
+                if let Some(Step::Append { last, .. }) = under_way {
+                    appended_at_most = last.max(appended_at_most);
+                }
             } else if let Some(write) = line.strip_prefix("done ") {
-                assert_eq!(under_way.take().map(Step::line).as_deref(), Some(write));
+                let begun = under_way.take();
+                assert_eq!(begun.map(Step::line).as_deref(), Some(write));
+                match begun {
+                    Some(Step::Append { last, note, .. }) => {
+                        noted_at_least = note.min(last).max(noted_at_least);
+                    }
+                    Some(Step::Reset) => resets += 1,
+                    _ => {}
+                }
                 *model = model.after(write.parse().unwrap());
                 acknowledged += 1;
                 return true;
@@ -253,8 +309,10 @@ async fn what_was_acknowledged_survives_any_kill() {
             take(line, &mut model);
         }
 
-        let (entries, hard_state) = stored(dir.path()).await;
-        let fits = |model: &Model| entries == model.entries() && hard_state == model.hard_state();
+        let (entries, noted, hard_state) = stored(dir.path()).await;
+        let fits = |model: &Model| {
+            entries == model.entries() && noted == model.noted && hard_state == model.hard_state()
+        };
         if let Some(write) = under_way {
             cut_short += 1;
             let next = model.after(write);
@@ -265,15 +323,23 @@ async fn what_was_acknowledged_survives_any_kill() {
         }
         assert!(
             fits(&model),
-            "round {round}: found {:?} to {:?} and {hard_state:?}; acknowledged {} to {} and {:?}; \
-             under way {under_way:?}",
+            "round {round}: found {:?} to {:?}, {noted:?} noted, and {hard_state:?}; acknowledged \
+             {} to {}, {:?} noted, and {:?}; under way {under_way:?}",
             entries.first().map(Entry::id),
             entries.last_id(),
             model.first,
             if model.terms.is_empty() { 0 } else { model.last() },
+            model.noted,
             model.hard_state(),
         );
+        let noted = noted.unwrap_or(0);
+        assert!(
+            noted_at_least <= noted && noted <= appended_at_most,
+            "round {round}: {noted} is noted, not from {noted_at_least} to {appended_at_most}"
+        );
+        model.note = None;
     }
     println!("{acknowledged} acknowledged, {cut_short} cut short, {kept} of them complete");
-    assert!(ROUNDS < acknowledged && 0 < cut_short, "nothing was tested");
+    println!("{resets} resets, and {noted_at_least} noted at last");
+    assert!(ROUNDS < acknowledged && 0 < cut_short && 0 < resets, "nothing was tested");
 }

@@ -1,7 +1,8 @@
 //! The bytes on disk, pinned: what this release writes, and that it reads what any release wrote.
 //!
-//! `tests/format-1.txt` holds one record a line, `column family`, `key`, `value`, in hexadecimal.
-//! It is never edited; a new format gets a file of its own, and this one stays readable.
+//! `tests/format-1.txt` holds one record a line, `column family`, `key`, `value`, in hexadecimal;
+//! `tests/format-1-noted.txt` is the same with a noted commit index, which the first one is too old
+//! for. They are never edited; a new format gets a file of its own, and these stay readable.
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod common;
@@ -16,6 +17,7 @@ use raft::{
 use rocksdb::{DB, IteratorMode, Options};
 
 const FIXTURE: &str = include_str!("format-1.txt");
+const NOTED: &str = include_str!("format-1-noted.txt");
 
 const FAMILIES: [&str; 2] = ["default", "log"];
 
@@ -65,25 +67,36 @@ fn dump(dir: &Path) -> String {
 
 #[tokio::test]
 async fn this_release_writes_format_1() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    store.log_store().append(&[entries()]).await.unwrap();
-    store.stable_store().save_hard_state(&hard_state()).await.unwrap();
-    drop(store);
-    let dump = dump(dir.path());
-    assert_eq!(dump, FIXTURE, "\n{dump}");
-    let identity = std::fs::read_to_string(dir.path().join("RAFT-ROCKSDB")).unwrap();
-    assert!(identity.starts_with("raft-rocksdb format 1\n"), "{identity}");
+    for (noted, fixture) in [(None, FIXTURE), (Some(LogIndex(256)), NOTED)] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let mut log = store.log_store();
+        if let Some(index) = noted {
+            log.note_commit(index);
+        }
+        log.append(&[entries()]).await.unwrap();
+        store.stable_store().save_hard_state(&hard_state()).await.unwrap();
+        drop((log, store));
+        let dump = dump(dir.path());
+        assert_eq!(dump, fixture, "\n{dump}");
+        let identity = std::fs::read_to_string(dir.path().join("RAFT-ROCKSDB")).unwrap();
+        assert!(identity.starts_with("raft-rocksdb format 1\n"), "{identity}");
+    }
 }
 
 #[tokio::test]
 async fn format_1_is_read() {
+    is_read(FIXTURE, None).await;
+    is_read(NOTED, Some(LogIndex(256))).await;
+}
+
+async fn is_read(fixture: &str, noted: Option<LogIndex>) {
     let dir = tempfile::tempdir().unwrap();
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     let db = DB::open_cf(&options, dir.path(), FAMILIES).unwrap();
-    for line in FIXTURE.lines() {
+    for line in fixture.lines() {
         let [family, key, value] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
         db.put_cf(db.cf_handle(family).unwrap(), unhex(key), unhex(value)).unwrap();
     }
@@ -94,5 +107,6 @@ async fn format_1_is_read() {
     let log = store.log_store();
     assert_eq!(bounds(&log).await, Some((254, 258)));
     assert_eq!(all(&log).await, entries());
+    assert_eq!(log.reader().noted_commit().await.unwrap(), noted);
     assert_eq!(store.stable_store().hard_state().await.unwrap(), Some(hard_state()));
 }

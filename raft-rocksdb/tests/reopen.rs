@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{all, bounds, command, commands, open};
+use common::{all, bounds, command, commands, noted, open};
 use raft::{
     Configuration, Entries, Entry, EntryPayload, HardState, LogIndex, LogStore, Server,
     StableStore, StoreError, Term,
@@ -62,6 +62,52 @@ async fn truncations_survive() {
     log.append(&[commands(9, 1000..=1000)]).await.unwrap();
     drop(log);
     assert_eq!(bounds(&open(dir.path()).log_store()).await, Some((1000, 1000)));
+}
+
+#[tokio::test]
+async fn a_noted_commit_index_survives_with_the_append_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let reopen = |log| {
+        drop(log);
+        open(dir.path()).log_store()
+    };
+    let mut log = open(dir.path()).log_store();
+    log.append(&[commands(1, 1..=5)]).await.unwrap();
+    log.note_commit(LogIndex(4));
+    let mut log = reopen(log);
+    assert_eq!(noted(&log).await, None, "no append came after it");
+    log.note_commit(LogIndex(4));
+    log.append(&[]).await.unwrap();
+    assert_eq!(noted(&log).await, None, "an append of nothing writes nothing");
+    log.append(&[commands(1, 6..=7)]).await.unwrap();
+    let mut log = reopen(log);
+    assert_eq!(noted(&log).await, Some(4));
+
+    // Never beyond the last entry, and never back.
+    log.note_commit(LogIndex(100));
+    log.append(&[commands(1, 8..=10)]).await.unwrap();
+    assert_eq!(noted(&log).await, Some(10));
+    log.append(&[commands(1, 11..=12)]).await.unwrap();
+    assert_eq!(noted(&log).await, Some(12), "the rest of the note");
+    let mut log = reopen(log);
+    log.note_commit(LogIndex(3));
+    log.append(&[commands(1, 13..=20)]).await.unwrap();
+    assert_eq!(noted(&log).await, Some(12));
+
+    // Compacting and resetting leave it; removing what it is about takes it back.
+    log.truncate_prefix(LogIndex(15)).await.unwrap();
+    assert_eq!(noted(&log).await, Some(12));
+    log.truncate_prefix(LogIndex(u64::MAX)).await.unwrap();
+    let mut log = reopen(log);
+    assert_eq!((bounds(&log).await, noted(&log).await), (None, Some(12)));
+    log.note_commit(LogIndex(32));
+    log.append(&[commands(2, 31..=35)]).await.unwrap();
+    log.note_commit(LogIndex(34));
+    log.truncate_suffix(LogIndex(32)).await.unwrap();
+    let mut log = reopen(log);
+    assert_eq!((bounds(&log).await, noted(&log).await), (Some((31, 31)), Some(31)));
+    log.append(&[commands(3, 32..=35)]).await.unwrap();
+    assert_eq!(noted(&log).await, Some(31), "what was noted before the truncation is void");
 }
 
 #[tokio::test]

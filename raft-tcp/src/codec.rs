@@ -1,34 +1,44 @@
 //! Messages as payload bytes. Pure, and the only module that names `bincode`.
 //!
-//! `AppendEntries` has an encoding of its own, written by hand: it is nearly all the traffic, and
-//! large commands can be cut out of the received buffer instead of being copied. Everything else
-//! is small and goes through `bincode` 2 with a pinned configuration. The bytes are fixed by
-//! fixtures in the tests and described in `WIRE.md`.
+//! `AppendEntries` and `InstallSnapshot` have encodings of their own, written by hand: they are
+//! nearly all the traffic, and large commands and pieces can be cut out of the received buffer
+//! instead of being copied; a large piece is not copied by its sender either. Everything else is
+//! small and goes through `bincode` 2 with a pinned configuration. The bytes are fixed by fixtures
+//! in the tests and described in `WIRE.md`.
 
 use bincode::{config, enc::write::Writer};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft::{
-    Configuration, Entry, EntryPayload, LogId, LogIndex, Message, Term, rpc::AppendEntriesRequest,
+    Configuration, Entry, EntryPayload, IndexedConfiguration, LogId, LogIndex, Message, Term,
+    rpc::{AppendEntriesRequest, InstallSnapshotRequest},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::frame::{Kind, TooLong};
 
-/// The most one `bincode` value may take, in bytes: every message but `AppendEntries`, and a
-/// configuration inside one.
-const MAX_VALUE_BYTES: usize = 1 << 20;
+/// The most one `bincode` value may take, in bytes: every message without an encoding of its own,
+/// and a configuration inside one that has.
+pub(crate) const MAX_VALUE_BYTES: usize = 1 << 20;
 
 /// Bytes of an `AppendEntries` beside its entries.
 const REQUEST_BYTES: u64 = 6 * 8 + 4;
 
+/// Bytes of an `InstallSnapshot` beside its configuration and its piece.
+pub(crate) const SNAPSHOT_BYTES: usize = 7 * 8 + 4 + 4;
+
 /// Bytes of an entry beside its command: term, kind, length.
 const ENTRY_BYTES: usize = 8 + 1 + 4;
 
-/// Commands smaller than this are copied out of the frame: see [`is_worth_sharing`].
+/// Commands and pieces smaller than this are copied: into the frame, and out of it (see
+/// [`is_worth_sharing`]).
 const MIN_SHARED_BYTES: usize = 8 * 1024;
 
-/// The `bincode` variant of [`Message::AppendEntries`], which never travels in that form.
+/// The `bincode` variants of [`Message::AppendEntries`] and [`Message::InstallSnapshot`], which
+/// never travel in that form.
 const APPEND_ENTRIES_VARIANT: u8 = 0;
+const INSTALL_SNAPSHOT_VARIANT: u8 = 7;
+/// The longest number that is encoded as itself, in one byte.
+const MAX_BYTE_NUMBER: u8 = 250;
 
 const COMMAND: u8 = 0;
 const NOOP: u8 = 1;
@@ -66,25 +76,34 @@ fn invalid<T>(reason: impl Into<String>) -> Result<T, DecodeError> {
     Err(DecodeError(reason.into()))
 }
 
-/// The most entries, in bytes as their cost is counted, that fit into `payload_bytes`.
-pub(crate) fn max_entries_bytes(payload_bytes: u64) -> u64 {
-    payload_bytes.saturating_sub(REQUEST_BYTES)
+/// The most entries, in bytes as their cost is counted, and the longest piece of a snapshot, that
+/// fit into a message of `message_bytes`.
+pub(crate) fn max_entries_bytes(message_bytes: u64) -> u64 {
+    message_bytes.saturating_sub(REQUEST_BYTES)
 }
 
-/// The most bytes the payload of `message` can take, without encoding it.
+/// The most bytes of `message` that can count against the limit, without encoding it.
 pub(crate) fn max_bytes(message: &Message) -> u64 {
     match message {
         // What an entry costs covers what surrounds it here.
         Message::AppendEntries(request) => REQUEST_BYTES + request.entries.cost_bytes(),
+        // What surrounds a piece has room of its own: see `Kind::max_payload_bytes`.
+        Message::InstallSnapshot(request) => REQUEST_BYTES + request.data.len() as u64,
         _ => 0,
     }
 }
 
-/// Appends the payload of `message` to `out` and says which kind it is.
-pub(crate) fn encode(message: &Message, out: &mut BytesMut) -> Result<Kind, EncodeError> {
+/// Appends the payload of `message` to `out`, and says which kind it is and with which bytes it
+/// goes on behind `out`: those that are too many to be copied.
+pub(crate) fn encode(message: &Message, out: &mut BytesMut) -> Result<(Kind, Bytes), EncodeError> {
     match message {
-        Message::AppendEntries(request) => encode_entries(request, out).map(|()| Kind::Entries),
-        other => encode_value(other, out).map(|()| Kind::Message),
+        Message::AppendEntries(request) => {
+            encode_entries(request, out).map(|()| (Kind::Entries, Bytes::new()))
+        }
+        Message::InstallSnapshot(request) => {
+            encode_snapshot(request, out).map(|rest| (Kind::Snapshot, rest))
+        }
+        other => encode_value(other, out).map(|()| (Kind::Message, Bytes::new())),
     }
 }
 
@@ -93,12 +112,22 @@ pub(crate) fn decode(kind: Kind, payload: &Bytes) -> Result<Option<Message>, Dec
     match kind {
         Kind::Alive if payload.is_empty() => Ok(None),
         Kind::Alive => invalid("a keep-alive carries bytes"),
-        // Checked before decoding: the general form would not check the indices for overflow.
-        Kind::Message if payload.first() == Some(&APPEND_ENTRIES_VARIANT) => {
-            invalid("entries in the form of another message")
-        }
-        Kind::Message => decode_value(payload).map(Some),
+        Kind::Message => decode_small(payload).map(Some),
         Kind::Entries => decode_entries(payload).map(Message::AppendEntries).map(Some),
+        Kind::Snapshot => decode_snapshot(payload).map(Message::InstallSnapshot).map(Some),
+    }
+}
+
+fn decode_small(payload: &[u8]) -> Result<Message, DecodeError> {
+    match payload.first() {
+        // Checked before decoding: the general form would not check the indices for overflow.
+        Some(&(APPEND_ENTRIES_VARIANT | INSTALL_SNAPSHOT_VARIANT)) => {
+            invalid("entries or a snapshot in the form of another message")
+        }
+        // Small numbers can be written the long way too; ours never are, and these could be the
+        // variants above.
+        Some(first) if *first > MAX_BYTE_NUMBER => invalid("the kind of message is not one byte"),
+        _ => decode_value(payload),
     }
 }
 
@@ -171,10 +200,7 @@ fn decode_payload(whole: &Bytes, rest: &mut &[u8]) -> Result<EntryPayload, Decod
     let length = take_u32(rest)? as usize;
     let data = take(rest, length)?;
     match kind {
-        COMMAND if is_worth_sharing(length, whole.len()) => {
-            Ok(EntryPayload::Command(whole.slice_ref(data)))
-        }
-        COMMAND => Ok(EntryPayload::Command(Bytes::copy_from_slice(data))),
+        COMMAND => Ok(EntryPayload::Command(cut_out(whole, data))),
         NOOP if data.is_empty() => Ok(EntryPayload::Noop),
         BARRIER if data.is_empty() => Ok(EntryPayload::Barrier),
         CONFIGURATION => decode_value::<Configuration>(data).map(EntryPayload::Configuration),
@@ -183,11 +209,78 @@ fn decode_payload(whole: &Bytes, rest: &mut &[u8]) -> Result<EntryPayload, Decod
     }
 }
 
+/// A part of the payload as bytes of its own, or sharing its buffer.
+fn cut_out(payload: &Bytes, part: &[u8]) -> Bytes {
+    if is_worth_sharing(part.len(), payload.len()) {
+        payload.slice_ref(part)
+    } else {
+        Bytes::copy_from_slice(part)
+    }
+}
+
 /// Whether a command is cut out of the received buffer rather than copied. A command that is kept
 /// keeps the whole buffer, so that it must be a good part of it: a state machine that holds on to
 /// what it was given never holds much more than it was given.
 fn is_worth_sharing(command_bytes: usize, frame_bytes: usize) -> bool {
     command_bytes >= MIN_SHARED_BYTES && command_bytes >= frame_bytes / 8
+}
+
+fn encode_snapshot(
+    request: &InstallSnapshotRequest,
+    out: &mut BytesMut,
+) -> Result<Bytes, EncodeError> {
+    let InstallSnapshotRequest {
+        term,
+        transfer,
+        last,
+        configuration: IndexedConfiguration { index, configuration },
+        size_bytes,
+        offset,
+        checksum,
+        data,
+    } = request;
+    let numbers = [term.0, *transfer, last.term.0, last.index.0, index.0, *size_bytes, *offset];
+    for number in numbers {
+        out.put_u64_le(number);
+    }
+    out.put_u32_le(*checksum);
+    let mut value = BytesMut::new();
+    encode_value(configuration, &mut value)?;
+    // At most `MAX_VALUE_BYTES`.
+    out.put_u32_le(value.len() as u32);
+    out.put_slice(&value);
+    if data.len() < MIN_SHARED_BYTES {
+        out.put_slice(data);
+        return Ok(Bytes::new());
+    }
+    Ok(data.clone())
+}
+
+/// The fields are what the sender says: whether they make sense is for the receiver of snapshots to
+/// find out.
+fn decode_snapshot(payload: &Bytes) -> Result<InstallSnapshotRequest, DecodeError> {
+    let mut rest = &payload[..];
+    let term = Term(take_u64(&mut rest)?);
+    let transfer = take_u64(&mut rest)?;
+    let last = LogId { term: Term(take_u64(&mut rest)?), index: LogIndex(take_u64(&mut rest)?) };
+    let index = LogIndex(take_u64(&mut rest)?);
+    let size_bytes = take_u64(&mut rest)?;
+    let offset = take_u64(&mut rest)?;
+    let checksum = take_u32(&mut rest)?;
+    let length = take_u32(&mut rest)? as usize;
+    let configuration = decode_value::<Configuration>(take(&mut rest, length)?)?;
+    let configuration = IndexedConfiguration { index, configuration };
+    let data = cut_out(payload, rest);
+    Ok(InstallSnapshotRequest {
+        term,
+        transfer,
+        last,
+        configuration,
+        size_bytes,
+        offset,
+        checksum,
+        data,
+    })
 }
 
 fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Result<&'a [u8], DecodeError> {

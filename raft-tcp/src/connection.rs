@@ -1,8 +1,8 @@
 //! Frames over a stream, in one direction: reading with a limit on silence, writing many at once.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io, mem, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use raft::Message;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -74,7 +74,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self {
             stream,
             buffer: BytesMut::new(),
-            decoder: FrameDecoder::new(options.max_payload_bytes()),
+            decoder: FrameDecoder::new(options.max_frame_bytes()),
             idle_timeout: options.idle_timeout,
             turn_bytes: 0,
         }
@@ -120,7 +120,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 pub(crate) struct FrameWriter<W> {
     stream: W,
     buffer: BytesMut,
-    max_payload_bytes: usize,
+    /// What goes behind the buffer, too large to be copied there.
+    rest: Bytes,
+    max_frame_bytes: usize,
     /// Bytes written since others had their turn.
     turn_bytes: usize,
 }
@@ -130,33 +132,47 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         Self {
             stream,
             buffer: BytesMut::new(),
-            max_payload_bytes: options.max_payload_bytes(),
+            rest: Bytes::new(),
+            max_frame_bytes: options.max_frame_bytes(),
             turn_bytes: 0,
         }
     }
 
     /// Gathers a message.
     pub(crate) fn feed(&mut self, message: &Message) -> Result<(), EncodeError> {
-        frame::append(&mut self.buffer, self.max_payload_bytes, |out| codec::encode(message, out))
+        self.gather_rest();
+        self.rest = frame::append(&mut self.buffer, self.max_frame_bytes, |out| {
+            codec::encode(message, out)
+        })?;
+        Ok(())
     }
 
     /// Gathers a sign of life.
     pub(crate) fn feed_alive(&mut self) {
+        self.gather_rest();
         frame::append_alive(&mut self.buffer);
+    }
+
+    /// Keeps the order when more comes before the rest is written. Whoever heeds
+    /// [`has_much`](Self::has_much) never pays for it.
+    fn gather_rest(&mut self) {
+        self.buffer.extend_from_slice(&mem::take(&mut self.rest));
     }
 
     /// Whether it is time to [`flush`](Self::flush).
     pub(crate) fn has_much(&self) -> bool {
-        self.buffer.len() >= CHUNK_BYTES
+        !self.rest.is_empty() || self.buffer.len() >= CHUNK_BYTES
     }
 
     /// Writes what was gathered, and lets others have a turn after much. Dropping the future leaves
     /// the stream unusable.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        self.turn_bytes += self.buffer.len();
-        self.stream.write_all(&self.buffer).await?;
+        let mut bytes = Buf::chain(&self.buffer[..], &self.rest[..]);
+        self.turn_bytes += bytes.remaining();
+        self.stream.write_all_buf(&mut bytes).await?;
         self.stream.flush().await?;
         self.buffer.clear();
+        self.rest = Bytes::new();
         if self.buffer.capacity() > MAX_KEPT_BYTES {
             self.buffer = BytesMut::new();
         }

@@ -10,6 +10,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::Decoder;
 
+use crate::codec::{MAX_VALUE_BYTES, SNAPSHOT_BYTES};
+
 /// Bytes before the payload.
 pub(crate) const HEADER_BYTES: usize = 10;
 /// The version every frame states.
@@ -23,10 +25,12 @@ const MAX_RESERVE_BYTES: usize = 256 * 1024;
 pub(crate) enum Kind {
     /// Nothing; the connection is alive.
     Alive,
-    /// Any message but `AppendEntries`.
+    /// Any message but the ones below.
     Message,
     /// `AppendEntries`.
     Entries,
+    /// `InstallSnapshot`.
+    Snapshot,
 }
 
 impl Kind {
@@ -35,6 +39,7 @@ impl Kind {
             Self::Alive => 0,
             Self::Message => 1,
             Self::Entries => 2,
+            Self::Snapshot => 3,
         }
     }
 
@@ -43,7 +48,18 @@ impl Kind {
             0 => Some(Self::Alive),
             1 => Some(Self::Message),
             2 => Some(Self::Entries),
+            3 => Some(Self::Snapshot),
             _ => None,
+        }
+    }
+
+    /// The longest payload of this kind where messages have at most `max_frame_bytes`. The limit
+    /// of a snapshot's message is that of its piece: a piece as large as the settings allow must
+    /// pass in company of any configuration, or its receiver would never catch up.
+    fn max_payload_bytes(self, max_frame_bytes: usize) -> usize {
+        match self {
+            Self::Alive | Self::Message | Self::Entries => max_frame_bytes,
+            Self::Snapshot => max_frame_bytes.saturating_add(SNAPSHOT_BYTES + MAX_VALUE_BYTES),
         }
     }
 }
@@ -72,52 +88,55 @@ pub(crate) enum FrameError {
     Io(#[from] std::io::Error),
 }
 
-/// Appends one frame to `out`; `payload` writes what it holds.
+/// Appends one frame to `out`; `payload` writes what it holds, and says which kind that is and
+/// with which bytes it goes on. They are given back: the frame ends behind `out`, with them.
 ///
 /// # Errors
-/// Whatever `payload` returns, or its length if that is more than `max_payload_bytes`; `out` is
+/// Whatever `payload` returns, or its length if that is more than `max_frame_bytes` allow; `out` is
 /// then as it was before.
 pub(crate) fn append<E: From<TooLong>>(
     out: &mut BytesMut,
-    max_payload_bytes: usize,
-    payload: impl FnOnce(&mut BytesMut) -> Result<Kind, E>,
-) -> Result<(), E> {
+    max_frame_bytes: usize,
+    payload: impl FnOnce(&mut BytesMut) -> Result<(Kind, Bytes), E>,
+) -> Result<Bytes, E> {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
     let body = start + HEADER_BYTES;
-    let written = payload(out).and_then(|kind| {
-        let bytes = out.len() - body;
-        let fits = bytes <= max_payload_bytes;
+    let written = payload(out).and_then(|(kind, rest)| {
+        let bytes = out.len() - body + rest.len();
+        let fits = bytes <= kind.max_payload_bytes(max_frame_bytes);
         let length = u32::try_from(bytes).ok().filter(|_| fits).ok_or(TooLong { bytes })?;
-        Ok((kind, length))
+        Ok((kind, length, rest))
     });
-    let (kind, length) = match written {
+    let (kind, length, rest) = match written {
         Ok(written) => written,
         Err(error) => {
             out.truncate(start);
             return Err(error);
         }
     };
-    seal(&mut out[start..], kind, length);
-    Ok(())
+    seal(&mut out[start..], kind, length, &rest);
+    Ok(rest)
 }
 
 /// Appends a frame that only says that the sender is alive.
 pub(crate) fn append_alive(out: &mut BytesMut) {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
-    seal(&mut out[start..], Kind::Alive, 0);
+    seal(&mut out[start..], Kind::Alive, 0, &[]);
 }
 
-/// Fills in the header of a frame.
-fn seal(frame: &mut [u8], kind: Kind, length: u32) {
+/// Fills in the header of a frame that goes on with `rest`.
+fn seal(frame: &mut [u8], kind: Kind, length: u32, rest: &[u8]) {
     let mut header = &mut frame[4..HEADER_BYTES];
     header.put_u32_le(length);
     header.put_u8(VERSION);
     header.put_u8(kind.to_byte());
-    let crc = crc32fast::hash(&frame[4..]);
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&frame[4..]);
+    hasher.update(rest);
     let mut header = frame;
-    header.put_u32_le(crc);
+    header.put_u32_le(hasher.finalize());
 }
 
 /// A payload that no frame can hold.
@@ -129,12 +148,12 @@ pub(crate) struct TooLong {
 /// Finds frames in a stream of bytes.
 #[derive(Debug)]
 pub(crate) struct FrameDecoder {
-    max_payload_bytes: usize,
+    max_frame_bytes: usize,
 }
 
 impl FrameDecoder {
-    pub(crate) fn new(max_payload_bytes: usize) -> Self {
-        Self { max_payload_bytes }
+    pub(crate) fn new(max_frame_bytes: usize) -> Self {
+        Self { max_frame_bytes }
     }
 }
 
@@ -150,7 +169,7 @@ impl Decoder for FrameDecoder {
             return Err(FrameError::Version(version));
         }
         let kind = Kind::from_byte(kind).ok_or(FrameError::Kind(kind))?;
-        let limit = self.max_payload_bytes as u64;
+        let limit = kind.max_payload_bytes(self.max_frame_bytes) as u64;
         if u64::from(length) > limit {
             return Err(FrameError::TooLong { bytes: length.into(), limit });
         }

@@ -21,9 +21,9 @@
 //!
 //! # What it promises
 //!
-//! - **Two connections to every peer**, one for entries and one for everything else, so that votes,
-//!   heartbeats and answers never wait behind a batch. Each carries messages one way: from the
-//!   server that dialled it.
+//! - **Two connections to every peer**, one for entries and pieces of snapshots, one for everything
+//!   else, so that votes, heartbeats and answers never wait behind a batch or a piece. Each carries
+//!   messages one way: from the server that dialled it.
 //! - **Nothing is queued without limit.** `send` answers at once; `send_entries` waits for room as
 //!   long as the peer is there. A receiver that is saturated stops reading, and TCP passes that on.
 //! - **A lost peer costs nothing.** Its queues are emptied, sends are refused as unreachable, and it
@@ -40,8 +40,9 @@
 //!   when it is back; the rest is `debug`.
 //! - **No task is left behind**: [`close`](raft::Transport::close) returns when all have ended.
 //!
-//! A received command of 8 KiB or more may share the allocation of the message it came in, which is
-//! at most a small multiple of it; smaller ones are copied. The bytes on the wire are described in
+//! A received command or piece of 8 KiB or more may share the allocation of the message it came in,
+//! which is at most a small multiple of it; smaller ones are copied. A piece of that size goes from
+//! its sender to the operating system without a copy. The bytes on the wire are described in
 //! `WIRE.md`.
 
 mod backoff;

@@ -56,14 +56,15 @@ pub struct TcpOptions {
     pub urgent_queue: usize,
     /// Messages waiting in the entries lane to one peer at most. Default 64; 1 to 65,536.
     pub entries_queue: usize,
-    /// Bytes of entries waiting in one lane to one peer at most, counted as by
-    /// [`Entries::cost_bytes`](raft::Entries::cost_bytes); a single message always fits into an
-    /// empty lane. Default 16 MiB; 1 KiB to 1 GiB.
+    /// Bytes of entries, and of pieces of a snapshot, waiting in one lane to one peer at most;
+    /// entries are counted as by [`Entries::cost_bytes`](raft::Entries::cost_bytes). A single
+    /// message always fits into an empty lane. Default 16 MiB; 1 KiB to 1 GiB.
     pub queue_bytes: u64,
-    /// The longest message in bytes of payload. A received frame that announces more closes its
-    /// connection; a message that is longer is not sent. It must be larger than both
-    /// `Config::max_append_bytes` and `Config::max_command_bytes` of all servers by 4 KiB; of this
-    /// server's own settings, `Raft::new` checks it.
+    /// The longest message in bytes of payload; for a piece of a snapshot, the configuration that
+    /// comes with it does not count. A received frame that announces more closes its connection; a
+    /// message that is longer is not sent. It must be larger than `Config::max_append_bytes`,
+    /// `Config::max_command_bytes` and `Config::snapshot_chunk_bytes` of all servers by 4 KiB; of
+    /// this server's own settings, `Raft::new` checks it.
     /// Default 16 MiB; 4 KiB to 1 GiB.
     pub max_frame_bytes: u64,
     /// Connections from other servers (and strangers) at most; each peer takes two. Further ones
@@ -133,7 +134,7 @@ impl TcpOptions {
         Ok(ServerAddress::from(address))
     }
 
-    pub(crate) fn max_payload_bytes(&self) -> usize {
+    pub(crate) fn max_frame_bytes(&self) -> usize {
         usize::try_from(self.max_frame_bytes).unwrap_or(usize::MAX)
     }
 

@@ -46,7 +46,7 @@ enum State {
 #[derive(Clone, Debug)]
 struct Channel {
     sender: mpsc::Sender<Queued>,
-    /// One permit for each byte of entries.
+    /// One permit for each byte of entries or of a snapshot.
     room: Arc<Semaphore>,
 }
 
@@ -107,12 +107,12 @@ impl Queue {
 
     /// What a message takes of the room for bytes; at most all of it.
     fn cost(&self, message: &Message) -> u32 {
-        match message {
-            Message::AppendEntries(request) => {
-                u32::try_from(request.entries.cost_bytes()).unwrap_or(u32::MAX).min(self.max_bytes)
-            }
+        let bytes = match message {
+            Message::AppendEntries(request) => request.entries.cost_bytes(),
+            Message::InstallSnapshot(request) => request.data.len() as u64,
             _ => 0,
-        }
+        };
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.max_bytes)
     }
 
     fn why_shut(&self) -> Rejected {

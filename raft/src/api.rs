@@ -4,7 +4,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::{io::AsyncRead, sync::watch};
 
 use crate::{
     add_voter::CatchUp,
@@ -13,17 +13,17 @@ use crate::{
         Configuration, ConfigurationChange, IndexedConfiguration, ServerAddress, ServerId,
     },
     error::{
-        ApplyError, BootstrapError, ConfigurationError, Fatal, Leader, SnapshotError, StartError,
-        TransferError,
+        ApplyError, BootstrapError, ConfigurationError, Fatal, Leader, RestoreError, SnapshotError,
+        StartError, TransferError,
     },
     fsm::Fsm,
     future::{ApplyBatchFuture, ApplyFuture, BarrierFuture, Call, VerifyFuture},
     log::{LogIndex, LogStore, Term},
     observer::{Observation, Observer, Role},
-    snapshot::{SnapshotMeta, SnapshotStore},
+    snapshot::{Snapshot, SnapshotMeta, SnapshotStore},
     stable::StableStore,
     status::{LogMarks, Status},
-    tasks::{self, Change, Node, Request, Shared},
+    tasks::{self, Change, Node, Request, RestoreData, Shared},
     transport::Transport,
 };
 
@@ -89,6 +89,11 @@ use crate::{
 /// | `raft.log.append_entries` | counter | entries written to the log |
 /// | `raft.role_changes` | counter | changes of role |
 /// | `raft.transport.send_errors` | counter | messages the transport refused |
+/// | `raft.snapshot.take_seconds` | histogram | from asking for a view to a durable snapshot |
+/// | `raft.snapshot.persist_bytes` | counter | bytes of the own state written to snapshots |
+/// | `raft.snapshot.sent_bytes` | counter | bytes of snapshots sent to followers, repeats included |
+/// | `raft.snapshot.received_bytes` | counter | bytes of snapshots received and kept |
+/// | `raft.snapshot.install` | counter | snapshots from a leader restored into the state machine |
 ///
 /// Source: hashicorp/raft `Raft`.
 pub struct Raft<F: Fsm> {
@@ -109,14 +114,21 @@ impl<F: Fsm> Raft<F> {
     /// restored into `fsm`, and the log. `fsm` must be empty. An empty server waits to be
     /// bootstrapped or to be contacted by a leader.
     ///
-    /// Committed entries after the snapshot are applied again, as soon as a leader has confirmed
-    /// how far the log is committed.
+    /// Committed entries after the snapshot are applied again: what this server had noted as
+    /// committed ([`LogStore::note_commit`]) at once, the rest as soon as a leader has confirmed how
+    /// far the log is committed.
+    ///
+    /// With [`Config::restore_on_start`] off, `fsm` is as it has kept itself, and nothing at or
+    /// before its [`last_applied`](Fsm::last_applied) is handed to it; the newest snapshot is opened
+    /// but not read. Only a state machine that is behind the newest snapshot has it restored after
+    /// all: the entries in between may be gone.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running. [`Config`](StartError::Config): change the
     /// setting. [`Store`](StartError::Store): mend the store. [`Snapshot`](StartError::Snapshot):
     /// there are snapshots but none can be used; what the log was compacted to would be lost
-    /// without one. [`Transport`](StartError::Transport): free the address.
+    /// without one. [`AheadOfLog`](StartError::AheadOfLog): the state machine does not belong to
+    /// these stores. [`Transport`](StartError::Transport): free the address.
     ///
     /// # Panics
     /// When called outside a tokio runtime with a timer, or when [`Fsm::restore`] panics.
@@ -163,8 +175,8 @@ impl<F: Fsm> Raft<F> {
     /// response when it is applied on **this** server. Only the leader accepts commands.
     ///
     /// The request is in the queue when this returns, whether or not the future is polled, unless
-    /// the queue ([`Config::apply_queue`]) is full: then the future waits for room, up to
-    /// [`Config::enqueue_timeout`]. There is no other time limit.
+    /// the queue ([`Config::apply_queue`], [`Config::apply_queue_bytes`]) is full: then the future
+    /// waits for room, up to [`Config::enqueue_timeout`]. There is no other time limit.
     ///
     /// ```no_run
     /// # async fn example<F: raft::Fsm>(raft: raft::Raft<F>) {
@@ -347,7 +359,8 @@ impl<F: Fsm> Raft<F> {
     }
 
     /// Removes a member. A leader may remove itself: it leads until the change is committed, and
-    /// then steps down. The removed server goes on running; shut it down. Otherwise as
+    /// then steps down. When the removed server learns of it, it ends with [`Fatal::Removed`], or
+    /// goes on running if [`Config::shutdown_on_remove`] is off. Otherwise as
     /// [`add_voter`](Self::add_voter).
     ///
     /// # Errors
@@ -473,12 +486,15 @@ impl<F: Fsm> Raft<F> {
     /// Observes what happens on this server. Up to `capacity` observations wait to be received;
     /// what comes beyond that is dropped and counted, and never holds the server up.
     ///
-    /// `filter` is called for every observation, on the server's own tasks: it must be quick. As
-    /// long as anybody observes, every message is offered to the filters.
+    /// `filter` is called for every observation, on the server's own tasks, sometimes on several at
+    /// once: it must be quick. It may use the handle, begin and end observations; a handle that it
+    /// keeps keeps the server running until this observation ends. If it panics, its observation
+    /// ends, and the server goes on. As long as anybody observes, every message is offered to the
+    /// filters.
     pub fn observe(
         &self,
         capacity: usize,
-        filter: impl Fn(&Observation) -> bool + Send + 'static,
+        filter: impl Fn(&Observation) -> bool + Send + Sync + 'static,
     ) -> Observer {
         let observer = self.shared().observers.register(capacity, Box::new(filter));
         if self.shared().end.has_begun() {
@@ -488,16 +504,54 @@ impl<F: Fsm> Raft<F> {
         observer
     }
 
-    /// Writes a snapshot of the state machine to the snapshot store, while commands go on. Works in
-    /// every role. Callers who ask while one is being written share the next.
+    /// Writes a snapshot of the state machine to the snapshot store, while commands go on, and lets
+    /// the log forget what it stands for, except for the newest
+    /// [`Config::trailing_logs`] entries. Resolves when the snapshot is durable and
+    /// [`status`](Self::status) shows it. Works in every role, whatever the settings say about
+    /// snapshots being due. Callers who ask while one is being written share the next.
     ///
     /// # Errors
     /// [`SnapshotError`]; the node goes on unless it is [`Stopped`](SnapshotError::Stopped).
+    /// [`NothingNew`](SnapshotError::NothingNew) is no failure: the newest snapshot is as new as the
+    /// state machine. Entries that are no commands (a new configuration, the first entry of a new
+    /// leader) count as new.
     ///
     /// # Cancel safety
     /// Dropping the future cancels nothing that was accepted.
-    pub async fn snapshot(&self) -> Result<SnapshotMeta, SnapshotError> {
+    pub async fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
         self.handle.node.ask(|responder| Request::Snapshot { responder }).await
+    }
+
+    /// Replaces the state of the whole cluster by `reader`'s bytes, which a snapshot of this or of
+    /// another cluster consists of ([`Snapshot::open`](crate::Snapshot::open)); `meta` describes
+    /// them. Membership stays as it is. Only on the leader. Resolves when a majority has the new
+    /// state, with an index at which this server has it.
+    ///
+    /// A disaster measure: what was committed since the snapshot is gone. The new state stands one
+    /// index beyond both the log and `meta.last`, so indices never repeat. While the bytes are
+    /// copied the leader leads on and refuses commands with
+    /// [`RestoreInProgress`](ApplyError::RestoreInProgress); commands still in flight then end with
+    /// [`ReplacedBySnapshot`](ApplyError::ReplacedBySnapshot). Until it resolves, this leader is
+    /// ahead of its majority: if it fails first the restore may be lost, or come back with it.
+    ///
+    /// # Errors
+    /// [`RestoreError`]: nothing was changed, unless it is
+    /// [`LeadershipLost`](RestoreError::LeadershipLost) or [`Stopped`](RestoreError::Stopped).
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels nothing that was accepted.
+    pub async fn restore(
+        &self,
+        meta: &SnapshotMeta,
+        reader: impl AsyncRead + Send + Unpin + 'static,
+    ) -> Result<LogIndex, RestoreError> {
+        let data = RestoreData {
+            at_least: meta.last.index,
+            size_bytes: meta.size_bytes,
+            reader: Box::new(reader),
+        };
+        let timeout = self.handle.enqueue_timeout;
+        self.handle.node.call(timeout, |responder| Request::Restore { data, responder }).await
     }
 
     /// Stops the server and waits until every task has ended: writes under way are finished, the

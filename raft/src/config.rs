@@ -52,9 +52,17 @@ pub struct Config {
     /// Requests waiting to be taken up by the `run` task at most. Default 1024; at least 1. When it
     /// is full, `apply` waits.
     pub apply_queue: usize,
+    /// The same in bytes of commands, each with a fixed overhead of 32 bytes. A batch of commands that
+    /// is larger waits until the queue is empty, and then enters. Default 64 MiB; `max_command_bytes`
+    /// to 2 GiB.
+    pub apply_queue_bytes: u64,
     /// Received messages waiting to be taken up by the `run` task at most, in each of the inbox's two
     /// lanes (entries, everything else). Default 1024; at least 16.
     pub rpc_queue: usize,
+    /// The same in bytes of entries, in the lane that has them. A message that is larger (its sender
+    /// may have other settings) waits until the lane is empty, and then enters. Default 64 MiB;
+    /// `max_append_bytes` and `max_command_bytes` to 2 GiB.
+    pub rpc_queue_bytes: u64,
     /// How long a request may wait for a place in the queue before it is refused with
     /// `EnqueueTimeout`. Default 5 s; at least 1 ms. A request that was taken up is not bounded by
     /// this.
@@ -132,7 +140,9 @@ impl Config {
             max_inflight_bytes: 8 * MIB,
             max_command_bytes: MIB,
             apply_queue: 1024,
+            apply_queue_bytes: 64 * MIB,
             rpc_queue: 1024,
+            rpc_queue_bytes: 64 * MIB,
             enqueue_timeout: Duration::from_secs(5),
             max_unapplied_entries: 65_536,
             max_unapplied_bytes: 64 * MIB,
@@ -177,7 +187,10 @@ impl Config {
         within("max_inflight_bytes", self.max_inflight_bytes, self.max_append_bytes, 1 << 34)?;
         within("max_command_bytes", self.max_command_bytes, 1, 64 << 20)?;
         within("apply_queue", self.apply_queue, 1, 1 << 20)?;
+        within("apply_queue_bytes", self.apply_queue_bytes, self.max_command_bytes, 1 << 31)?;
         within("rpc_queue", self.rpc_queue, 16, 1 << 20)?;
+        let message = self.max_append_bytes.max(self.max_command_bytes);
+        within("rpc_queue_bytes", self.rpc_queue_bytes, message, 1 << 31)?;
         within("enqueue_timeout", self.enqueue_timeout, ms(1), 24 * hour)?;
         within("max_unapplied_entries", self.max_unapplied_entries, 1, 1 << 30)?;
         within("max_unapplied_bytes", self.max_unapplied_bytes, 1 << 10, 1 << 40)?;

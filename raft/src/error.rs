@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use crate::{
     configuration::{InvalidConfiguration, ServerAddress, ServerId},
-    log::{LogIndex, Term},
+    log::{LogId, LogIndex, Term},
 };
 
 /// What is known about a command whose future ended with an error.
@@ -43,6 +43,18 @@ pub enum Fatal {
     /// nothing about the lost one. Mend the disk, then start the node again from what is on it.
     #[error("the node stopped because its storage failed: {0}")]
     Store(#[source] StoreError),
+    /// A snapshot that the leader has sent could not be restored into the state machine, whose state
+    /// is lost with that. Mend the state machine, then start the node again: it restores the newest
+    /// snapshot it can.
+    #[error(
+        "the node stopped because the snapshot that ends with {last} was not restored: {reason}"
+    )]
+    Restore {
+        /// The last entry covered by the snapshot.
+        last: LogId,
+        /// Which snapshot it was and what was wrong.
+        reason: Arc<str>,
+    },
     /// The server learned that it was removed from its cluster
     /// ([`Config::shutdown_on_remove`](crate::Config::shutdown_on_remove)). To use it again, remove
     /// its data and add it as a new server.
@@ -166,6 +178,18 @@ pub enum StartError {
     /// The transport could not start; the message names the address.
     #[error("cannot start: {0}")]
     Transport(#[from] TransportError),
+    /// The state machine says that it has applied more than log and snapshots hold: they do not
+    /// belong together, or the log has lost what was acknowledged. Use the stores this server ran
+    /// with, or set it up anew from its peers.
+    #[error(
+        "cannot start: the state machine has applied entry {applied}, but the log ends at {last}"
+    )]
+    AheadOfLog {
+        /// What [`Fsm::last_applied`](crate::Fsm::last_applied) returned.
+        applied: LogIndex,
+        /// The last index of the log, or of the newest snapshot.
+        last: LogIndex,
+    },
     /// No snapshot in the store could be restored into the state machine.
     #[error(
         "cannot start: none of the {tried} snapshots could be restored, the newest because {reason}"
@@ -219,6 +243,11 @@ pub enum ApplyError {
     /// A restore of the cluster is under way. Nothing was changed; try again when it is done.
     #[error("a restore is in progress")]
     RestoreInProgress,
+    /// A snapshot took the place of the log before the command was applied here: the cluster was
+    /// restored, or this server no longer leads and was sent the snapshot. The command may be part
+    /// of it.
+    #[error("a snapshot took the command's place; it may or may not have been carried out")]
+    ReplacedBySnapshot,
     /// The command is larger than `Config::max_command_bytes`.
     #[error("the command has {bytes} bytes, more than the limit of {limit}")]
     TooLarge {
@@ -257,7 +286,7 @@ impl ApplyError {
             | Self::RestoreInProgress
             | Self::TooLarge { .. }
             | Self::EnqueueTimeout { .. } => Outcome::NotApplied,
-            Self::LeadershipLost => Outcome::Unknown,
+            Self::LeadershipLost | Self::ReplacedBySnapshot => Outcome::Unknown,
             Self::Stopped { outcome, .. } => *outcome,
         }
     }
@@ -411,6 +440,15 @@ pub enum SnapshotError {
     /// Nothing was applied since the last snapshot.
     #[error("nothing was applied since the last snapshot")]
     NothingNew,
+    /// The state machine has no snapshots.
+    #[error("the state machine does not implement snapshots")]
+    Unsupported,
+    /// While this snapshot was being written, one from the leader has arrived that covers more.
+    #[error("a snapshot from the leader, which ends with {last}, has overtaken it")]
+    Overtaken {
+        /// The last entry covered by the newer snapshot.
+        last: LogId,
+    },
     /// The state machine could not take or write its view.
     #[error("the state machine could not be snapshot: {reason}")]
     Fsm {
@@ -426,6 +464,70 @@ pub enum SnapshotError {
     /// The node has ended.
     #[error(transparent)]
     Stopped(#[from] Fatal),
+}
+
+/// Why a cluster was not restored. Nothing was changed, unless it is
+/// [`LeadershipLost`](Self::LeadershipLost) or [`Stopped`](Self::Stopped).
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// This server does not lead.
+    #[error("not the leader{}", leader_hint(.leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Leader>,
+    },
+    /// Leadership is being transferred. Try again shortly, probably elsewhere.
+    #[error("leadership is being transferred")]
+    TransferInProgress,
+    /// Another restore is under way.
+    #[error("another restore is in progress")]
+    RestoreInProgress,
+    /// A membership change is not committed yet. Try again shortly.
+    #[error("the configuration of index {index} is not committed yet")]
+    ChangeInProgress {
+        /// Where the uncommitted configuration stands.
+        index: LogIndex,
+    },
+    /// The leader has not committed an entry of its own term yet. Try again shortly.
+    #[error("the leader has not committed an entry of its term yet")]
+    NotReady,
+    /// The data could not be read.
+    #[error("the data could not be read: {reason}")]
+    Read {
+        /// What the reader said.
+        reason: String,
+    },
+    /// The data has not the length that its description says.
+    #[error("the data has {bytes} bytes, but its description says {expected_bytes}")]
+    Size {
+        /// What the description says.
+        expected_bytes: u64,
+        /// What there was.
+        bytes: u64,
+    },
+    /// The snapshot store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node was saturated for the whole enqueue timeout.
+    #[error("the restore was not accepted within {timeout:?}")]
+    EnqueueTimeout {
+        /// How long it waited.
+        timeout: Duration,
+    },
+    /// Leadership was lost before a majority was known to have the restored state. The cluster may
+    /// have it, or not: look at the state, and restore again if need be.
+    #[error("leadership was lost during the restore; it may or may not take effect")]
+    LeadershipLost,
+    /// The node has ended; the restore may or may not take effect.
+    #[error(transparent)]
+    Stopped(#[from] Fatal),
+}
+
+impl RestoreError {
+    pub(crate) fn store(what: &str, error: io::Error) -> Self {
+        Self::Store(StoreError::io(format!("cannot {what} the snapshot"), error))
+    }
 }
 
 fn leader_hint(leader: &Option<Leader>) -> String {

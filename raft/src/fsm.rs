@@ -12,6 +12,11 @@ use crate::{
 /// An error of the state machine's own snapshot or restore code.
 pub type FsmError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What the default methods say: this state machine has no snapshots.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("this state machine does not implement snapshots")]
+pub(crate) struct NoSnapshots;
+
 /// A replicated state machine: the one trait a user must implement.
 ///
 /// Only [`apply`](Self::apply) has to be written; the rest has defaults. The library calls every
@@ -64,7 +69,8 @@ pub trait Fsm: Send + 'static {
         responses.extend(entries.iter().map(|entry| self.apply(entry)));
     }
 
-    /// Tells of a committed configuration, in order with the commands around it.
+    /// Tells of a committed configuration, in order with the commands around it; and of the
+    /// configuration of a snapshot, when that was restored.
     fn configuration_changed(&mut self, _configuration: &IndexedConfiguration) {}
 
     /// Whether the methods may block (disk, locks held for long). If so they run on tokio's
@@ -87,9 +93,10 @@ pub trait Fsm: Send + 'static {
     ///
     /// # Errors
     /// Whatever kept the view from being taken; no snapshot is made and the node goes on. The
-    /// default says that this state machine has no snapshots.
+    /// default says that this state machine has no snapshots: it is not asked again, and its log is
+    /// never compacted.
     fn snapshot(&mut self) -> Result<Box<dyn FsmSnapshot>, FsmError> {
-        Err("this state machine does not implement snapshots".into())
+        Err(NoSnapshots.into())
     }
 
     /// Replaces the **whole** state by what [`FsmSnapshot::persist`] wrote. Earlier state is gone.
@@ -97,20 +104,26 @@ pub trait Fsm: Send + 'static {
     /// The bytes come from this or another server; the reader gives them once, in order, and
     /// ends after the last one. Read it with [`tokio::io::AsyncReadExt`].
     ///
+    /// Called at start, and whenever the leader has sent a snapshot because this server was too far
+    /// behind for its log.
+    ///
     /// # Errors
-    /// Whatever kept the state from being restored: at start an older snapshot is tried.
+    /// Whatever kept the state from being restored. At start an older snapshot is tried; later the
+    /// node ends with [`Fatal::Restore`](crate::Fatal::Restore), because the state is lost.
     fn restore(
         &mut self,
         _reader: SnapshotReader,
     ) -> impl Future<Output = Result<(), FsmError>> + Send {
-        async { Err("this state machine does not implement snapshots".into()) }
+        async { Err(NoSnapshots.into()) }
     }
 }
 
 /// A view of the state at one moment, to be written out while the state machine goes on.
 #[async_trait]
 pub trait FsmSnapshot: Send + 'static {
-    /// Writes the view.
+    /// Writes the view. It may take as long as it likes, and nothing waits for it but the next
+    /// snapshot; but it runs on a task and must not block its thread for long: let each write end
+    /// before the next piece is prepared.
     ///
     /// # Errors
     /// Whatever kept it from being written: the snapshot is given up and the node goes on.

@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{
-        ApplyError, BootstrapError, ConfigurationError, Fatal, Outcome, SnapshotError,
-        TransferError, VerifyError,
+        ApplyError, BootstrapError, ConfigurationError, Fatal, Outcome, RestoreError,
+        SnapshotError, TransferError, VerifyError,
     },
     log::LogIndex,
     tasks::End,
@@ -59,7 +59,15 @@ macro_rules! ended {
     )*};
 }
 
-ended!(BootstrapError, ConfigurationError, VerifyError, TransferError, SnapshotError, Fatal);
+ended!(
+    BootstrapError,
+    ConfigurationError,
+    VerifyError,
+    TransferError,
+    SnapshotError,
+    RestoreError,
+    Fatal
+);
 
 /// What a responder sends: the result, or how much is known about a request that was lost when the
 /// node ended. The reason of the end is added by the future, because it may not be known yet when a
@@ -240,7 +248,7 @@ macro_rules! enqueue_timeout {
     )*};
 }
 
-enqueue_timeout!(ApplyError, ConfigurationError, VerifyError, TransferError);
+enqueue_timeout!(ApplyError, ConfigurationError, VerifyError, TransferError, RestoreError);
 
 macro_rules! future {
     ($(#[$doc:meta])* $name:ident $(<$r:ident>)?, $output:ty, $error:ty) => {

@@ -16,6 +16,7 @@
 //! | write your state machine | [`Fsm`] |
 //! | choose settings | [`Config`] |
 //! | know whether a failed command may have happened | [`ApplyError::outcome`] |
+//! | keep snapshots in production | [`FileSnapshotStore`] |
 //! | try things out without disk or network | [`inmem`] |
 //! | bring your own store or transport | [`LogStore`], [`StableStore`], [`SnapshotStore`], [`Transport`] and the suites in `testing` |
 //! | have nonvoters promoted and dead servers removed | [`autopilot`] |
@@ -59,10 +60,12 @@ pub mod consensus;
 pub(crate) mod consensus;
 
 // The async shell around it.
+mod budget;
 mod log_tail;
 mod tasks;
 
-// Implementations without dependencies, and tests for those of others.
+// Implementations that need nothing installed, and tests for those of others.
+mod file_snapshot;
 pub mod inmem;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -82,15 +85,17 @@ pub use self::{
     },
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
-        SnapshotError, StartError, StoreError, TransferError, TransportError, VerifyError,
+        RestoreError, SnapshotError, StartError, StoreError, TransferError, TransportError,
+        VerifyError,
     },
+    file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},
     future::{Applied, ApplyBatchFuture, ApplyFuture, BarrierFuture, VerifyFuture},
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     observer::{Observation, Observer, Role},
     rpc::{Envelope, Message},
-    snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
+    snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, Status},
+    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status},
     transport::{Inbox, Received, Transport},
 };

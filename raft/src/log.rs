@@ -319,6 +319,10 @@ pub trait LogStore: Send + 'static {
 
     /// Removes every entry with an index of `through` or less. Nothing to remove is not an error.
     ///
+    /// With the largest index of all it removes the whole log in one step: that is how a snapshot
+    /// from another server takes the place of a log that contradicts it. A crash must leave either
+    /// all of the log or none of it.
+    ///
     /// # Errors
     /// [`StoreError`] when the write failed.
     async fn truncate_prefix(&mut self, through: LogIndex) -> Result<(), StoreError>;

@@ -9,7 +9,12 @@
 //! The entries are kept in the batches they came in, and handed out as slices of these: nothing is
 //! copied unless a message would otherwise be made of crumbs.
 //!
-//! **Generations.** Every truncation begins a new generation. An order to replicate names the
+//! A compaction moves the mark where the log begins, before the store is told, so that a reader who
+//! finds nothing in the store can tell from the mark that there is nothing to be found. When a
+//! snapshot of another server takes the place of the log (a reset), everything here is dropped and
+//! the marks start anew behind the snapshot.
+//!
+//! **Generations.** Every truncation, and every reset, begins a new generation. An order to replicate names the
 //! generation in which it was given, and gets nothing from another one, so that an order given by
 //! an old leader never sends what a newer leader has written in the same places. A write names its
 //! generation too ([`Stamp`]), so that the completion of a write whose end was truncated meanwhile
@@ -45,9 +50,10 @@ struct Inner {
     cost_bytes: u64,
     /// How much of what is durable may be kept.
     max_bytes: u64,
-    /// Grows with every truncation.
+    /// Grows with every truncation and every reset.
     generation: u64,
-    /// Truncations that an unfinished write may not know of: (the generation each began, from where).
+    /// Truncations that an unfinished write may not know of: (the generation each began, from
+    /// where). A reset is one from the start.
     truncations: VecDeque<(u64, LogIndex)>,
     marks: LogMarks,
 }
@@ -86,6 +92,8 @@ impl Stamp {
 pub(crate) enum Load {
     /// The log was truncated since the order was given: it is void.
     Stale,
+    /// The log does not begin before the first entry any more: a snapshot stands for it.
+    Compacted,
     /// At least up to here it is durable and not in memory any more.
     OnDisk {
         /// The last such index.
@@ -93,6 +101,20 @@ pub(crate) enum Load {
     },
     /// The entries from the start of the range, at least one.
     Entries(Entries),
+}
+
+/// What is to be applied next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// It has been collected.
+    Entries,
+    /// At least up to here it is durable and not in memory any more.
+    OnDisk {
+        /// The last such index.
+        up_to: LogIndex,
+    },
+    /// A snapshot has taken the place of the log that held it, and follows.
+    Replaced,
 }
 
 impl LogTail {
@@ -133,7 +155,12 @@ impl LogTail {
         self.inner.lock().generation
     }
 
-    /// Takes in what the core wants written: cuts the tail, then adds the entries.
+    /// Whether a snapshot stands for the entry at `index`, so that the store need not have it.
+    pub(crate) fn is_compacted(&self, index: LogIndex) -> bool {
+        index < self.inner.lock().marks.first
+    }
+
+    /// Takes in what the core wants written: drops or cuts the tail, then adds the entries.
     ///
     /// # Panics
     /// If that would cut what is committed (law 10) or leave a gap.
@@ -141,6 +168,9 @@ impl LogTail {
         let cost_bytes = write.entries.cost_bytes();
         let mut removed = Vec::new();
         let mut inner = self.inner.lock();
+        if let Some(index) = write.reset_to {
+            inner.reset(index, &mut removed);
+        }
         if let Some(from) = write.truncate_from {
             inner.truncate(from, &mut removed);
         }
@@ -172,6 +202,21 @@ impl LogTail {
         drop(removed);
     }
 
+    /// A snapshot stands for everything up to `through`, all of which is applied: the log begins
+    /// after it from now on.
+    pub(crate) fn compact(&self, through: LogIndex) {
+        let mut removed = Vec::new();
+        let mut inner = self.inner.lock();
+        inner.marks.first = inner.marks.first.max(through.next());
+        let is_gone = |batch: &mut Batch| batch.last_index() <= through;
+        while let Some(batch) = inner.batches.pop_front_if(is_gone) {
+            inner.cost_bytes -= batch.cost_bytes;
+            removed.push(batch);
+        }
+        drop(inner);
+        drop(removed);
+    }
+
     /// Everything up to `index` is known to be committed.
     pub(crate) fn committed(&self, index: LogIndex) {
         let mut inner = self.inner.lock();
@@ -187,19 +232,22 @@ impl LogTail {
 
     /// Collects the entries `first ..= last`, at most `max_entries` of them, into `parts` (which is
     /// empty), and notes that they are being applied. Nothing is collected when the first one is
-    /// not in memory: the last index to be read from the store instead is returned.
+    /// not in memory.
     pub(crate) fn apply(
         &self,
         (first, last): (LogIndex, LogIndex),
         max_entries: usize,
         parts: &mut Vec<Entries>,
-    ) -> Option<LogIndex> {
+    ) -> Take {
         let mut inner = self.inner.lock();
+        if first < inner.marks.first {
+            return Take::Replaced;
+        }
         let last = last.min(first.plus(max_entries).prev());
         let Some(mut position) = inner.position(first) else {
             let up_to = inner.evicted_up_to(last);
             inner.marks.applying = inner.marks.applying.max(up_to);
-            return Some(up_to);
+            return Take::OnDisk { up_to };
         };
         while let Some(batch) = inner.batches.get(position)
             && batch.first_index() <= last
@@ -208,7 +256,7 @@ impl LogTail {
             position += 1;
         }
         inner.marks.applying = inner.marks.applying.max(last);
-        None
+        Take::Entries
     }
 
     /// The entries from `first`, at most to `last` and at most `max_bytes` of them but at least
@@ -222,6 +270,9 @@ impl LogTail {
         let inner = self.inner.lock();
         if inner.generation != generation {
             return Load::Stale;
+        }
+        if first < inner.marks.first {
+            return Load::Compacted;
         }
         let Some(position) = inner.position(first) else {
             return Load::OnDisk { up_to: inner.evicted_up_to(last) };
@@ -279,6 +330,30 @@ impl Inner {
         self.cost_bytes += batch.cost_bytes;
         self.batches.push_back(batch);
         self.marks.last = last;
+    }
+
+    /// Drops everything: a durable snapshot that ends at `index` takes its place. Completions of
+    /// earlier writes are void.
+    fn reset(&mut self, index: LogIndex, removed: &mut Vec<Batch>) {
+        assert!(
+            self.marks.committed <= index,
+            "law 14: a reset to {index} loses what is committed"
+        );
+        removed.extend(self.batches.drain(..));
+        self.cost_bytes = 0;
+        self.generation += 1;
+        self.truncations.push_back((self.generation, LogIndex::ZERO));
+        let LogMarks { applying, applied, .. } = self.marks;
+        self.marks = LogMarks {
+            first: index.next(),
+            last: index,
+            offset: index.next(),
+            in_progress: index,
+            stable: index,
+            committed: index,
+            applying,
+            applied,
+        };
     }
 
     fn truncate(&mut self, from: LogIndex, removed: &mut Vec<Batch>) {

@@ -1,8 +1,11 @@
 //! Observing a node: what happened, told to whoever asked, without ever holding consensus up.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -14,6 +17,7 @@ use crate::{
     error::Leader,
     log::{LogId, LogIndex, Term},
     rpc::Message,
+    snapshot::SnapshotMeta,
 };
 
 /// The part a server currently plays (paper Figure 4; pre-candidate: thesis §9.6).
@@ -71,10 +75,43 @@ pub enum Observation {
         /// Who.
         peer: ServerId,
     },
+    /// On a leader: a peer lacks entries that it acknowledged, so its disk has lost them. Until the
+    /// next election it is sent nothing and counts for no commit. Remove it, set it up with an empty
+    /// disk, and add it again.
+    PeerLostEntries {
+        /// Who.
+        peer: ServerId,
+    },
     /// On a leader: a peer needs entries that are only in a snapshot.
     PeerNeedsSnapshot {
         /// Who.
         peer: ServerId,
+    },
+    /// A snapshot of this server's state machine is durable.
+    SnapshotTaken {
+        /// What it stands for.
+        meta: SnapshotMeta,
+    },
+    /// On a leader: a piece of a snapshot was sent.
+    SnapshotSent {
+        /// To whom.
+        peer: ServerId,
+        /// How far the transfer has come, in bytes from the start of the snapshot. Falls when the
+        /// peer asks for something again.
+        sent_bytes: u64,
+        /// How many bytes the snapshot has.
+        size_bytes: u64,
+    },
+    /// A piece of a snapshot has arrived from the leader and was kept.
+    SnapshotReceiving {
+        /// The leader.
+        from: ServerId,
+        /// The last entry covered by the snapshot.
+        last: LogId,
+        /// How many bytes of it are here.
+        received_bytes: u64,
+        /// How many bytes it has.
+        size_bytes: u64,
     },
     /// A snapshot of another server has replaced this one's log; its state machine follows.
     SnapshotInstalled {
@@ -120,7 +157,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// The next observation, or `None` when the node has ended.
+    /// The next observation, or `None` when the node has ended or the filter has panicked.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -140,18 +177,55 @@ impl Observer {
     }
 }
 
-type Filter = Box<dyn Fn(&Observation) -> bool + Send>;
+/// Called by several tasks, at the same time if it comes to that.
+type Filter = Box<dyn Fn(&Observation) -> bool + Send + Sync>;
 
 struct Registered {
     filter: Filter,
     sender: mpsc::Sender<Observation>,
     dropped: Arc<AtomicU64>,
+    has_panicked: AtomicBool,
 }
 
-/// The observers of one node. Shared by the handle (registers) and the `run` task (notifies).
+impl Registered {
+    /// Offers an observation; returns whether the observer takes further ones.
+    fn offer(&self, observation: &Observation) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        // What the filter has broken is its own, and it is not called again.
+        match catch_unwind(AssertUnwindSafe(|| (self.filter)(observation))) {
+            Ok(false) => return true,
+            Ok(true) => {}
+            Err(_) => {
+                self.has_panicked.store(true, Ordering::Release);
+                tracing::error!("the filter of an observer has panicked: its observation ends");
+                return false;
+            }
+        }
+        match self.sender.try_send(observation.clone()) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.sender.is_closed() || self.has_panicked.load(Ordering::Acquire)
+    }
+}
+
+/// The observers of one node. Shared by the handle (registers) and the tasks that see what happens
+/// (notify).
+///
+/// The lock is held only while one list takes the place of another. Filters, and whatever is dropped
+/// with them, are the user's: they run with nothing held, so they may observe anew or stop observing.
 #[derive(Default)]
 pub(crate) struct Observers {
-    registered: Mutex<Vec<Registered>>,
+    registered: Mutex<Arc<[Arc<Registered>]>>,
     /// How many are registered, readable without the lock: the usual answer is none.
     count: AtomicU64,
 }
@@ -160,9 +234,10 @@ impl Observers {
     pub(crate) fn register(&self, capacity: usize, filter: Filter) -> Observer {
         let (sender, receiver) = mpsc::channel(capacity.max(1));
         let dropped = Arc::new(AtomicU64::new(0));
-        let mut registered = self.registered.lock();
-        registered.push(Registered { filter, sender, dropped: Arc::clone(&dropped) });
-        self.count.store(registered.len() as u64, Ordering::Release);
+        let counter = Arc::clone(&dropped);
+        let has_panicked = AtomicBool::new(false);
+        let new = Arc::new(Registered { filter, sender, dropped: counter, has_panicked });
+        self.replace(|registered| registered.iter().cloned().chain([new]).collect());
         Observer { receiver, dropped }
     }
 
@@ -173,25 +248,25 @@ impl Observers {
 
     /// Ends every observation: receivers see `None` once they have read what is queued.
     pub(crate) fn close(&self) {
-        self.registered.lock().clear();
-        self.count.store(0, Ordering::Release);
+        self.replace(|_| Arc::default());
     }
 
     pub(crate) fn notify(&self, observation: &Observation) {
+        let registered = Arc::clone(&self.registered.lock());
+        let left = registered.iter().filter(|observer| observer.offer(observation)).count();
+        if left < registered.len() {
+            let goes_on = |observer: &&Arc<Registered>| !observer.is_over();
+            self.replace(|registered| registered.iter().filter(goes_on).cloned().collect());
+        }
+    }
+
+    fn replace(&self, next: impl FnOnce(&[Arc<Registered>]) -> Arc<[Arc<Registered>]>) {
         let mut registered = self.registered.lock();
-        registered.retain(|observer| {
-            if !(observer.filter)(observation) {
-                return !observer.sender.is_closed();
-            }
-            match observer.sender.try_send(observation.clone()) {
-                Ok(()) => true,
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    observer.dropped.fetch_add(1, Ordering::Relaxed);
-                    true
-                }
-                Err(mpsc::error::TrySendError::Closed(_)) => false,
-            }
-        });
-        self.count.store(registered.len() as u64, Ordering::Release);
+        let next = next(&registered);
+        self.count.store(next.len() as u64, Ordering::Release);
+        let before = std::mem::replace(&mut *registered, next);
+        drop(registered);
+        // Only now, because filters may go with it.
+        drop(before);
     }
 }

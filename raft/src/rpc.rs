@@ -146,7 +146,8 @@ pub struct HeartbeatRequest {
     pub term: Term,
     /// The round this heartbeat belongs to, echoed by the reply.
     pub round: u64,
-    /// The leader's commit index, capped at what it knows to be durable on the receiver.
+    /// The leader's commit index, capped at what it knows to be durable on the receiver. The receiver
+    /// follows it only as far as this leader has vouched for its log since it started.
     pub commit_index: LogIndex,
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::{configuration::IndexedConfiguration, error::StoreError, log::LogId};
 
@@ -52,8 +52,49 @@ pub struct SnapshotMeta {
     pub size_bytes: u64,
 }
 
-/// The data of a snapshot, read from its start.
+impl SnapshotMeta {
+    /// Whether the data can be read from byte `offset` on.
+    pub(crate) fn check_offset(&self, offset: u64) -> Result<(), StoreError> {
+        if offset <= self.size_bytes {
+            return Ok(());
+        }
+        let Self { id, size_bytes, .. } = self;
+        let reason = format!("snapshot {id} has {size_bytes} bytes and no byte {offset}");
+        Err(StoreError::Refused { reason })
+    }
+}
+
+/// The data of a snapshot, read from its start or from where it was asked for.
 pub type SnapshotReader = Box<dyn AsyncRead + Send + Unpin>;
+
+/// A snapshot that was taken, and where to read it. Made by [`Raft::snapshot`](crate::Raft::snapshot).
+#[derive(Clone)]
+pub struct Snapshot {
+    /// What it stands for.
+    pub meta: SnapshotMeta,
+    pub(crate) store: Arc<dyn SnapshotStore>,
+}
+
+impl Snapshot {
+    /// Opens it, for a copy to be kept elsewhere. Its bytes are those that
+    /// [`FsmSnapshot::persist`](crate::FsmSnapshot::persist) wrote.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the store has given it up for newer ones; otherwise as
+    /// [`SnapshotStore::open`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
+    pub async fn open(&self) -> Result<SnapshotReader, StoreError> {
+        Ok(self.store.open(&self.meta.id).await?.1)
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
 
 /// Where snapshots are kept.
 ///
@@ -72,6 +113,9 @@ pub trait SnapshotStore: Send + Sync + 'static {
 
     /// Finished snapshots, newest (largest `last`, term first) first.
     ///
+    /// A snapshot that turns out to be damaged stays in the list until a newer one stands for what
+    /// it stood for. Only its `id` and `last` are certain then, and opening it fails.
+    ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     async fn list(&self) -> Result<Vec<SnapshotMeta>, StoreError>;
@@ -82,6 +126,33 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// [`StoreError::NotFound`] when there is no such snapshot (any more);
     /// [`StoreError::Corrupt`] when it fails its checksum.
     async fn open(&self, id: &SnapshotId) -> Result<(SnapshotMeta, SnapshotReader), StoreError>;
+
+    /// Opens a finished snapshot at byte `offset` of its data, to go on with a transfer that was cut
+    /// short. At the end of the data there is nothing to read, which is no error.
+    ///
+    /// As given here it opens the snapshot and throws the bytes before `offset` away. A store that
+    /// can seek should do that, and may leave the data unchecked: `open` has checked it when the
+    /// transfer began.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); [`StoreError::Refused`] when `offset` lies beyond the end.
+    async fn open_at(
+        &self,
+        id: &SnapshotId,
+        offset: u64,
+    ) -> Result<(SnapshotMeta, SnapshotReader), StoreError> {
+        let (meta, mut reader) = self.open(id).await?;
+        meta.check_offset(offset)?;
+        let mut before = (&mut reader).take(offset);
+        let skipped = tokio::io::copy(&mut before, &mut tokio::io::sink())
+            .await
+            .map_err(|error| StoreError::io(format!("cannot read snapshot {id}"), error))?;
+        if skipped < offset {
+            let reason = format!("it ends after {skipped} of {} bytes", meta.size_bytes);
+            return Err(StoreError::corrupt(format!("snapshot {id}"), reason));
+        }
+        Ok((meta, reader))
+    }
 }
 
 /// A snapshot being written: bytes go in through [`AsyncWrite`], then [`finish`](Self::finish)

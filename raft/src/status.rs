@@ -15,8 +15,8 @@ use crate::{
 /// `applied ≤ applying ≤ min(committed, stable)` and `stable ≤ in_progress ≤ last`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LogMarks {
-    /// The first index still in the log; one more than the last index of the newest snapshot that
-    /// the log was compacted to. One on a log that was never compacted.
+    /// The first index still in the log; a snapshot stands for everything before it. One on a log
+    /// that was never compacted. The store may hold a little more for a moment.
     pub first: LogIndex,
     /// The last index accepted, durable or not.
     pub last: LogIndex,
@@ -52,6 +52,11 @@ pub struct Status {
     pub marks: LogMarks,
     /// The last entry covered by its newest snapshot.
     pub snapshot: LogId,
+    /// The snapshot of its own state that it is writing, if it is.
+    pub persisting: Option<SnapshotProgress>,
+    /// The snapshot that it is receiving from the leader, if it is. It stays here while the
+    /// transfer is interrupted.
+    pub receiving: Option<SnapshotProgress>,
     /// The newest configuration that is known to be committed.
     pub committed_configuration: IndexedConfiguration,
     /// The configuration in force, committed or not.
@@ -60,6 +65,17 @@ pub struct Status {
     pub last_contact: Option<Duration>,
     /// On a leader, how far each other server has come; empty on others.
     pub peers: Vec<PeerStatus>,
+}
+
+/// How far a snapshot has been written or received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SnapshotProgress {
+    /// The last entry covered by it.
+    pub last: LogId,
+    /// How many bytes have been written or received.
+    pub bytes: u64,
+    /// How many bytes it has, if that is known: while the own state is being written it is not.
+    pub size_bytes: Option<u64>,
 }
 
 /// How far a peer has come, seen from the leader.
@@ -79,6 +95,8 @@ pub struct PeerStatus {
     pub inflight: usize,
     /// While it is being sent a snapshot: how many bytes of it have arrived.
     pub snapshot_received_bytes: Option<u64>,
+    /// How many bytes that snapshot has, once it is open.
+    pub snapshot_size_bytes: Option<u64>,
 }
 
 /// How a leader sends entries to a follower (thesis §10.2.2, etcd's words).

@@ -2,15 +2,21 @@
 
 use std::{
     fmt,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{
+    TryAcquireError,
+    mpsc::{self, error::TrySendError},
+};
 
 use crate::{
+    budget::Budget,
     configuration::{Server, ServerAddress, ServerId},
     error::TransportError,
+    log::EntryPayload,
     rpc::{Envelope, Message},
 };
 
@@ -53,9 +59,10 @@ pub trait Transport: Send + Sync + 'static {
     async fn send_entries(&self, to: &Server, message: Message) -> Result<(), TransportError>;
 
     /// The largest message this transport carries, in bytes of entries as counted by
-    /// [`Entries::cost_bytes`](crate::Entries::cost_bytes). [`Raft::new`](crate::Raft::new) refuses
-    /// settings that allow larger ones: an entry that cannot be carried would stop replication for
-    /// good. The default has no limit.
+    /// [`Entries::cost_bytes`](crate::Entries::cost_bytes), and the longest piece of a snapshot,
+    /// whatever its configuration. [`Raft::new`](crate::Raft::new) refuses settings that allow
+    /// larger ones: what cannot be carried would stop replication for good. The default has no
+    /// limit.
     fn max_entries_bytes(&self) -> u64 {
         u64::MAX
     }
@@ -74,31 +81,33 @@ pub trait Transport: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Inbox {
     urgent: mpsc::Sender<Envelope>,
-    entries: mpsc::Sender<Envelope>,
+    entries: mpsc::Sender<Weighed>,
+    /// Of the entries lane: nothing in the other is large.
+    budget: Arc<Budget>,
 }
 
 impl Inbox {
-    /// An inbox with room for `capacity` messages (at least one) in each lane, and the end it is
-    /// read from.
+    /// An inbox with room for `capacity` messages (at least one) in each lane and 4 GiB of entries,
+    /// and the end it is read from.
     #[must_use]
     pub fn new(capacity: usize) -> (Self, Received) {
-        let (urgent, urgent_end) = mpsc::channel(capacity.max(1));
-        let (entries, entries_end) = mpsc::channel(capacity.max(1));
-        (Self { urgent, entries }, Received { urgent: urgent_end, entries: entries_end })
+        Self::with_bytes(capacity, u64::MAX)
     }
 
-    fn lane(&self, message: &Message) -> &mpsc::Sender<Envelope> {
-        match message {
-            Message::AppendEntries(_) | Message::InstallSnapshot(_) => &self.entries,
-            Message::AppendEntriesReply(_)
-            | Message::Heartbeat(_)
-            | Message::HeartbeatReply(_)
-            | Message::RequestVote(_)
-            | Message::RequestVoteReply(_)
-            | Message::TimeoutNow(_)
-            | Message::InstallSnapshotReply(_)
-            | Message::Removed(_) => &self.urgent,
-        }
+    /// The same with room for so many bytes of entries (at most 4 GiB), where each message counts 32
+    /// bytes beside its [`cost_bytes`](crate::Entries::cost_bytes) or its piece of a snapshot. A larger message enters alone.
+    #[must_use]
+    pub fn with_bytes(capacity: usize, bytes: u64) -> (Self, Received) {
+        let (urgent, urgent_end) = mpsc::channel(capacity.max(1));
+        let (entries, entries_end) = mpsc::channel(capacity.max(1));
+        let budget = Arc::new(Budget::new(bytes));
+        let received = Received {
+            urgent: urgent_end,
+            entries: entries_end,
+            weighed: Vec::new(),
+            budget: Arc::clone(&budget),
+        };
+        (Self { urgent, entries, budget }, received)
     }
 
     /// Delivers a message, waiting for room in its lane: a saturated server pushes back on its
@@ -110,8 +119,14 @@ impl Inbox {
     /// # Cancel safety
     /// Dropping the future before it ends does not deliver the message.
     pub async fn deliver(&self, envelope: Envelope) -> Result<(), TransportError> {
-        let lane = self.lane(&envelope.message);
-        lane.send(envelope).await.map_err(|_| TransportError::Closed)
+        let Some(part) = part(&self.budget, &envelope.message) else {
+            return self.urgent.send(envelope).await.map_err(|_| TransportError::Closed);
+        };
+        let taken = self.budget.take(part).await.map_err(|_| TransportError::Closed)?;
+        let weighed = Weighed { envelope, part };
+        self.entries.send(weighed).await.map_err(|_| TransportError::Closed)?;
+        taken.forget();
+        Ok(())
     }
 
     /// Delivers a message if there is room in its lane.
@@ -120,10 +135,51 @@ impl Inbox {
     /// [`TransportError::Full`] when there is none, [`TransportError::Closed`] when the server has
     /// stopped.
     pub fn try_deliver(&self, envelope: Envelope) -> Result<(), TransportError> {
-        self.lane(&envelope.message).try_send(envelope).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => TransportError::Full,
-            mpsc::error::TrySendError::Closed(_) => TransportError::Closed,
-        })
+        let Some(part) = part(&self.budget, &envelope.message) else {
+            return self.urgent.try_send(envelope).map_err(refused);
+        };
+        let taken = self.budget.try_take(part).map_err(|error| match error {
+            TryAcquireError::NoPermits => TransportError::Full,
+            TryAcquireError::Closed => TransportError::Closed,
+        })?;
+        self.entries.try_send(Weighed { envelope, part }).map_err(refused)?;
+        taken.forget();
+        Ok(())
+    }
+}
+
+/// A message in the entries lane, and what it has taken of the budget: to count its entries once is
+/// cheaper than to count them again when it is taken out.
+#[derive(Debug)]
+struct Weighed {
+    envelope: Envelope,
+    part: u32,
+}
+
+fn refused<T>(error: TrySendError<T>) -> TransportError {
+    match error {
+        TrySendError::Full(_) => TransportError::Full,
+        TrySendError::Closed(_) => TransportError::Closed,
+    }
+}
+
+/// What a message takes of the entries lane's budget; `None` if it belongs in the other lane.
+fn part(budget: &Budget, message: &Message) -> Option<u32> {
+    match message {
+        Message::AppendEntries(request) => {
+            Some(budget.part(EntryPayload::OVERHEAD_BYTES + request.entries.cost_bytes()))
+        }
+        Message::InstallSnapshot(piece) => {
+            Some(budget.part(EntryPayload::OVERHEAD_BYTES + piece.data.len() as u64))
+        }
+        Message::AppendEntriesReply(_)
+        | Message::Heartbeat(_)
+        | Message::HeartbeatReply(_)
+        | Message::RequestVote(_)
+        | Message::RequestVoteReply(_)
+        | Message::TimeoutNow(_)
+        | Message::InstallSnapshotReply(_)
+        | Message::Removed(_) => None,
     }
 }
 
@@ -132,6 +188,7 @@ impl fmt::Debug for Inbox {
         f.debug_struct("Inbox")
             .field("urgent_room", &self.urgent.capacity())
             .field("entries_room", &self.entries.capacity())
+            .field("entries_bytes", &self.budget)
             .finish()
     }
 }
@@ -140,7 +197,10 @@ impl fmt::Debug for Inbox {
 #[derive(Debug)]
 pub struct Received {
     urgent: mpsc::Receiver<Envelope>,
-    entries: mpsc::Receiver<Envelope>,
+    entries: mpsc::Receiver<Weighed>,
+    /// Only for what is being taken; kept for its memory.
+    weighed: Vec<Weighed>,
+    budget: Arc<Budget>,
 }
 
 impl Received {
@@ -152,7 +212,10 @@ impl Received {
         tokio::select! {
             biased;
             Some(envelope) = self.urgent.recv() => Some(envelope),
-            Some(envelope) = self.entries.recv() => Some(envelope),
+            Some(Weighed { envelope, part }) = self.entries.recv() => {
+                self.budget.give_back([part]);
+                Some(envelope)
+            }
             else => None,
         }
     }
@@ -162,7 +225,11 @@ impl Received {
     /// # Errors
     /// [`mpsc::error::TryRecvError`] when none is.
     pub fn try_recv(&mut self) -> Result<Envelope, mpsc::error::TryRecvError> {
-        self.urgent.try_recv().or_else(|_| self.entries.try_recv())
+        self.urgent.try_recv().or_else(|_| {
+            let Weighed { envelope, part } = self.entries.try_recv()?;
+            self.budget.give_back([part]);
+            Ok(envelope)
+        })
     }
 
     /// Takes up to `limit` messages of each lane that is asked for, the urgent lane first. Ready
@@ -176,10 +243,14 @@ impl Received {
     ) -> Poll<bool> {
         let urgent = self.urgent.poll_recv_many(cx, taken, limit);
         let entries = if takes_entries {
-            self.entries.poll_recv_many(cx, taken, limit)
+            self.entries.poll_recv_many(cx, &mut self.weighed, limit)
         } else {
             Poll::Pending
         };
+        if !self.weighed.is_empty() {
+            self.budget.give_back(self.weighed.iter().map(|weighed| weighed.part));
+            taken.extend(self.weighed.drain(..).map(|weighed| weighed.envelope));
+        }
         match (urgent, entries) {
             (Poll::Pending, Poll::Pending) => Poll::Pending,
             (Poll::Ready(0), Poll::Ready(0) | Poll::Pending) => Poll::Ready(false),
@@ -189,7 +260,18 @@ impl Received {
 
     /// Refuses further messages; what is queued can still be read.
     pub fn close(&mut self) {
+        self.budget.close();
         self.urgent.close();
         self.entries.close();
     }
 }
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        // As the channels do: whoever waits for bytes must not wait for ever.
+        self.budget.close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -102,12 +102,19 @@ impl Node {
                 }
                 self.core.handle_applied(now, up_to);
             }
+            // Nobody takes snapshots here, so the core never compacts the log, which is all there
+            // is: nobody can need a snapshot either.
+            Action::Compact { .. }
+            | Action::Restore { .. }
+            | Action::SendSnapshot(_)
+            | Action::SnapshotAnswered { .. }
+            | Action::ReceiveSnapshot { .. } => {}
             // What the library's shell needs and this loop does not: connections, waiting
             // callers, observers.
             Action::SetPeers(_)
             | Action::Verified { .. }
             | Action::TransferDone(_)
-            | Action::SteppedDown
+            | Action::SteppedDown { .. }
             | Action::Observe(_) => {}
         }
     }

@@ -45,13 +45,17 @@ fn hard_states_come_back() {
 }
 
 #[test]
-fn bounds_and_format_come_back() {
+fn bounds_format_and_note_come_back() {
     let key = keys::bounds();
     for bounds in [None, Some((LogIndex(1), LogIndex(1))), Some((LogIndex(5), LogIndex(u64::MAX)))]
     {
         assert_eq!(decode_bounds(&key, &encode_bounds(&key, bounds)), Ok(bounds));
     }
     assert_eq!(decode_format(&encode_format(u32::MAX)), Ok(u32::MAX));
+    let key = keys::noted_commit();
+    for index in [1, u64::MAX].map(LogIndex) {
+        assert_eq!(decode_noted_commit(&key, &encode_noted_commit(&key, index)), Ok(index));
+    }
 }
 
 #[test]

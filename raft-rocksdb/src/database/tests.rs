@@ -36,14 +36,41 @@ fn every_write_is_exactly_one_sync() {
         assert_eq!((now.0 - before.0, now.1 - before.1), (1, 1), "{what}: syncs, writes");
         before = now;
     };
-    once("append", &|| database.append(&[commands(1..=10), commands(11..=11), commands(12..=500)]));
+    once("append", &|| {
+        database.append(&[commands(1..=10), commands(11..=11), commands(12..=500)], None)
+    });
+    once("append and note", &|| database.append(&[commands(501..=501)], Some(LogIndex(300))));
     once("truncate suffix", &|| database.truncate_suffix(LogIndex(400)));
     once("truncate prefix", &|| database.truncate_prefix(LogIndex(300)));
     once("vote", &|| {
         database.save_hard_state(&HardState { current_term: Term(1), voted_for: Some("a".into()) })
     });
     once("remove everything", &|| database.truncate_prefix(LogIndex(u64::MAX)));
-    assert_eq!(database.bounds(), None);
+    assert_eq!((database.bounds(), database.noted_commit()), (None, Some(LogIndex(300))));
+}
+
+/// Range deletions must not pile up in memory, where every read after another one sorts them all.
+#[test]
+fn many_small_compactions_are_written_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::open(dir.path(), &RocksOptions::default()).unwrap();
+    let in_memory = || {
+        let (log, what) = (database.log().unwrap(), "rocksdb.num-entries-active-mem-table");
+        database.db.property_int_value_cf(log, what).unwrap().unwrap()
+    };
+    let rounds = 3 * u64::from(MAX_REMOVALS);
+    let mut most = 0;
+    for round in 0..rounds {
+        database.append(&[commands(round * 2 + 1..=round * 2 + 2)], None).unwrap();
+        database.truncate_prefix(LogIndex(round * 2 + 1)).unwrap();
+        most = most.max(in_memory());
+    }
+    assert_eq!(database.bounds(), Some((LogIndex(2 * rounds), LogIndex(2 * rounds))));
+    let last = database.read(LogIndex(2 * rounds)..=LogIndex(2 * rounds), 1).unwrap();
+    assert_eq!(last, commands(2 * rounds..=2 * rounds));
+    // Two entries and their removal each round; RocksDB may count a removal apart.
+    let bound = u64::from(3 * MAX_REMOVALS);
+    assert!(most <= bound, "{most} entries and removals in memory, the bound is {bound}");
 }
 
 /// How many records RocksDB steps over on this thread while `work` runs.
@@ -61,10 +88,10 @@ fn what_was_removed_slows_nothing_down() {
     let dir = tempfile::tempdir().unwrap();
     let open = || Database::open(dir.path(), &RocksOptions::default()).unwrap();
     let database = open();
-    database.append(&[commands(1..=20_000)]).unwrap();
+    database.append(&[commands(1..=20_000)], None).unwrap();
     database.truncate_prefix(LogIndex(9_990)).unwrap();
     database.truncate_suffix(LogIndex(10_001)).unwrap();
-    database.append(&[commands(10_001..=10_010)]).unwrap();
+    database.append(&[commands(10_001..=10_010)], None).unwrap();
     let all = LogIndex(9_991)..=LogIndex(u64::MAX);
     let (read, steps_taken) = steps(|| database.read(all.clone(), u64::MAX).unwrap());
     assert_eq!(read.len(), 20);

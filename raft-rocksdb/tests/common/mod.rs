@@ -15,6 +15,7 @@ pub(crate) fn entry_key(index: u64) -> Vec<u8> {
 
 pub(crate) const HARD_STATE_KEY: [u8; 9] = [0x10, 0, 0, 0, 0, 0, 0, 0, 0];
 pub(crate) const BOUNDS_KEY: [u8; 9] = [0x20, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(crate) const NOTED_COMMIT_KEY: [u8; 9] = [0x30, 0, 0, 0, 0, 0, 0, 0, 0];
 pub(crate) const FORMAT_KEY: [u8; 7] = *b"\0format";
 
 pub(crate) fn open(dir: &Path) -> RocksStore {
@@ -40,6 +41,10 @@ pub(crate) fn commands(term: u64, indices: std::ops::RangeInclusive<u64>) -> Ent
 pub(crate) async fn bounds(log: &impl LogStore) -> Option<(u64, u64)> {
     let bounds = log.reader().bounds().await.expect("bounds");
     bounds.map(|(first, last)| (first.0, last.0))
+}
+
+pub(crate) async fn noted(log: &impl LogStore) -> Option<u64> {
+    log.reader().noted_commit().await.expect("noted commit index").map(|index| index.0)
 }
 
 /// The whole log.

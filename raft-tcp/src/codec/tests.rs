@@ -2,8 +2,9 @@ use proptest::prelude::*;
 use raft::{
     Server,
     rpc::{
-        AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, RequestVoteReply,
-        RequestVoteRequest, TimeoutNowRequest,
+        AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, InstallOutcome,
+        InstallSnapshotReply, RemovedNotice, RequestVoteReply, RequestVoteRequest,
+        TimeoutNowRequest,
     },
 };
 
@@ -34,11 +35,34 @@ fn every_entry() -> Message {
     ])
 }
 
+fn snapshot(data: impl Into<Bytes>) -> InstallSnapshotRequest {
+    InstallSnapshotRequest {
+        term: Term(3),
+        transfer: 300,
+        last: LogId::new(2, 5),
+        configuration: IndexedConfiguration {
+            index: LogIndex(4),
+            configuration: Configuration::new([
+                Server::voter("a", "h:1"),
+                Server::nonvoter("b", "h:2"),
+            ]),
+        },
+        size_bytes: 1 << 40,
+        offset: 7,
+        checksum: 0x0102_0304,
+        data: data.into(),
+    }
+}
+
 /// Every kind of message, and its payload in hexadecimal. Changing any of these breaks clusters
 /// whose servers are updated one by one: that takes a new protocol version.
 fn fixtures() -> Vec<(Message, &'static str)> {
     let reply = |outcome| {
         Message::AppendEntriesReply(AppendEntriesReply { term: Term(3), round: 300, outcome })
+    };
+    let installing = |outcome| {
+        let (term, transfer) = (Term(3), 300);
+        Message::InstallSnapshotReply(InstallSnapshotReply { term, transfer, outcome })
     };
     vec![
         (
@@ -99,12 +123,31 @@ fn fixtures() -> Vec<(Message, &'static str)> {
             "05 03 04 00 01",
         ),
         (Message::TimeoutNow(TimeoutNowRequest { term: Term(3) }), "06 03"),
+        (
+            Message::InstallSnapshot(snapshot(b"abc".as_slice())),
+            "0300000000000000 2c01000000000000 0200000000000000 0500000000000000 \
+             0400000000000000 0000000000010000 0700000000000000 04030201 \
+             0f000000 02016103683a3100016203683a3201 \
+             616263",
+        ),
+        (
+            installing(InstallOutcome::Received { next_offset: 70_000 }),
+            "08 03 fb2c01 00 fc70110100",
+        ),
+        (installing(InstallOutcome::Installed { match_index: LogIndex(5) }), "08 03 fb2c01 01 05"),
+        (installing(InstallOutcome::Refused), "08 03 fb2c01 02"),
+        (installing(InstallOutcome::StaleTerm), "08 03 fb2c01 03"),
+        (
+            Message::Removed(RemovedNotice { term: Term(3), configuration_index: LogIndex(9) }),
+            "09 03 09",
+        ),
     ]
 }
 
 fn payload(message: &Message) -> (Kind, Bytes) {
     let mut out = BytesMut::new();
-    let kind = encode(message, &mut out).unwrap();
+    let (kind, rest) = encode(message, &mut out).unwrap();
+    out.extend_from_slice(&rest);
     (kind, out.freeze())
 }
 
@@ -132,7 +175,12 @@ fn every_message_comes_back() {
 fn a_payload_cut_at_any_byte_is_an_error() {
     for (message, _) in fixtures() {
         let (kind, payload) = payload(&message);
-        for cut in 0..payload.len() {
+        // Where the piece of a snapshot ends is known from the frame alone.
+        let must_be_there = match &message {
+            Message::InstallSnapshot(request) => payload.len() - request.data.len(),
+            _ => payload.len(),
+        };
+        for cut in 0..must_be_there {
             assert!(decode(kind, &payload.slice(..cut)).is_err(), "{message} cut at {cut}");
         }
     }
@@ -142,6 +190,9 @@ fn a_payload_cut_at_any_byte_is_an_error() {
 fn a_byte_too_many_is_an_error() {
     for (message, _) in fixtures() {
         let (kind, payload) = payload(&message);
+        if kind == Kind::Snapshot {
+            continue;
+        }
         let longer = [&payload[..], &[0]].concat().into();
         assert!(decode(kind, &longer).is_err(), "{message}");
     }
@@ -162,12 +213,32 @@ fn flipped_bits_never_panic() {
 }
 
 #[test]
-fn entries_do_not_travel_in_the_general_form() {
-    let mut out = BytesMut::new();
-    encode_value(&every_entry(), &mut out).unwrap();
-    assert_eq!(out[0], APPEND_ENTRIES_VARIANT);
-    let error = decode(Kind::Message, &out.freeze()).unwrap_err();
-    assert!(error.to_string().contains("entries in the form"), "{error}");
+fn entries_and_snapshots_do_not_travel_in_the_general_form() {
+    for (message, variant) in [
+        (every_entry(), APPEND_ENTRIES_VARIANT),
+        (Message::InstallSnapshot(snapshot("abc")), INSTALL_SNAPSHOT_VARIANT),
+    ] {
+        let mut out = BytesMut::new();
+        encode_value(&message, &mut out).unwrap();
+        assert_eq!(out[0], variant);
+        // The same number, the long way.
+        let long: Bytes = [&[251, variant, 0], &out[1..]].concat().into();
+        let error = decode(Kind::Message, &out.freeze()).unwrap_err();
+        assert!(error.to_string().contains("in the form of another message"), "{error}");
+        let error = decode(Kind::Message, &long).unwrap_err();
+        assert!(error.to_string().contains("is not one byte"), "{error}");
+    }
+}
+
+/// With indices that overflow, the general form of entries would panic.
+#[test]
+fn entries_in_a_disguise_do_not_panic() {
+    let noop = |index| [1, 253, 255, 255, 255, 255, 255, 255, 255, index, 1];
+    let mut bytes = vec![251, 0, 0, 1, 1, 1, 1, 2];
+    bytes.extend(noop(255));
+    bytes.extend(noop(255));
+    bytes.push(0);
+    assert!(decode(Kind::Message, &bytes.into()).is_err());
 }
 
 #[test]
@@ -216,6 +287,66 @@ fn a_large_command_shares_the_buffer_and_a_small_one_does_not() {
     assert_eq!(received(&[1 << 20, 100, 9_000, 1 << 18]), [true, false, false, true]);
 }
 
+/// The codec passes on what it is told: the receiver of snapshots asks whether it makes sense.
+#[test]
+fn impossible_places_in_a_snapshot_come_through() {
+    for (offset, size_bytes) in [(8, 0), (u64::MAX, 1), (u64::MAX, u64::MAX)] {
+        let message = Message::InstallSnapshot(InstallSnapshotRequest {
+            offset,
+            size_bytes,
+            ..snapshot("x")
+        });
+        let (kind, payload) = payload(&message);
+        assert_eq!(decode(kind, &payload), Ok(Some(message)));
+    }
+}
+
+#[test]
+fn a_damaged_configuration_of_a_snapshot_is_refused() {
+    let (kind, good) = payload(&Message::InstallSnapshot(snapshot(vec![9; 100])));
+    let length = SNAPSHOT_BYTES - 4;
+    // Lengths beyond the payload; and the right one, but of other bytes.
+    for claimed in [116, 1 << 20, u32::MAX] {
+        let mut bytes = good.to_vec();
+        bytes[length..length + 4].copy_from_slice(&u32::to_le_bytes(claimed));
+        let error = decode(kind, &bytes.into()).unwrap_err();
+        assert!(error.to_string().contains("too early"), "{error}");
+    }
+    for claimed in [0, 14, 16] {
+        let mut bytes = good.to_vec();
+        bytes[length..length + 4].copy_from_slice(&u32::to_le_bytes(claimed));
+        assert!(decode(kind, &bytes.into()).is_err(), "{claimed} bytes");
+    }
+    // So many servers, and an id of so many bytes.
+    for claim in [&[253, 255, 255, 255, 255, 255, 255, 255, 255][..], &[1, 252, 0, 0, 0, 64]] {
+        let mut bytes = good.to_vec();
+        bytes[SNAPSHOT_BYTES..SNAPSHOT_BYTES + claim.len()].copy_from_slice(claim);
+        assert!(decode(kind, &bytes.into()).is_err(), "{claim:?}");
+    }
+}
+
+#[test]
+fn a_large_piece_is_copied_neither_by_its_sender_nor_by_its_receiver() {
+    let sent = Bytes::from(vec![7; 1 << 18]);
+    let mut head = BytesMut::new();
+    let message = Message::InstallSnapshot(snapshot(sent.clone()));
+    let (_, rest) = encode(&message, &mut head).unwrap();
+    assert_eq!(rest.as_ptr(), sent.as_ptr());
+    assert_eq!(head.len(), SNAPSHOT_BYTES + 15);
+
+    let shares = |bytes: usize| {
+        let (kind, payload) = payload(&Message::InstallSnapshot(snapshot(vec![7; bytes])));
+        match decode(kind, &payload) {
+            Ok(Some(Message::InstallSnapshot(request))) => {
+                payload.as_ptr_range().contains(&request.data.as_ptr())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(shares(1 << 18));
+    assert!(!shares(100));
+}
+
 #[test]
 fn the_estimate_covers_the_payload() {
     for (message, _) in fixtures() {
@@ -236,6 +367,28 @@ fn a_value_over_the_limit_is_not_sent() {
 }
 
 proptest! {
+    #[test]
+    fn any_piece_comes_back(
+        numbers in any::<[u64; 7]>(),
+        checksum in any::<u32>(),
+        data in prop::collection::vec(any::<u8>(), 0..20_000),
+    ) {
+        let [term, transfer, last_term, last_index, index, size_bytes, offset] = numbers;
+        let configuration = IndexedConfiguration { index: LogIndex(index), ..snapshot("").configuration };
+        let message = Message::InstallSnapshot(InstallSnapshotRequest {
+            term: Term(term),
+            transfer,
+            last: LogId::new(last_term, last_index),
+            configuration,
+            size_bytes,
+            offset,
+            checksum,
+            data: data.into(),
+        });
+        let (kind, payload) = payload(&message);
+        prop_assert_eq!(decode(kind, &payload), Ok(Some(message)));
+    }
+
     #[test]
     fn any_entries_come_back(
         prev in any::<(u32, u32)>(),
@@ -261,7 +414,7 @@ proptest! {
     #[test]
     fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let bytes = Bytes::from(bytes);
-        for kind in [Kind::Alive, Kind::Message, Kind::Entries] {
+        for kind in [Kind::Alive, Kind::Message, Kind::Entries, Kind::Snapshot] {
             let _ = decode(kind, &bytes);
         }
     }

@@ -2,9 +2,9 @@ use super::*;
 
 fn frame(payload: &[u8]) -> BytesMut {
     let mut out = BytesMut::new();
-    append(&mut out, 1 << 20, |out| -> Result<Kind, TooLong> {
+    append(&mut out, 1 << 20, |out| -> Result<_, TooLong> {
         out.put_slice(payload);
-        Ok(Kind::Message)
+        Ok((Kind::Message, Bytes::new()))
     })
     .unwrap();
     out
@@ -80,11 +80,46 @@ fn an_announcement_alone_takes_little_memory() {
 fn a_payload_that_does_not_fit_leaves_no_trace() {
     let mut out = frame(b"before");
     let before = out.clone();
-    let error = append(&mut out, 9, |out| -> Result<Kind, TooLong> {
+    let error = append(&mut out, 9, |out| -> Result<_, TooLong> {
         out.put_slice(&[0; 10]);
-        Ok(Kind::Message)
+        Ok((Kind::Message, Bytes::new()))
     })
     .unwrap_err();
     assert_eq!(error.bytes, 10);
     assert_eq!(out, before);
+}
+
+#[test]
+fn what_a_frame_goes_on_with_counts_and_is_given_back() {
+    let part = |max| {
+        let mut out = BytesMut::new();
+        let rest = append(&mut out, max, |out| -> Result<_, TooLong> {
+            out.put_slice(b"ab");
+            Ok((Kind::Message, Bytes::from_static(b"c")))
+        });
+        rest.map(|rest| (out, rest)).map_err(|error| error.bytes)
+    };
+    assert_eq!(part(2).unwrap_err(), 3);
+    let (out, rest) = part(3).unwrap();
+    assert_eq!([&out[..], &rest].concat(), frame(b"abc"));
+}
+
+#[test]
+fn a_snapshot_may_bring_a_configuration_beside_the_longest_piece() {
+    let limit = 100 + SNAPSHOT_BYTES + MAX_VALUE_BYTES;
+    for (bytes, fits) in [(limit, true), (limit + 1, false)] {
+        let mut out = BytesMut::new();
+        let appended = append(&mut out, 100, |_| -> Result<_, TooLong> {
+            Ok((Kind::Snapshot, vec![0; bytes].into()))
+        });
+        assert_eq!(appended.is_ok(), fits);
+        // The receiver's limit is the same.
+        let mut whole = BytesMut::new();
+        append(&mut whole, limit, |out| -> Result<_, TooLong> {
+            out.put_bytes(0, bytes);
+            Ok((Kind::Snapshot, Bytes::new()))
+        })
+        .unwrap();
+        assert_eq!(FrameDecoder::new(100).decode(&mut whole).is_ok(), fits);
+    }
 }

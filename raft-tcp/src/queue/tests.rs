@@ -1,6 +1,6 @@
 use raft::{
-    Entry, EntryPayload, LogId, LogIndex, Term,
-    rpc::{AppendEntriesRequest, TimeoutNowRequest},
+    Entry, EntryPayload, IndexedConfiguration, LogId, LogIndex, Term,
+    rpc::{AppendEntriesRequest, InstallSnapshotRequest, TimeoutNowRequest},
 };
 use tokio::{join, task::yield_now};
 
@@ -16,6 +16,19 @@ fn large(bytes: usize) -> Message {
     let entries = vec![Entry { term: Term(1), index: LogIndex(1), payload }].into();
     let (term, round, prev, commit_index) = (Term(1), 0, LogId::ZERO, LogIndex(0));
     Message::AppendEntries(AppendEntriesRequest { term, round, prev, entries, commit_index })
+}
+
+fn piece(bytes: usize) -> Message {
+    Message::InstallSnapshot(InstallSnapshotRequest {
+        term: Term(1),
+        transfer: 0,
+        last: LogId::ZERO,
+        configuration: IndexedConfiguration::default(),
+        size_bytes: 0,
+        offset: 0,
+        checksum: 0,
+        data: vec![0; bytes].into(),
+    })
 }
 
 fn shut(reason: &str) -> Result<(), Rejected> {
@@ -46,6 +59,15 @@ async fn bounded_in_bytes_but_one_message_always_fits() {
     assert_eq!(queue.try_push(large(400)), Ok(()));
     assert_eq!(queue.try_push(large(400)), Ok(()));
     assert_eq!(queue.try_push(large(400)), Err(Rejected::Full));
+}
+
+#[tokio::test]
+async fn pieces_of_a_snapshot_take_room_as_entries_do() {
+    let queue = Queue::new(10, 1000);
+    assert_eq!(queue.try_push(piece(600)), Ok(()));
+    assert_eq!(queue.try_push(piece(600)), Err(Rejected::Full));
+    assert_eq!(queue.try_push(large(400)), Err(Rejected::Full));
+    assert_eq!(queue.try_push(piece(400)), Ok(()));
 }
 
 #[tokio::test]

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use raft::{Inbox, Server, Transport as _, TransportError};
+use raft::{Configuration, Inbox, Message, Server, Transport as _, TransportError};
 use raft_tcp::{TcpOptions, TcpTransport};
 use tokio::{
     net::TcpStream,
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::common::*;
@@ -139,6 +139,82 @@ async fn a_full_urgent_lane_says_so_and_does_not_wait() {
     for round in 0..3 {
         assert_eq!(raw_read_message(&mut urgent).await.1, [2, 1, round, 0]);
     }
+}
+
+/// A server that writes a snapshot to a slow disk reads one piece at a time; its leader must stay
+/// its leader meanwhile. The bound is far below any election timeout, and far below what the pieces
+/// take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_do_not_wait_behind_pieces_of_a_snapshot() {
+    const PIECES: u64 = 60;
+    const PER_PIECE: Duration = Duration::from_millis(50);
+    const LIMIT: Duration = Duration::from_millis(500);
+    let a = node_with("a", options()).await;
+    let transport = TcpTransport::bind(options()).await.unwrap();
+    let (inbox, mut received) = Inbox::new(16);
+    transport.start("b".into(), inbox).await.unwrap();
+    let b = Server::voter("b", transport.local_address());
+
+    let (sending, to) = (Arc::clone(&a.transport), b.clone());
+    let pieces = tokio::spawn(async move {
+        for number in 0..PIECES {
+            sending.send_entries(&to, piece(number, MIB)).await.unwrap();
+        }
+    });
+    let began = Instant::now();
+    let (beating, to) = (Arc::clone(&a.transport), b.clone());
+    let beats = tokio::spawn(async move {
+        loop {
+            // A heartbeat says when it was sent.
+            beating.send(&to, heartbeat(began.elapsed().as_micros() as u64)).unwrap();
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let (mut next, mut heard) = (0, Vec::new());
+    while next < PIECES {
+        let envelope = soon("a message", received.recv()).await.unwrap();
+        let number = round(&envelope.message);
+        match envelope.message {
+            Message::Heartbeat(_) => heard.push(began.elapsed() - Duration::from_micros(number)),
+            Message::InstallSnapshot(request) => {
+                assert_eq!((number, request.data.len()), (next, MIB), "in order, and whole");
+                next += 1;
+                sleep(PER_PIECE).await;
+            }
+            other => panic!("unexpected {other}"),
+        }
+    }
+    beats.abort();
+    pieces.await.unwrap();
+    let all = began.elapsed();
+    assert!(PER_PIECE * PIECES as u32 <= all);
+    // The first ones wait for the connection.
+    let late = heard[1..].iter().max().unwrap();
+    println!(
+        "{} heartbeats beside {PIECES} MiB in {all:?}, the latest after {late:?}",
+        heard.len()
+    );
+    assert!(10 < heard.len() && *late < LIMIT, "a heartbeat was {late:?} late");
+}
+
+/// The largest piece that the settings let pass, with a configuration far larger than usual.
+#[tokio::test]
+async fn the_largest_piece_passes_beside_any_configuration() {
+    let small = || TcpOptions { max_frame_bytes: 64 << 10, ..options() };
+    let (a, mut b) = (node_with("a", small()).await, node_with("b", small()).await);
+    let most = a.transport.max_entries_bytes() as usize;
+    let servers = (0..4000).map(|i| Server::voter(format!("server-{i}"), format!("{i:0>200}:1")));
+    let mut message = piece(1, most);
+    let Message::InstallSnapshot(request) = &mut message else { panic!("{message}") };
+    request.configuration.configuration = Configuration::new(servers);
+    a.transport.send_entries(&b.server, message.clone()).await.unwrap();
+    a.transport.send_entries(&b.server, piece(2, most)).await.unwrap();
+    for expected in [message, piece(2, most)] {
+        let envelope = soon("the piece", b.inbox.recv()).await.unwrap();
+        assert!(envelope.message == expected, "{}", envelope.message);
+    }
+    let error = a.transport.send_entries(&b.server, piece(3, most + 1)).await.unwrap_err();
+    assert!(matches!(error, TransportError::Refused { .. }), "{error}");
 }
 
 /// A server that takes no messages pushes back, and is not taken for dead.

@@ -4,9 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use raft::{
-    Entry, EntryPayload, Inbox, LogId, LogIndex, Message, Server, Term, Transport as _,
-    TransportError,
-    rpc::{AppendEntriesRequest, HeartbeatRequest},
+    Configuration, Entry, EntryPayload, Inbox, IndexedConfiguration, LogId, LogIndex, Message,
+    Server, Term, Transport as _, TransportError,
+    rpc::{AppendEntriesRequest, HeartbeatRequest, InstallSnapshotRequest},
 };
 use raft_tcp::{TcpOptions, TcpTransport};
 use tokio::{
@@ -74,10 +74,27 @@ pub(crate) fn append(round: u64, bytes: usize) -> Message {
     })
 }
 
+/// A piece of a snapshot; its place tells it from others.
+pub(crate) fn piece(number: u64, bytes: usize) -> Message {
+    let configuration = Configuration::new([Server::voter("a", "h:1")]);
+    Message::InstallSnapshot(InstallSnapshotRequest {
+        term: Term(1),
+        transfer: 1,
+        last: LogId::new(1, 9),
+        configuration: IndexedConfiguration { index: LogIndex(1), configuration },
+        size_bytes: u64::MAX,
+        offset: number,
+        checksum: 0,
+        data: vec![7; bytes].into(),
+    })
+}
+
+/// The number by which the tests tell messages apart.
 pub(crate) fn round(message: &Message) -> u64 {
     match message {
         Message::Heartbeat(m) => m.round,
         Message::AppendEntries(m) => m.round,
+        Message::InstallSnapshot(m) => m.offset,
         other => panic!("unexpected {other}"),
     }
 }
@@ -206,6 +223,19 @@ pub(crate) fn raw_frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     rest.extend([1, kind]);
     rest.extend(payload);
     [&crc32fast::hash(&rest).to_le_bytes()[..], &rest].concat()
+}
+
+/// The payload of a piece of a snapshot, whatever its configuration is.
+pub(crate) fn raw_snapshot(size: u64, offset: u64, configuration: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for number in [1, 1, 1, 9, 1, size, offset] {
+        payload.extend(u64::to_le_bytes(number));
+    }
+    payload.extend([0; 4]);
+    payload.extend((configuration.len() as u32).to_le_bytes());
+    payload.extend(configuration);
+    payload.extend(data);
+    payload
 }
 
 /// A server that says yes to everybody, and what they said: for looking at a dialler.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use raft::Message;
 use raft_tcp::TcpOptions;
 use tokio::{
     io::AsyncWriteExt as _,
@@ -135,9 +136,13 @@ async fn garbage_closes_its_connection() {
 
 #[tokio::test]
 async fn an_oversized_length_closes_its_connection() {
-    let mut frame = raw_frame(1, &[]);
-    frame[4..8].copy_from_slice(&(16u32 * 1024 * 1024 + 1).to_le_bytes());
-    bad_bytes(&frame).await;
+    const MIB: u32 = 1 << 20;
+    for (kind, length) in [(1, 16 * MIB + 1), (2, 16 * MIB + 1), (3, 17 * MIB + 65), (3, u32::MAX)]
+    {
+        let mut frame = raw_frame(kind, &[]);
+        frame[4..8].copy_from_slice(&length.to_le_bytes());
+        bad_bytes(&frame).await;
+    }
 }
 
 #[tokio::test]
@@ -152,6 +157,40 @@ async fn an_undecodable_payload_closes_its_connection() {
     bad_bytes(&raw_frame(1, &[99])).await;
     bad_bytes(&raw_frame(2, &[0; 51])).await;
     bad_bytes(&raw_frame(0, &[1])).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_with_a_garbled_configuration_closes_its_connection() {
+    // Not a configuration; more servers than bytes; an id longer than the frame; cut short.
+    let many = [253, 255, 255, 255, 255, 255, 255, 255, 255];
+    let long = [1, 252, 255, 255, 255, 255];
+    for configuration in [&[0xa5; 100][..], &many, &long, &[2, 1, b'a']] {
+        bad_bytes(&raw_frame(3, &raw_snapshot(10, 0, configuration, b"data"))).await;
+    }
+    let mut payload = raw_snapshot(10, 0, &[0], b"");
+    payload[60..64].copy_from_slice(&u32::MAX.to_le_bytes());
+    bad_bytes(&raw_frame(3, &payload)).await;
+    bad_bytes(&raw_frame(3, &payload[..63])).await;
+    // In the form of small messages, in both ways to write their number.
+    bad_bytes(&raw_frame(1, &[7, 1, 1, 1, 9, 1, 0, 1, 0, 0, 0])).await;
+    bad_bytes(&raw_frame(1, &[251, 7, 0, 1, 1, 1, 9, 1, 0, 1, 0, 0, 0])).await;
+}
+
+/// Where a piece belongs is not the transport's business, so that it must carry any claim.
+#[tokio::test]
+async fn a_snapshot_with_impossible_numbers_is_passed_on() {
+    let mut b = node("b").await;
+    let mut stream = raw_peer("x", &b.server).await;
+    let claims = [(0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 0), (10, 11)];
+    for (size, offset) in claims {
+        let payload = raw_snapshot(size, offset, &[0], &[7; 20_000]);
+        stream.write_all(&raw_frame(3, &payload)).await.unwrap();
+        let envelope = soon("a piece", b.inbox.recv()).await.unwrap();
+        let Message::InstallSnapshot(piece) = envelope.message else { panic!("{envelope:?}") };
+        assert_eq!((piece.size_bytes, piece.offset), (size, offset));
+        assert_eq!(piece.data, vec![7; 20_000]);
+        assert!(piece.configuration.configuration.is_empty());
+    }
 }
 
 #[tokio::test]

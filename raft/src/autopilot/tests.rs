@@ -37,6 +37,7 @@ fn status(members: &[Member]) -> Status {
         last_contact: seconds as u32 * SECOND,
         inflight: 0,
         snapshot_received_bytes: None,
+        snapshot_size_bytes: None,
     };
     Status {
         id: "a".into(),
@@ -46,6 +47,8 @@ fn status(members: &[Member]) -> Status {
         last,
         marks: LogMarks::default(),
         snapshot: LogId::ZERO,
+        persisting: None,
+        receiving: None,
         committed_configuration: configuration.clone(),
         latest_configuration: configuration,
         last_contact: Some(Duration::ZERO),

@@ -47,8 +47,17 @@ fn every_rule_names_its_field_and_itself() {
         ("max_command_bytes", "1 to 67108864", |c| c.max_command_bytes = (64 << 20) + 1),
         ("apply_queue", "1 to 1048576", |c| c.apply_queue = 0),
         ("apply_queue", "1 to 1048576", |c| c.apply_queue = (1 << 20) + 1),
+        ("apply_queue_bytes", "5000 to 2147483648", |c| {
+            (c.max_command_bytes, c.apply_queue_bytes) = (5000, 4999);
+        }),
+        ("apply_queue_bytes", "to 2147483648", |c| c.apply_queue_bytes = (1 << 31) + 1),
         ("rpc_queue", "16 to 1048576", |c| c.rpc_queue = 15),
         ("rpc_queue", "16 to 1048576", |c| c.rpc_queue = (1 << 20) + 1),
+        ("rpc_queue_bytes", "1048576 to 2147483648", |c| c.rpc_queue_bytes = (1 << 20) - 1),
+        ("rpc_queue_bytes", "2097152 to 2147483648", |c| {
+            (c.max_command_bytes, c.rpc_queue_bytes) = (2 << 20, (2 << 20) - 1);
+        }),
+        ("rpc_queue_bytes", "to 2147483648", |c| c.rpc_queue_bytes = (1 << 31) + 1),
         ("enqueue_timeout", "1ms to 86400s", |c| c.enqueue_timeout = MS - NS),
         ("enqueue_timeout", "1ms to 86400s", |c| c.enqueue_timeout = 24 * HOUR + NS),
         ("max_unapplied_entries", "1 to 1073741824", |c| c.max_unapplied_entries = 0),
@@ -88,13 +97,18 @@ fn the_edges_of_every_rule_are_valid() {
         |c| c.write_stall_timeout = c.election_timeout,
         |c| (c.max_append_entries, c.max_append_bytes) = (1, 1 << 10),
         |c| c.max_append_entries = 65_536,
-        |c| (c.max_append_bytes, c.max_inflight_bytes) = (1 << 30, 1 << 30),
+        |c| {
+            (c.max_append_bytes, c.max_inflight_bytes) = (1 << 30, 1 << 30);
+            c.rpc_queue_bytes = 1 << 30;
+        },
         |c| (c.max_inflight_appends, c.max_inflight_bytes) = (1, 1 << 20),
         |c| (c.max_inflight_appends, c.max_inflight_bytes) = (1024, 1 << 34),
         |c| c.max_command_bytes = 1,
         |c| c.max_command_bytes = 64 << 20,
         |c| (c.apply_queue, c.rpc_queue) = (1, 16),
         |c| (c.apply_queue, c.rpc_queue) = (1 << 20, 1 << 20),
+        |c| (c.apply_queue_bytes, c.rpc_queue_bytes) = (1 << 20, 1 << 20),
+        |c| (c.apply_queue_bytes, c.rpc_queue_bytes) = (1 << 31, 1 << 31),
         |c| c.enqueue_timeout = MS,
         |c| c.enqueue_timeout = 24 * HOUR,
         |c| (c.max_unapplied_entries, c.max_unapplied_bytes) = (1, 1 << 10),
@@ -123,9 +137,15 @@ fn an_error_reads_as_one_sentence() {
 /// An entry that no message can carry would be sent, refused and sent again for ever.
 #[test]
 fn what_is_accepted_must_fit_into_a_message_of_the_transport() {
-    let config = Config { max_append_bytes: 1 << 10, max_command_bytes: 4096, ..Config::new("a") };
+    let config = Config {
+        max_append_bytes: 1 << 10,
+        max_command_bytes: 4096,
+        snapshot_chunk_bytes: 1 << 10,
+        ..Config::new("a")
+    };
     assert_eq!(config.validate_for(4096 + 32), Ok(()));
     let field = |config: &Config| config.validate_for(4096 + 31).unwrap_err().field;
     assert_eq!(field(&config), "max_command_bytes");
-    assert_eq!(field(&Config { max_append_bytes: 8192, ..config }), "max_append_bytes");
+    assert_eq!(field(&Config { max_append_bytes: 8192, ..config.clone() }), "max_append_bytes");
+    assert_eq!(field(&Config { snapshot_chunk_bytes: 8192, ..config }), "snapshot_chunk_bytes");
 }

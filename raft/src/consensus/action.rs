@@ -81,12 +81,17 @@ pub enum Action {
     },
     /// The leadership transfer asked for has ended.
     TransferDone(Result<(), TransferFailure>),
-    /// This server no longer leads: every request that has not been committed, and every
-    /// verification, ends with "leadership lost".
-    SteppedDown,
     /// A user's restore has taken the place of the log: what was proposed before it and is not
     /// committed will never be.
     Restored,
+    /// This server no longer leads: every verification, and every request beyond `committed`, ends
+    /// with "leadership lost".
+    SteppedDown {
+        /// Requests up to here are committed, and a [`Commit`](Self::Commit) hands them out as soon
+        /// as they are durable here, if it has not yet. A leader whose disk is stuck keeps none
+        /// waiting that it has not handed out: it cannot say when that will be.
+        committed: LogIndex,
+    },
     /// Something observers may want to know.
     Observe(Observation),
 }
@@ -295,8 +300,8 @@ impl fmt::Display for Action {
             Self::Verified { round } => write!(f, "verified round={round}"),
             Self::TransferDone(Ok(())) => write!(f, "transfer done"),
             Self::TransferDone(Err(failure)) => write!(f, "transfer failed: {failure:?}"),
-            Self::SteppedDown => write!(f, "stepped down"),
             Self::Restored => write!(f, "restored"),
+            Self::SteppedDown { .. } => write!(f, "stepped down"),
             Self::Observe(Observation::RoleChanged { role, term }) => {
                 write!(f, "role {role} term={term}")
             }

@@ -75,15 +75,10 @@ impl Consensus {
         from: &ServerId,
         request: &HeartbeatRequest,
     ) {
-        // The leader caps this at what it knows to be durable here.
-        assert!(
-            request.commit_index <= self.log.last().index,
-            "this server has lost entries it acknowledged: {from} knows it to have {} but its log \
-             ends at {}",
-            request.commit_index,
-            self.log.last()
-        );
-        self.commit_to(now, request.commit_index);
+        // Only what this leader has vouched for since this server started (law 11). The leader claims
+        // no more than what it knows to be durable here, but a late heartbeat may speak of an earlier
+        // membership, before the disk was wiped. If there is a gap, the leader hears of it and asks.
+        self.commit_to(now, request.commit_index.min(self.vouched));
         let reply = HeartbeatReply {
             term: self.term(),
             round: request.round,

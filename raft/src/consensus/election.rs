@@ -31,6 +31,13 @@ impl Consensus {
             self.advance_term(term);
         }
         self.set_leader(None);
+        // Leadership ends only here.
+        if self.role.leader().is_some() {
+            // Others may have committed what this disk has not taken yet.
+            let is_stuck = self.is_disk_stalled(now);
+            let committed = if is_stuck { self.applying } else { self.commit_index };
+            self.actions.push_back(Action::SteppedDown { committed });
+        }
         self.set_role(RoleState::Follower);
         if !was_follower {
             self.reset_election_deadline(now);
@@ -75,11 +82,8 @@ impl Consensus {
     }
 
     pub(super) fn set_role(&mut self, role: RoleState) {
-        let before = std::mem::replace(&mut self.role, role);
-        if before.leader().is_some() && self.role.leader().is_none() {
-            self.actions.push_back(Action::SteppedDown);
-        }
-        let (before, role) = (before.role(), self.role.role());
+        let before = std::mem::replace(&mut self.role, role).role();
+        let role = self.role.role();
         if before != role {
             self.observe(Observation::RoleChanged { role, term: self.term() });
         }

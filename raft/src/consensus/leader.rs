@@ -164,8 +164,8 @@ impl Consensus {
         let round = leader.round;
         let heartbeats: Vec<_> = leader
             .peers
-            .iter()
-            .map(|(peer, progress)| (peer.clone(), progress.match_index.min(commit_index)))
+            .iter_mut()
+            .map(|(peer, progress)| (peer.clone(), progress.claim(round).min(commit_index)))
             .collect();
         for (peer, commit_index) in heartbeats {
             let message = Message::Heartbeat(HeartbeatRequest { term, round, commit_index });
@@ -222,6 +222,7 @@ impl Consensus {
         match &reply.outcome {
             AppendOutcome::Matched { match_index } => self.matched(now, from, *match_index),
             AppendOutcome::Conflict { prev_index, hint } => {
+                self.notice_loss(from, reply.round, *prev_index);
                 let (meet, apart) = (self.meeting_point(*hint), self.rounds_apart());
                 if let Some(leader) = self.role.leader_mut()
                     && let Some(progress) = leader.peers.get_mut(from)
@@ -260,7 +261,34 @@ impl Consensus {
             progress.heard(reply.accepted_index, asked_at, patience);
         }
         self.replicate(now, from);
+        self.vouch_again(from, reply);
         self.continue_transfer(from);
+    }
+
+    /// A server that was restarted knows of nothing that this leader has vouched for, so its commit
+    /// index does not move: it is asked anew. One that has lost its log is found out by its answer.
+    fn vouch_again(&mut self, peer: &ServerId, reply: &HeartbeatReply) {
+        let Some(leader) = self.role.leader() else { return };
+        let Some(progress) = leader.peers.get(peer) else { return };
+        let Some(index) = progress.has_forgotten(reply.round, reply.accepted_index) else { return };
+        let Some(term) = self.log.term_at(index) else { return };
+        let request = AppendEntriesRequest {
+            term: self.term(),
+            round: leader.round,
+            prev: LogId { term, index },
+            entries: Entries::default(),
+            commit_index: self.commit_index,
+        };
+        self.send(peer, Message::AppendEntries(request));
+    }
+
+    /// Counts on a server no longer that lacks what it acknowledged.
+    fn notice_loss(&mut self, peer: &ServerId, round: u64, prev_index: LogIndex) {
+        let Some(progress) = self.progress_mut(peer) else { return };
+        if progress.proves_loss(round, prev_index) && !progress.has_lost_entries {
+            progress.has_lost_entries = true;
+            self.observe(Observation::PeerLostEntries { peer: peer.clone() });
+        }
     }
 
     /// A positive answer of the current term: counts as contact from when it was *asked* (law 12).
@@ -292,11 +320,16 @@ impl Consensus {
         if self.log.last().index < index {
             return;
         }
-        let first = self.log.first_index();
+        let (first, last) = (self.log.first_index(), self.log.last().index);
         let Some(progress) = self.progress_mut(from) else { return };
-        let before = progress.match_index;
+        let (before, was_held) = (progress.match_index, progress.held().is_some());
         progress.matched(index, first);
-        if before < progress.match_index {
+        progress.leave_snapshot(last);
+        let has_moved = before < progress.match_index;
+        if was_held && progress.held().is_none() {
+            self.compact();
+        }
+        if has_moved {
             self.advance_commit(now);
             self.continue_transfer(from);
         }
@@ -311,7 +344,7 @@ impl Consensus {
             if *id == self.rules.id {
                 stable
             } else {
-                leader.peers.get(id).map_or(LogIndex::ZERO, |progress| progress.match_index)
+                leader.peers.get(id).map_or(LogIndex::ZERO, Progress::durable_index)
             }
         };
         let Some(index) = reached_by_majority(self.membership.voters(), durable) else { return };

@@ -469,6 +469,7 @@ impl Consensus {
             last_contact: now.since(progress.contact),
             inflight: progress.inflight(),
             snapshot_received_bytes: progress.received_bytes(),
+            snapshot_size_bytes: None,
         };
         leader.peers.iter().map(status).collect()
     }

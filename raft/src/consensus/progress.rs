@@ -43,6 +43,10 @@ pub(super) struct Progress {
     probe: Option<Probe>,
     inflight: VecDeque<Inflight>,
     inflight_bytes: u64,
+    /// How many messages may be under way, if the rules do not allow fewer. A conflict that empties
+    /// the window halves it, and each message that is acknowledged adds one: in a network that
+    /// reorders nearly all of a large window is refused, and would be sent anew for every entry.
+    window: usize,
     /// The newest round when a conflict last emptied the window. The rest of that window conflicts
     /// too, so answers to questions of up to that round are not news. If each of them had the next
     /// window sent anew, a network that reorders would never calm down.
@@ -50,6 +54,12 @@ pub(super) struct Progress {
     /// The first round of this session: answers to earlier rounds belong to an earlier membership
     /// of the same server and are dropped.
     first_round: u64,
+    /// The round of a heartbeat, and what was known to be durable there when it was sent: of the
+    /// newest one, but kept until an answer of that round or a later one has come.
+    claimed: (u64, LogIndex),
+    /// Whether it is known to lack entries it acknowledged in this session: it is sent nothing and
+    /// counts for nothing, because nobody knows what else it has lost.
+    pub(super) has_lost_entries: bool,
     /// The newest round it has answered.
     pub(super) acked_round: u64,
     /// When that round began: contact is measured from send time.
@@ -70,6 +80,9 @@ struct Transfer {
     snapshot: LogIndex,
     /// How many bytes of it are known to have arrived.
     received_bytes: u64,
+    /// Where the log ended when the follower had it: how far it has to come to need nothing that is
+    /// kept for its sake.
+    goal: Option<LogIndex>,
 }
 
 /// What to send next: the entry before, and the last index.
@@ -88,8 +101,11 @@ impl Progress {
             probe: None,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
+            window: usize::MAX,
             conflict_round: 0,
             first_round,
+            claimed: (0, LogIndex::ZERO),
+            has_lost_entries: false,
             acked_round: 0,
             contact: now,
             is_lost: false,
@@ -107,6 +123,36 @@ impl Progress {
         self.first_round <= round
     }
 
+    /// What counts as durable there.
+    pub(super) fn durable_index(&self) -> LogIndex {
+        if self.has_lost_entries { LogIndex::ZERO } else { self.match_index }
+    }
+
+    /// Notes that a heartbeat of this round is sent; returns what it may claim to be durable there.
+    pub(super) fn claim(&mut self, round: u64) -> LogIndex {
+        let (claimed_in, _) = self.claimed;
+        if claimed_in <= self.acked_round {
+            self.claimed = (round, self.match_index);
+        }
+        self.match_index
+    }
+
+    /// Whether the answer to a heartbeat of `round` accepts less than was acknowledged before that was
+    /// sent: the server has been restarted since, or has lost its log. Returns where to ask,
+    /// unless something is under way, which asks too.
+    pub(super) fn has_forgotten(&self, round: u64, accepted: LogIndex) -> Option<LogIndex> {
+        let (claimed_in, index) = self.claimed;
+        let is_quiet = self.probe.is_none() && self.inflight.is_empty() && !self.has_lost_entries;
+        (is_quiet && claimed_in <= round && accepted < index).then_some(index)
+    }
+
+    /// Whether a conflict at `prev_index`, in answer to a question of `round`, proves that entries
+    /// are lost: they had been acknowledged in this session when the question was asked.
+    pub(super) fn proves_loss(&self, round: u64, prev_index: LogIndex) -> bool {
+        let (claimed_in, index) = self.claimed;
+        claimed_in <= round && prev_index <= index && LogIndex::ZERO < prev_index
+    }
+
     /// The next range to send now, if any; counts it as sent.
     pub(super) fn next_range(&mut self, log: &LogView, rules: &Rules, now: Time) -> Option<Range> {
         let is_due = match self.state {
@@ -114,7 +160,7 @@ impl Progress {
             ProgressState::Replicate => self.may_send(log, rules),
             ProgressState::Snapshot => false,
         };
-        if !is_due {
+        if !is_due || self.has_lost_entries {
             return None;
         }
         let prev_index = self.next_index.prev();
@@ -142,7 +188,7 @@ impl Progress {
     fn may_send(&self, log: &LogView, rules: &Rules) -> bool {
         let waiting = log.last().index.next().since(self.next_index);
         if waiting == 0
-            || rules.max_inflight_appends <= self.inflight.len()
+            || rules.max_inflight_appends.min(self.window) <= self.inflight.len()
             || rules.max_inflight_bytes <= self.inflight_bytes
         {
             return false;
@@ -163,6 +209,7 @@ impl Progress {
         while self.inflight.front().is_some_and(|sent| sent.last <= self.match_index) {
             if let Some(sent) = self.inflight.pop_front() {
                 self.inflight_bytes -= sent.cost_bytes;
+                self.window = self.window.saturating_add(1);
             }
         }
         match self.state {
@@ -198,7 +245,7 @@ impl Progress {
         match self.state {
             ProgressState::Snapshot => return false,
             // What has matched durably cannot conflict: the answer is late, or the follower has
-            // lost its disk. Either way nothing is to be sent at once.
+            // lost its disk (see `proves_loss`). Either way nothing is to be sent at once.
             _ if prev_index <= self.match_index && LogIndex::ZERO < self.match_index => {
                 return false;
             }
@@ -208,6 +255,7 @@ impl Progress {
         }
         if self.state == ProgressState::Replicate {
             self.conflict_round = newest_round;
+            self.window = (self.inflight.len() / 2).max(1);
         }
         self.state = ProgressState::Probe;
         self.probe = None;
@@ -249,7 +297,7 @@ impl Progress {
 
     /// A snapshot has been ordered for it.
     pub(super) fn begin_snapshot(&mut self, number: u64, snapshot: LogIndex) {
-        self.transfer = Some(Transfer { number, snapshot, received_bytes: 0 });
+        self.transfer = Some(Transfer { number, snapshot, received_bytes: 0, goal: None });
     }
 
     /// Whether this is the newest snapshot that was ordered.
@@ -262,10 +310,24 @@ impl Progress {
         self.state == ProgressState::Snapshot && self.is_transfer(number)
     }
 
-    /// Where the snapshot that is being sent ends, at least.
-    pub(super) fn sending(&self) -> Option<LogIndex> {
-        let transfer = self.transfer.filter(|_| self.state == ProgressState::Snapshot);
-        transfer.map(|transfer| transfer.snapshot)
+    /// Entries after this one must be kept for it: they follow the snapshot that is being sent, or
+    /// are on their way since it has that. Let go too early, they would cost it another snapshot.
+    pub(super) fn held(&self) -> Option<LogIndex> {
+        let transfer = self.transfer?;
+        match transfer.goal {
+            Some(goal) => (self.match_index < goal).then_some(self.match_index),
+            None if self.state == ProgressState::Snapshot => Some(transfer.snapshot),
+            None => None,
+        }
+    }
+
+    /// Notes that it needs no snapshot any more, if that is so; `last` is where the log ends.
+    pub(super) fn leave_snapshot(&mut self, last: LogIndex) {
+        if self.state != ProgressState::Snapshot
+            && let Some(transfer) = &mut self.transfer
+        {
+            transfer.goal.get_or_insert(last);
+        }
     }
 
     /// How much has arrived of the snapshot that is being sent, in bytes.

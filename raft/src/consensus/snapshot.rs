@@ -52,13 +52,13 @@ impl Consensus {
         }
     }
 
-    /// The oldest snapshot being sent to anybody: what follows it is needed as soon as it is
-    /// installed. A snapshot that too much has come after holds nothing back any more.
+    /// The oldest snapshot being sent to anybody, or how far the slowest has come since it has its
+    /// own: what follows is needed. What too much has come after holds nothing back any more.
     fn held_for_snapshots(&self) -> Option<LogIndex> {
         let patience = self.rules.max_held_entries;
         let last = self.log.last().index;
         let leader = self.role.leader()?;
-        let sending = leader.peers.values().filter_map(|progress| progress.sending());
+        let sending = leader.peers.values().filter_map(|progress| progress.held());
         sending.filter(|index| last.since(*index) <= patience).min()
     }
 
@@ -100,7 +100,8 @@ impl Consensus {
         let Some(leader) = self.role.leader_mut() else { return };
         let Some(progress) = leader.peers.get_mut(from) else { return };
         let InstallSnapshotReply { transfer, outcome, .. } = reply;
-        if !progress.is_transfer(transfer) {
+        // A refusal of an old term answers a transfer of an earlier leadership of this server's.
+        if !progress.is_transfer(transfer) || outcome == InstallOutcome::StaleTerm {
             return;
         }
         match &outcome {
@@ -108,6 +109,11 @@ impl Consensus {
             InstallOutcome::Installed { match_index } if *match_index <= last => {
                 let before = progress.match_index;
                 progress.matched(*match_index, first);
+                if progress.is_sending(transfer) {
+                    // What follows it was not held back for so long: the next one, at once.
+                    progress.snapshot_failed(now);
+                }
+                progress.leave_snapshot(last);
                 if before < progress.match_index {
                     self.advance_commit(now);
                     self.continue_transfer(from);

@@ -24,17 +24,22 @@ const MERGED_ENTRIES_MAX: usize = 256;
 /// A [`LogStore`] in memory. Cheap to clone; clones are handles onto the same log, as if a second
 /// process opened the same disk, so a node can be "restarted" on a clone.
 ///
-/// Writes are as durable as the process. Refuses, changing nothing, what would leave a gap, overlap
+/// Writes are as durable as the process; a commit index that is noted becomes so with the next
+/// append. Refuses, changing nothing, what would leave a gap, overlap
 /// or let a term fall. A truncated batch keeps its memory until the last of its entries is gone.
 #[derive(Clone, Default)]
 pub struct InmemLogStore {
     shared: Arc<Shared>,
+    /// Noted through this handle, and not durable.
+    noted: Option<LogIndex>,
 }
 
 #[derive(Default)]
 struct Shared {
     /// None is empty; each begins where the one before it ends.
     batches: Mutex<VecDeque<Entries>>,
+    /// The commit index that became durable last. Changed with `batches` locked.
+    noted: Mutex<Option<LogIndex>>,
     disk: InmemDisk,
 }
 
@@ -49,7 +54,7 @@ impl InmemLogStore {
     #[must_use]
     pub fn on(disk: &InmemDisk) -> Self {
         let shared = Shared { disk: disk.clone(), ..Shared::default() };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), noted: None }
     }
 
     /// The disk beneath, where faults are set.
@@ -85,6 +90,9 @@ impl LogStore for InmemLogStore {
             previous = batch.last().or(previous);
         }
         log.extend(batches.iter().filter(|batch| !batch.is_empty()).cloned());
+        if let Some(noted) = self.noted.take() {
+            *self.shared.noted.lock() = Some(noted);
+        }
         Ok(())
     }
 
@@ -114,10 +122,19 @@ impl LogStore for InmemLogStore {
         drop(removed);
         Ok(())
     }
+
+    fn note_commit(&mut self, index: LogIndex) {
+        self.noted = Some(index);
+    }
 }
 
 #[async_trait]
 impl LogReader for Shared {
+    async fn noted_commit(&self) -> Result<Option<LogIndex>, StoreError> {
+        self.disk.read("the log")?;
+        Ok(*self.noted.lock())
+    }
+
     async fn bounds(&self) -> Result<Option<(LogIndex, LogIndex)>, StoreError> {
         self.disk.read("the log")?;
         Ok(bounds(&self.batches.lock()))

@@ -222,7 +222,7 @@ fn applying_shares_batches_and_stops_at_the_bound() {
     append(&tail, run(1, 1, 3));
     append(&tail, run(1, 4, 6));
     let mut parts = Vec::new();
-    assert_eq!(tail.apply(range(2, 6), 4, &mut parts), None);
+    assert_eq!(tail.apply(range(2, 6), 4, &mut parts), Take::Entries);
     assert_eq!(indices(&parts), [2, 3, 4, 5]);
     assert_eq!(parts.len(), 2);
 }
@@ -234,10 +234,74 @@ fn applying_what_is_not_in_memory_says_what_to_read() {
     append(&tail, run(1, 4, 6));
     tail.written(stamp);
     let mut parts = Vec::new();
-    assert_eq!(tail.apply(range(2, 6), 10, &mut parts), Some(LogIndex(3)));
+    assert_eq!(tail.apply(range(2, 6), 10, &mut parts), Take::OnDisk { up_to: LogIndex(3) });
     assert_eq!(indices(&parts), [0; 0]);
-    assert_eq!(tail.apply(range(4, 6), 10, &mut parts), None);
+    assert_eq!(tail.apply(range(4, 6), 10, &mut parts), Take::Entries);
     assert_eq!(indices(&parts), [4, 5, 6]);
+}
+
+#[test]
+fn compaction_moves_the_start_and_lets_whole_batches_go() {
+    let tail = tail(u64::MAX);
+    append(&tail, run(1, 1, 3));
+    let stamp = append(&tail, run(1, 4, 6));
+    tail.written(stamp);
+    tail.committed(LogIndex(6));
+    tail.applied(LogIndex(6));
+    tail.compact(LogIndex(4));
+    assert_eq!(tail.marks().first, LogIndex(5));
+    assert!(tail.is_compacted(LogIndex(4)) && !tail.is_compacted(LogIndex(5)));
+    assert_eq!(load(&tail, 4, 6), Load::Compacted);
+    assert_eq!(load(&tail, 5, 6), Load::Entries(run(1, 5, 6)));
+    tail.compact(LogIndex(3));
+    assert_eq!(tail.marks().first, LogIndex(5), "it never goes back");
+    tail.compact(LogIndex(6));
+    append(&tail, run(2, 7, 7));
+    assert_eq!(load(&tail, 7, 7), Load::Entries(run(2, 7, 7)));
+}
+
+fn reset(index: u64) -> Write {
+    Write { reset_to: Some(LogIndex(index)), ..write(None, Entries::default()) }
+}
+
+#[test]
+fn a_reset_drops_everything_and_begins_anew_behind_the_snapshot() {
+    let tail = tail(u64::MAX);
+    append(&tail, run(1, 1, 20));
+    tail.committed(LogIndex(3));
+    let generation = tail.generation();
+    let stamp = tail.accept(&reset(9));
+    let after = LogMarks { first: LogIndex(10), ..marks([9, 10, 9, 9, 9, 0, 0]) };
+    assert_eq!(tail.marks(), after);
+    assert_eq!(tail.load(generation, range(1, 4), u64::MAX), Load::Stale);
+    assert_eq!(load(&tail, 1, 4), Load::Compacted);
+    assert_eq!(tail.apply(range(1, 3), 10, &mut Vec::new()), Take::Replaced);
+    tail.written(stamp);
+    append(&tail, run(2, 10, 12));
+    assert_eq!(load(&tail, 10, 12), Load::Entries(run(2, 10, 12)));
+}
+
+#[test]
+fn a_completion_of_before_a_reset_is_void() {
+    let tail = tail(u64::MAX);
+    let old = append(&tail, run(1, 1, 20));
+    tail.accept(&reset(9));
+    let new = append(&tail, run(2, 10, 30));
+    tail.in_progress(old);
+    tail.written(old);
+    let LogMarks { in_progress, stable, .. } = tail.marks();
+    assert_eq!((in_progress, stable), (LogIndex(9), LogIndex(9)));
+    tail.written(new);
+    assert_eq!(tail.marks().stable, LogIndex(30));
+}
+
+#[test]
+#[should_panic(expected = "law 14")]
+fn a_reset_never_loses_what_is_committed() {
+    let tail = tail(u64::MAX);
+    append(&tail, run(1, 1, 4));
+    tail.committed(LogIndex(3));
+    tail.accept(&reset(2));
 }
 
 #[test]

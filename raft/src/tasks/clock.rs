@@ -72,6 +72,58 @@ impl Alarm {
     }
 }
 
+/// Rings after each of a row of lengths of time.
+pub(crate) struct Ticker(Pin<Box<Sleep>>);
+
+impl Ticker {
+    /// One that rings after `first`.
+    pub(crate) fn new(first: Duration) -> Self {
+        Self(Box::pin(tokio::time::sleep(first)))
+    }
+
+    /// Rings again this long from now.
+    pub(crate) fn restart(&mut self, after: Duration) {
+        self.0.as_mut().reset(Instant::now() + after);
+    }
+
+    /// Waits until it rings. Once it has, it must be restarted.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn rings(&mut self) {
+        self.0.as_mut().await;
+    }
+}
+
+/// Spreads bytes over time.
+pub(crate) struct Pace {
+    /// Zero: as fast as it goes.
+    bytes_per_second: u64,
+    free_at: Instant,
+}
+
+impl Pace {
+    pub(crate) fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second, free_at: Instant::now() }
+    }
+
+    /// Waits until the bytes passed so far have had their time.
+    pub(crate) async fn wait(&self) {
+        if self.bytes_per_second != 0 {
+            tokio::time::sleep_until(self.free_at).await;
+        }
+    }
+
+    /// So many bytes have passed.
+    pub(crate) fn passed(&mut self, bytes: u64) {
+        if self.bytes_per_second != 0 {
+            let micros = u128::from(bytes) * 1_000_000 / u128::from(self.bytes_per_second);
+            let takes = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+            self.free_at = self.free_at.max(Instant::now()) + takes;
+        }
+    }
+}
+
 /// The future's output, or `None` when it takes longer than `limit`.
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     tokio::time::timeout(limit, future).await.ok()

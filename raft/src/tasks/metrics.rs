@@ -21,6 +21,11 @@ pub(super) struct Metrics {
     append_entries: Counter,
     role_changes: Counter,
     send_errors: Counter,
+    snapshot_take: Histogram,
+    snapshot_persisted: Counter,
+    snapshot_sent: Counter,
+    snapshot_received: Counter,
+    snapshot_installs: Counter,
 }
 
 impl Metrics {
@@ -36,6 +41,11 @@ impl Metrics {
             append_entries: counter!("raft.log.append_entries", "server" => server()),
             role_changes: counter!("raft.role_changes", "server" => server()),
             send_errors: counter!("raft.transport.send_errors", "server" => server()),
+            snapshot_take: histogram!("raft.snapshot.take_seconds", "server" => server()),
+            snapshot_persisted: counter!("raft.snapshot.persist_bytes", "server" => server()),
+            snapshot_sent: counter!("raft.snapshot.sent_bytes", "server" => server()),
+            snapshot_received: counter!("raft.snapshot.received_bytes", "server" => server()),
+            snapshot_installs: counter!("raft.snapshot.install", "server" => server()),
         }
     }
 
@@ -69,5 +79,25 @@ impl Metrics {
 
     pub(super) fn send_failed(&self) {
         self.send_errors.increment(1);
+    }
+
+    pub(super) fn snapshot_taken(&self, took: Duration) {
+        self.snapshot_take.record(took);
+    }
+
+    pub(super) fn persisted(&self, bytes: u64) {
+        self.snapshot_persisted.increment(bytes);
+    }
+
+    pub(super) fn snapshot_sent(&self, bytes: u64) {
+        self.snapshot_sent.increment(bytes);
+    }
+
+    pub(super) fn snapshot_received(&self, bytes: u64) {
+        self.snapshot_received.increment(bytes);
+    }
+
+    pub(super) fn installed(&self) {
+        self.snapshot_installs.increment(1);
     }
 }

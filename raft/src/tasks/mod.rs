@@ -3,11 +3,13 @@
 //! ```text
 //!  handle ──requests──▶ run ◀──inbox── transport            run owns Consensus, waits in one place
 //!                        │ ▲
-//!        writes          │ └── signals (latest value wins): written, applied, unreachable, end
-//!   run_log ◀────────────┤
+//!        writes          │ └── signals (latest value wins): written, applied, unreachable, end,
+//!   run_log ◀────────────┤         snapshots taken, received, failed
 //!        up_to, waiters  ├───────▶ run_fsm ──answers──▶ callers
 //!                        ├───────▶ run_snapshots ──view──▶ run_fsm
+//!        pieces          ├───────▶ receive_snapshot
 //!        orders          └───────▶ replicate, one per peer ──▶ transport
+//!        one snapshot               send_snapshot, one per transfer ──▶ transport
 //! ```
 //!
 //! Nobody waits on a send: the two queues into `run` are bounded and wait at the callers' and the
@@ -23,16 +25,20 @@
 //! **Deliberately absent:** protocol decisions. A timer or a protocol `if` in here is a mistake.
 
 mod clock;
+mod host;
 mod metrics;
 mod node;
 mod peers;
 mod pending;
+mod receive_snapshot;
 mod replicate;
 mod request;
+mod restore_cluster;
 mod run;
 mod run_fsm;
 mod run_log;
 mod run_snapshots;
+mod send_snapshot;
 mod shared;
 mod start;
 
@@ -56,16 +62,17 @@ use self::{
     metrics::Metrics,
     peers::Peers,
     pending::Waiters,
+    receive_snapshot::{PIECES_MAX, ReceiveSnapshot},
     replicate::Sources,
     run::{Mail, Run, Turn},
-    run_fsm::{Host, RunFsm},
+    run_fsm::RunFsm,
     run_log::RunLog,
-    run_snapshots::{RunSnapshots, SNAPSHOTS_MAX},
+    run_snapshots::{Policy, RunSnapshots, SNAPSHOTS_MAX},
     start::Restored,
 };
 pub(crate) use self::{
     node::Node,
-    request::{Change, Request},
+    request::{Change, Request, RestoreData},
     shared::{End, Shared},
 };
 use crate::{
@@ -92,18 +99,25 @@ pub(crate) async fn start<F: Fsm>(
 ) -> Result<Node<F::Response>, StartError> {
     config.validate()?;
     config.validate_for(transport.max_entries_bytes())?;
-    let restored = start::restore(fsm, &mut log_store, &mut stable_store, &*snapshot_store).await?;
-    let (inbox, received) = Inbox::new(config.rpc_queue);
+    let restored = start::restore(
+        fsm,
+        config.restore_on_start,
+        &mut log_store,
+        &mut stable_store,
+        &*snapshot_store,
+    )
+    .await?;
+    let (inbox, received) = Inbox::with_bytes(config.rpc_queue, config.rpc_queue_bytes);
     transport.start(config.local_id.clone(), inbox).await?;
     let stores = Stores {
         log: Box::new(log_store),
         stable: Box::new(stable_store),
         snapshots: snapshot_store,
     };
-    let (requests, mail) = mpsc::channel(config.apply_queue);
-    let mail = Mail { requests: mail, inbox: received };
+    let (entrance, requests) = node::queue(config.apply_queue, config.apply_queue_bytes);
+    let mail = Mail { requests, inbox: received };
     let shared = spawn_all(&config, restored, stores, transport, mail);
-    Ok(Node { shared, requests })
+    Ok(Node { shared, entrance })
 }
 
 struct Stores {
@@ -119,13 +133,13 @@ fn spawn_all<F: Fsm>(
     transport: Arc<dyn Transport>,
     mail: Mail<F::Response>,
 ) -> Arc<Shared> {
-    let Restored { fsm, hard_state, saved, snapshot, configuration, bounds } = restored;
+    let Restored { host, hard_state, saved, snapshot, applied, .. } = restored;
     let clock = Clock::new();
-    let tail = LogTail::new(bounds, snapshot.index, config.log_cache_bytes);
+    let tail = LogTail::new(restored.bounds, applied.index, config.log_cache_bytes);
     let shared = Arc::new(Shared::new(config.local_id.clone(), clock, tail, &hard_state));
     let seed = config.seed.unwrap_or_else(|| seed(config));
     let core = Consensus::new(Rules::from(config), saved, seed, clock.now());
-    shared.published.publish_start(&core, snapshot, clock.now());
+    shared.published.publish_start(&core, clock.now());
     let metrics = Metrics::new(&config.local_id);
     let reader = stores.log.reader();
     let mut tasks = Tasks { set: JoinSet::new(), shared: Arc::clone(&shared) };
@@ -141,31 +155,43 @@ fn spawn_all<F: Fsm>(
 
     let (run_fsm, queue) = mpsc::unbounded_channel();
     let task = RunFsm {
-        host: Host::new(fsm),
+        host,
         reader: Arc::clone(&reader),
+        snapshots: Arc::clone(&stores.snapshots),
         shared: Arc::clone(&shared),
         metrics: metrics.clone(),
         max_batch: config.max_apply_batch,
-        last: snapshot,
-        configuration,
+        last: applied,
+        configuration: restored.configuration,
         waiters: std::collections::VecDeque::new(),
     };
     tasks.spawn("run_fsm", task.run(queue));
 
     let (run_snapshots, queue) = mpsc::channel(SNAPSHOTS_MAX);
     let task = RunSnapshots {
-        store: stores.snapshots,
+        store: Arc::clone(&stores.snapshots),
         fsm: run_fsm.clone(),
         shared: Arc::clone(&shared),
-        last: snapshot,
+        metrics: metrics.clone(),
+        policy: Policy::new(config, seed, snapshot, restored.covered_bytes),
     };
-    let snapshots_task = tasks.spawn("run_snapshots", task.run(queue));
+    let taking = tasks.spawn("run_snapshots", task.run(queue));
+
+    let (receive_snapshot, queue) = mpsc::channel(PIECES_MAX);
+    let task =
+        ReceiveSnapshot::new(Arc::clone(&stores.snapshots), Arc::clone(&shared), metrics.clone());
+    let receiving = tasks.spawn("receive_snapshot", task.run(queue));
 
     let sources = Sources {
         shared: Arc::clone(&shared),
         reader,
         transport: Arc::clone(&transport),
         max_append_bytes: config.max_append_bytes,
+        snapshots: stores.snapshots,
+        metrics: metrics.clone(),
+        snapshot_chunk_bytes: config.snapshot_chunk_bytes,
+        snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+        patience: config.election_timeout,
     };
     let run = Run {
         core,
@@ -176,14 +202,16 @@ fn spawn_all<F: Fsm>(
         metrics,
         alarm: Alarm::new(clock),
         election_timeout: config.election_timeout,
+        shutdown_on_remove: config.shutdown_on_remove,
         run_log,
         run_fsm,
         run_snapshots,
-        turn: Turn::new(snapshot.index),
+        receive_snapshot,
+        turn: Turn::new(applied.index),
     };
     // Made here and not by the task: a runtime may drop a task that it has never run.
     let completion = Completion(Arc::clone(&shared));
-    tokio::spawn(node(run, mail, transport, snapshots_task, completion));
+    tokio::spawn(node(run, mail, transport, [taking, receiving], completion));
     shared
 }
 
@@ -192,7 +220,7 @@ async fn node<R: Send + 'static>(
     mut run: Run<R>,
     mut mail: Mail<R>,
     transport: Arc<dyn Transport>,
-    snapshots_task: AbortHandle,
+    snapshot_tasks: [AbortHandle; 2],
     completion: Completion,
 ) {
     let shared = Arc::clone(&run.shared);
@@ -208,9 +236,9 @@ async fn node<R: Send + 'static>(
     let mut tasks = run.end();
     let Mail { mut requests, inbox } = mail;
     requests.close();
-    while requests.try_recv().is_ok() {}
     drop(inbox);
-    snapshots_task.abort();
+    // What they write is given up: it leaves no trace, and may wait for a disk that is stuck.
+    snapshot_tasks.iter().for_each(AbortHandle::abort);
     tasks.join().await;
     let closed = guarded("transport", async {
         transport.close().await;
@@ -221,8 +249,7 @@ async fn node<R: Send + 'static>(
     }
     shared.observers.close();
     drop(completion);
-    // A caller may have got a place in the queue just before it was closed and fill it only now.
-    while requests.recv().await.is_some() {}
+    requests.drain().await;
 }
 
 /// Tells everybody that the end is complete, also when the runtime itself drops the node.

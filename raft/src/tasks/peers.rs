@@ -1,4 +1,5 @@
-//! The other servers, as `run` sees them: where to dial each, and its `replicate` task.
+//! The other servers, as `run` sees them: where to dial each, its `replicate` task, and the task that
+//! sends it a snapshot if there is one.
 
 use std::{
     collections::VecDeque,
@@ -13,10 +14,14 @@ use tokio::{sync::mpsc, task::AbortHandle};
 use super::{
     Tasks,
     replicate::{Order, Replicate, Sources},
+    send_snapshot::{ANSWERS_MAX, SendSnapshot, Size},
+    shared::FailedTransfer,
 };
 use crate::{
     configuration::{Server, ServerAddress, ServerId, Suffrage},
-    rpc::Message,
+    consensus::SnapshotOrder,
+    rpc::{InstallOutcome, Message},
+    snapshot::SnapshotStore,
 };
 
 /// Strangers remembered at most: senders that are in no configuration known here.
@@ -37,13 +42,26 @@ struct Peer {
     backlog: Arc<AtomicUsize>,
     /// Held for its drop.
     _task: AbortOnDrop,
+    /// The snapshot being sent to it.
+    transfer: Option<Transfer>,
+    /// Whether the last snapshot could not be sent, so that it is told of once.
+    lacks_snapshot: bool,
     /// Whether the last message went out, so that a broken connection is told of once.
     is_reachable: bool,
 }
 
-/// Ends a `replicate` task together with its queue: it may be waiting for room at a peer that is
+/// A snapshot being sent.
+struct Transfer {
+    number: u64,
+    answers: mpsc::Sender<u64>,
+    size: Arc<Size>,
+    /// Held for its drop.
+    _task: AbortOnDrop,
+}
+
+/// Ends a task that sends together with its queue: it may be waiting for room at a peer that is
 /// gone for good.
-struct AbortOnDrop(AbortHandle);
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -54,6 +72,11 @@ impl Drop for AbortOnDrop {
 impl Peers {
     pub(super) fn new(sources: Sources) -> Self {
         Self { known: Vec::new(), strangers: VecDeque::new(), sources: Arc::new(sources) }
+    }
+
+    /// Where snapshots are kept.
+    pub(super) fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        Arc::clone(&self.sources.snapshots)
     }
 
     /// Talks to these servers from now on and to nobody else.
@@ -70,6 +93,16 @@ impl Peers {
             self.known.push(peer);
         }
         for gone in before {
+            if let Some(transfer) = &gone.transfer
+                && self.known.iter().any(|peer| peer.server.id == gone.server.id)
+            {
+                // It is somewhere else now, where it must be sent anew.
+                self.sources.shared.snapshot_failed(FailedTransfer {
+                    peer: gone.server.id.clone(),
+                    transfer: transfer.number,
+                    reason: "its address has changed".to_owned(),
+                });
+            }
             if !self.known.iter().any(|peer| peer.server.id == gone.server.id) {
                 self.sources.transport.forget(&gone.server.id);
             }
@@ -85,7 +118,88 @@ impl Peers {
             backlog: Arc::clone(&backlog),
         };
         let task = tasks.spawn("replicate", replicate.run(queue));
-        Peer { server, orders, backlog, _task: AbortOnDrop(task), is_reachable: true }
+        Peer {
+            server,
+            orders,
+            backlog,
+            _task: AbortOnDrop(task),
+            transfer: None,
+            lacks_snapshot: false,
+            is_reachable: true,
+        }
+    }
+
+    /// Begins to send a snapshot, in the place of whatever snapshot is being sent to the peer.
+    pub(super) fn send_snapshot(&mut self, order: SnapshotOrder, tasks: &mut Tasks) {
+        let Some(peer) = self.known.iter_mut().find(|peer| peer.server.id == order.to) else {
+            return;
+        };
+        let (answers, queue) = mpsc::channel(ANSWERS_MAX);
+        let size = Arc::new(Size::default());
+        let number = order.transfer;
+        let send = SendSnapshot {
+            peer: peer.server.clone(),
+            sources: Arc::clone(&self.sources),
+            order,
+            answers: queue,
+            size: Arc::clone(&size),
+        };
+        let task = AbortOnDrop(tasks.spawn("send_snapshot", send.run()));
+        peer.transfer = Some(Transfer { number, answers, size, _task: task });
+    }
+
+    /// Passes on what the peer has answered to a piece of a snapshot; the transfer ends with any
+    /// answer but that it goes on.
+    pub(super) fn snapshot_answered(
+        &mut self,
+        from: &ServerId,
+        transfer: u64,
+        outcome: &InstallOutcome,
+    ) {
+        let Some(peer) = self.known.iter_mut().find(|peer| peer.server.id == *from) else {
+            return;
+        };
+        let Some(current) = peer.transfer.as_ref().filter(|current| current.number == transfer)
+        else {
+            return;
+        };
+        match outcome {
+            // An answer that finds no room is lost, which the sender copes with.
+            InstallOutcome::Received { next_offset } => _ = current.answers.try_send(*next_offset),
+            InstallOutcome::Installed { .. } => {
+                peer.transfer = None;
+                peer.lacks_snapshot = false;
+            }
+            InstallOutcome::Refused => {
+                peer.transfer = None;
+                let (server, peer) = (&self.sources.shared.id, &peer.server.id);
+                tracing::debug!(%server, %peer, "the peer refuses the snapshot");
+            }
+            InstallOutcome::StaleTerm => peer.transfer = None,
+        }
+    }
+
+    /// A snapshot could not be sent.
+    pub(super) fn snapshot_failed(&mut self, failed: &FailedTransfer) {
+        let Some(peer) = self.known.iter_mut().find(|peer| peer.server.id == failed.peer) else {
+            return;
+        };
+        peer.transfer.take_if(|current| current.number == failed.transfer);
+        let (server, reason) = (&self.sources.shared.id, &failed.reason);
+        if !std::mem::replace(&mut peer.lacks_snapshot, true) {
+            tracing::warn!(%server, peer = %failed.peer, reason, "cannot send a snapshot");
+        }
+    }
+
+    /// Sends no more snapshots: this server does not lead any more.
+    pub(super) fn end_snapshots(&mut self) {
+        self.known.iter_mut().for_each(|peer| peer.transfer = None);
+    }
+
+    /// The size of the snapshot that is being sent to this peer, in bytes.
+    pub(super) fn snapshot_size_bytes(&self, peer: &ServerId) -> Option<u64> {
+        let peer = self.known.iter().find(|known| known.server.id == *peer)?;
+        peer.transfer.as_ref()?.size.bytes()
     }
 
     /// Notes where a sender can be dialled, if no configuration says so.

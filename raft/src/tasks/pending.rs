@@ -13,7 +13,7 @@ use crate::{
 /// Those who wait for something of this node to happen. Whatever is left when this is dropped is
 /// answered by the responders themselves: "the node has ended".
 pub(super) struct Waiters<R> {
-    /// Proposals that are not committed, in the order of the log.
+    /// Proposals that are not handed out to the state machine, in the order of the log.
     proposals: VecDeque<Proposals<R>>,
     /// Verifications by round; rounds only grow within a term, and no verification outlives one.
     verifications: VecDeque<(Verification, Vec<Responder<LogIndex, VerifyError>>)>,
@@ -79,13 +79,23 @@ impl<R> Waiters<R> {
         }
     }
 
-    /// Nothing that was asked of the leader can be promised any more.
-    pub(super) fn stepped_down(&mut self) {
-        for Waiter { answer, .. } in self.proposals.drain(..).flat_map(|p| p.waiters) {
-            answer.lose_leadership();
+    /// Nothing that was asked of the leader can be promised any more, but what is committed: that
+    /// still goes to the state machine, at the latest when this server's disk has it.
+    pub(super) fn stepped_down(&mut self, committed: LogIndex) {
+        for Proposals { waiters, .. } in &mut self.proposals {
+            let kept = waiters.partition_point(|waiter| waiter.index <= committed);
+            waiters.drain(kept..).for_each(|waiter| waiter.answer.lose_leadership());
         }
+        self.proposals.retain(|proposals| !proposals.waiters.is_empty());
         for responder in self.verifications.drain(..).flat_map(|(_, responders)| responders) {
             responder.answer(Err(VerifyError::LeadershipLost));
+        }
+    }
+
+    /// A restored snapshot has taken the place of the log and of whatever was proposed.
+    pub(super) fn replaced(&mut self) {
+        for Proposals { waiters, .. } in self.proposals.drain(..) {
+            waiters.into_iter().for_each(|waiter| waiter.answer.replace());
         }
     }
 

@@ -14,11 +14,12 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
 
-use super::shared::Shared;
+use super::{metrics::Metrics, shared::Shared};
 use crate::{
     configuration::Server,
     consensus::AppendOrder,
@@ -27,6 +28,7 @@ use crate::{
     log_tail::Load,
     observer::Observation,
     rpc::{AppendEntriesRequest, Message},
+    snapshot::SnapshotStore,
     transport::Transport,
 };
 
@@ -42,12 +44,18 @@ pub(super) struct Order {
     pub(super) generation: u64,
 }
 
-/// What all `replicate` tasks of a node share.
+/// What all tasks that send to peers share.
 pub(super) struct Sources {
     pub(super) shared: Arc<Shared>,
     pub(super) reader: Arc<dyn LogReader>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) max_append_bytes: u64,
+    pub(super) snapshots: Arc<dyn SnapshotStore>,
+    pub(super) metrics: Metrics,
+    pub(super) snapshot_chunk_bytes: u64,
+    pub(super) snapshot_bytes_per_second: u64,
+    /// How long the answer to a piece of a snapshot is waited for.
+    pub(super) patience: Duration,
 }
 
 impl Sources {
@@ -62,7 +70,9 @@ impl Sources {
                 Load::Entries(all) if all.last_id().is_some_and(|id| id.index == last) => {
                     entries = all;
                 }
-                Load::Entries(_) | Load::OnDisk { .. } | Load::Stale => return false,
+                Load::Entries(_) | Load::OnDisk { .. } | Load::Compacted | Load::Stale => {
+                    return false;
+                }
             }
         }
         let message = message(order, order.prev, entries);
@@ -80,7 +90,7 @@ impl Sources {
         }
     }
 
-    fn observe(&self, peer: &Server, message: &Message) {
+    pub(super) fn observe(&self, peer: &Server, message: &Message) {
         tracing::trace!(server = %self.shared.id, to = %peer.id, %message, "sending");
         let observers = &self.shared.observers;
         if !observers.is_empty() {
@@ -98,6 +108,16 @@ fn message(order: &AppendOrder, prev: LogId, entries: Entries) -> Message {
         entries,
         commit_index: order.commit_index,
     })
+}
+
+/// What became of a range to be sent.
+enum Loaded {
+    /// Its first part.
+    Entries(Entries),
+    /// The log was truncated since: the order is void.
+    Void,
+    /// The log does not have it any more: the peer needs a snapshot.
+    Compacted,
 }
 
 pub(super) struct Replicate {
@@ -133,14 +153,17 @@ impl Replicate {
         Ok(())
     }
 
-    /// Sends one order in one message or several. Returns whether the transport took all of it.
+    /// Sends one order in one message or several. Returns whether all of it went out: the transport
+    /// may not have taken it, or the log may not have it any more. Either way the core finds out
+    /// anew what the peer needs.
     async fn carry_out(&self, Order { order, generation }: Order) -> Result<bool, Fatal> {
         let mut prev = order.prev;
         loop {
             let entries = if prev.index < order.last {
                 match self.load(generation, (prev.index.next(), order.last)).await? {
-                    Some(entries) => entries,
-                    None => return Ok(true),
+                    Loaded::Entries(entries) => entries,
+                    Loaded::Void => return Ok(true),
+                    Loaded::Compacted => return Ok(false),
                 }
             } else {
                 Entries::default()
@@ -158,24 +181,29 @@ impl Replicate {
         }
     }
 
-    /// The first part of what is asked for, or `None` when the log was truncated since.
+    /// The first part of what is asked for.
     async fn load(
         &self,
         generation: u64,
         (first, last): (LogIndex, LogIndex),
-    ) -> Result<Option<Entries>, Fatal> {
+    ) -> Result<Loaded, Fatal> {
         let Sources { shared, reader, max_append_bytes, .. } = &*self.sources;
         match shared.tail.load(generation, (first, last), *max_append_bytes) {
-            Load::Stale => Ok(None),
-            Load::Entries(entries) => Ok(Some(entries)),
+            Load::Stale => Ok(Loaded::Void),
+            Load::Compacted => Ok(Loaded::Compacted),
+            Load::Entries(entries) => Ok(Loaded::Entries(entries)),
             Load::OnDisk { up_to } => {
                 let read = reader.read(first..=up_to, *max_append_bytes).await;
                 // Looked at after reading: what was read belongs to the order only if nothing was
-                // truncated until then. An error may only mean that it was.
+                // truncated until then. An error may only mean that it was, or was compacted.
                 if shared.tail.generation() != generation {
-                    return Ok(None);
+                    return Ok(Loaded::Void);
                 }
-                read.map(Some).map_err(Fatal::Store)
+                match read {
+                    Ok(entries) => Ok(Loaded::Entries(entries)),
+                    Err(_) if shared.tail.is_compacted(first) => Ok(Loaded::Compacted),
+                    Err(error) => Err(Fatal::Store(error)),
+                }
             }
         }
     }

@@ -9,12 +9,12 @@ use crate::{
     configuration::{Configuration, ConfigurationChange, ServerId},
     consensus::Refusal,
     error::{
-        ApplyError, BootstrapError, ConfigurationError, Fatal, SnapshotError, TransferError,
-        VerifyError,
+        ApplyError, BootstrapError, ConfigurationError, Fatal, RestoreError, SnapshotError,
+        TransferError, VerifyError,
     },
     future::{Applied, Responder},
-    log::LogIndex,
-    snapshot::SnapshotMeta,
+    log::{EntryPayload, LogIndex},
+    snapshot::{Snapshot, SnapshotReader},
     status::Status,
 };
 
@@ -27,8 +27,37 @@ pub(crate) enum Request<R> {
     Change(Box<Change>),
     Bootstrap { configuration: Configuration, responder: Responder<(), BootstrapError> },
     Transfer { to: Option<ServerId>, responder: Responder<(), TransferError> },
-    Snapshot { responder: Responder<SnapshotMeta, SnapshotError> },
+    Snapshot { responder: Responder<Snapshot, SnapshotError> },
+    Restore { data: RestoreData, responder: Responder<LogIndex, RestoreError> },
     Status { responder: Responder<Box<Status>, Fatal> },
+}
+
+/// What a cluster is to be restored from.
+pub(crate) struct RestoreData {
+    /// The index that the restored state must lie beyond.
+    pub(crate) at_least: LogIndex,
+    pub(crate) size_bytes: u64,
+    pub(crate) reader: SnapshotReader,
+}
+
+impl<R> Request<R> {
+    /// What it counts against the bound of the queue: its commands as entries; at least as much as an
+    /// empty one, so that nothing overtakes a command that waits for room.
+    pub(super) fn cost_bytes(&self) -> u64 {
+        let cost = |command: &Bytes| EntryPayload::OVERHEAD_BYTES + command.len() as u64;
+        match self {
+            Self::Apply { command, .. } => cost(command),
+            Self::ApplyBatch { commands, .. } => commands.iter().map(cost).sum(),
+            Self::Barrier { .. }
+            | Self::Verify { .. }
+            | Self::Change(_)
+            | Self::Bootstrap { .. }
+            | Self::Transfer { .. }
+            | Self::Snapshot { .. }
+            | Self::Restore { .. }
+            | Self::Status { .. } => EntryPayload::OVERHEAD_BYTES,
+        }
+    }
 }
 
 /// A membership change that is asked for.
@@ -53,6 +82,8 @@ pub(crate) enum Pending<R> {
     Part(Box<BatchPart<R>>),
     Barrier(Responder<LogIndex, ApplyError>),
     Change(Responder<LogIndex, ConfigurationError>),
+    /// Waits for the entry that proves that a majority has the restored state.
+    Restore(Responder<LogIndex, RestoreError>),
 }
 
 /// A batch of commands, or what is left of it after earlier parts.
@@ -122,6 +153,7 @@ impl<R> Pending<R> {
             Self::Part(_) => {}
             Self::Barrier(responder) => responder.answer(Err(apply_error(refusal))),
             Self::Change(responder) => responder.answer(Err(change_error(refusal.clone()))),
+            Self::Restore(responder) => responder.answer(Err(restore_error(refusal.clone()))),
         }
     }
 
@@ -133,6 +165,17 @@ impl<R> Pending<R> {
             Self::Part(_) => {}
             Self::Barrier(responder) => responder.answer(Err(ApplyError::LeadershipLost)),
             Self::Change(responder) => responder.answer(Err(ConfigurationError::LeadershipLost)),
+            Self::Restore(responder) => responder.answer(Err(RestoreError::LeadershipLost)),
+        }
+    }
+
+    /// Answers that a snapshot has taken the entry's place.
+    pub(crate) fn replace(self) {
+        match self {
+            Self::Apply(responder) => responder.answer(Err(ApplyError::ReplacedBySnapshot)),
+            Self::Batch(batch) => batch.responder.answer(Err(ApplyError::ReplacedBySnapshot)),
+            Self::Barrier(responder) => responder.answer(Err(ApplyError::ReplacedBySnapshot)),
+            Self::Part(_) | Self::Change(_) | Self::Restore(_) => self.lose_leadership(),
         }
     }
 }
@@ -196,6 +239,21 @@ pub(super) fn transfer_error(refusal: Refusal) -> TransferError {
         | Refusal::Invalid(_)
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => TransferError::NotLeader { leader: None },
+    }
+}
+
+pub(super) fn restore_error(refusal: Refusal) -> RestoreError {
+    match refusal {
+        Refusal::NotLeader { leader } => RestoreError::NotLeader { leader },
+        Refusal::TransferInProgress => RestoreError::TransferInProgress,
+        Refusal::RestoreInProgress => RestoreError::RestoreInProgress,
+        Refusal::ChangeInProgress { index } => RestoreError::ChangeInProgress { index },
+        Refusal::NotReady => RestoreError::NotReady,
+        Refusal::StaleIndex { .. }
+        | Refusal::Invalid(_)
+        | Refusal::InvalidTarget { .. }
+        | Refusal::AlreadyBootstrapped
+        | Refusal::NotVoter => RestoreError::NotLeader { leader: None },
     }
 }
 

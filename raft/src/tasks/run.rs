@@ -11,27 +11,30 @@
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Tasks,
     clock::Alarm,
     metrics::Metrics,
-    peers::Peers,
+    node::Requests,
+    peers::{AbortOnDrop, Peers},
     pending::Waiters,
+    receive_snapshot::Piece,
     replicate::Order,
-    request::{self, Change, Pending, PendingBatch, Request, Waiter},
+    request::{self, Change, Pending, PendingBatch, Request, RestoreData, Waiter},
+    restore_cluster::{RestoreCluster, Restoring},
     run_fsm::{Advance, FsmRequest},
-    run_log::Queued,
+    run_log::{LogRequest, Queued},
     run_snapshots::SnapshotRequest,
-    shared::Shared,
+    shared::{Shared, SnapshotNews},
 };
 use crate::{
     consensus::{Action, Consensus, Time, Write, WriteId},
-    error::{BootstrapError, Leader, SnapshotError, VerifyError},
+    error::{BootstrapError, Fatal, Leader, RestoreError, SnapshotError, VerifyError},
     future::Responder,
-    log::{EntryPayload, LogIndex},
-    observer::{Observation, Role},
+    log::{EntryPayload, LogId, LogIndex},
+    observer::Observation,
     rpc::{Envelope, Message},
     status::Status,
     transport::Received,
@@ -47,7 +50,7 @@ const REQUESTS_MAX: usize = 1024;
 /// What arrives from outside. It outlives the loop that reads it, also when that panics, so that
 /// what is still queued can be answered.
 pub(super) struct Mail<R> {
-    pub(super) requests: mpsc::Receiver<Request<R>>,
+    pub(super) requests: Requests<R>,
     pub(super) inbox: Received,
 }
 
@@ -60,9 +63,11 @@ pub(super) struct Run<R> {
     pub(super) metrics: Metrics,
     pub(super) alarm: Alarm,
     pub(super) election_timeout: Duration,
-    pub(super) run_log: mpsc::UnboundedSender<Queued>,
+    pub(super) shutdown_on_remove: bool,
+    pub(super) run_log: mpsc::UnboundedSender<LogRequest>,
     pub(super) run_fsm: mpsc::UnboundedSender<FsmRequest<R>>,
     pub(super) run_snapshots: mpsc::Sender<SnapshotRequest>,
+    pub(super) receive_snapshot: mpsc::Sender<Piece>,
     pub(super) turn: Turn<R>,
 }
 
@@ -76,8 +81,11 @@ pub(super) struct Turn<R> {
     proposers: Vec<Waiter<R>>,
     verifiers: Vec<Responder<LogIndex, VerifyError>>,
     bootstrapper: Option<Responder<(), BootstrapError>>,
+    restoring: Option<Restoring>,
+    /// Waits until what follows from its snapshot is shown.
+    snapshot_taker: Option<oneshot::Sender<()>>,
     /// Accepted, and passed on when everything else is: the peers have the longer way.
-    writes: Vec<Queued>,
+    writes: Vec<LogRequest>,
     /// The newest write passed on to `run_log`, and the generation of the log since then.
     issued: WriteId,
     generation: u64,
@@ -86,6 +94,9 @@ pub(super) struct Turn<R> {
     applied: LogIndex,
     /// The newest request to `run_fsm`, while it is one that nobody waits for.
     advance: Option<Arc<Advance>>,
+    /// This server was removed, and ends when this much is applied: then those who wait for what is
+    /// committed have their answer.
+    ends_at: Option<LogIndex>,
     /// Whether `run_fsm` was told to wake this task.
     awaits_applied: bool,
     inbox_is_closed: bool,
@@ -102,12 +113,15 @@ impl<R> Turn<R> {
             proposers: Vec::new(),
             verifiers: Vec::new(),
             bootstrapper: None,
+            restoring: None,
+            snapshot_taker: None,
             writes: Vec::new(),
             issued: WriteId::default(),
             generation: 0,
             written: WriteId::default(),
             applied,
             advance: None,
+            ends_at: None,
             awaits_applied: false,
             inbox_is_closed: false,
             last_requests: 0,
@@ -136,6 +150,7 @@ impl<R: Send + 'static> Run<R> {
             self.take_messages(now);
             self.take_requests(now);
             self.show_and_act(now);
+            self.end_if_removed();
         }
     }
 
@@ -155,7 +170,7 @@ impl<R: Send + 'static> Run<R> {
         let takes_messages = !self.core.is_write_window_overrun() && !self.turn.inbox_is_closed;
         let takes_entries = !self.core.is_write_window_full();
         let takes_requests = !self.core.is_saturated();
-        if self.awaits_applied(!takes_requests) {
+        if self.awaits_applied(!takes_requests || self.turn.ends_at.is_some()) {
             return;
         }
         self.alarm.arm(self.core.next_timeout());
@@ -172,7 +187,7 @@ impl<R: Send + 'static> Run<R> {
             }
             if takes_requests
                 && let Poll::Ready(count) =
-                    mail.requests.poll_recv_many(cx, &mut turn.requests, REQUESTS_MAX)
+                    mail.requests.poll_take(cx, &mut turn.requests, REQUESTS_MAX)
             {
                 // The queue ends only after the node does.
                 is_ready |= count != 0;
@@ -199,6 +214,8 @@ impl<R: Send + 'static> Run<R> {
     }
 
     fn take_signals(&mut self, now: Time) {
+        // Before the others: a snapshot is only of what was applied before it was reported.
+        let news = self.shared.take_snapshots();
         let written = self.shared.last_written();
         if self.turn.written < written {
             self.turn.written = written;
@@ -212,6 +229,77 @@ impl<R: Send + 'static> Run<R> {
         }
         for peer in self.shared.take_unreachable() {
             self.core.handle_unreachable(now, &peer);
+        }
+        self.take_snapshots(now, news);
+    }
+
+    fn take_snapshots(&mut self, now: Time, news: SnapshotNews) {
+        let SnapshotNews { taken, receipts, failed, copied } = news;
+        if let Some((last, taker)) = taken {
+            self.core.handle_snapshot_taken(now, last);
+            self.shared.published.publish_snapshot(self.core.snapshot());
+            self.turn.snapshot_taker = Some(taker);
+        }
+        for receipt in receipts {
+            self.core.handle_snapshot_receipt(now, receipt);
+        }
+        for failed in failed {
+            self.peers.snapshot_failed(&failed);
+            self.core.handle_snapshot_failed(now, &failed.peer, failed.transfer);
+        }
+        if let Some((last, result)) = copied {
+            self.restore_copied(now, last, result);
+        }
+    }
+
+    fn begin_restore(
+        &mut self,
+        now: Time,
+        data: RestoreData,
+        responder: Responder<LogIndex, RestoreError>,
+    ) {
+        match self.core.begin_restore(now, data.at_least) {
+            Ok((last, configuration)) => {
+                let shared = Arc::clone(&self.shared);
+                let store = self.peers.snapshots();
+                let copying = RestoreCluster { store, shared, last, configuration, data };
+                let task = AbortOnDrop(self.tasks.spawn("restore_cluster", copying.run()));
+                // One of an earlier leadership, if there is one, ends here.
+                if let Some(earlier) = self.turn.restoring.take() {
+                    earlier.responder.answer(Err(RestoreError::LeadershipLost));
+                }
+                let responder = responder.taken();
+                self.turn.restoring = Some(Restoring { last, responder, _task: task });
+            }
+            Err(refusal) => responder.answer(Err(request::restore_error(refusal))),
+        }
+    }
+
+    fn restore_copied(&mut self, now: Time, last: LogId, result: Result<(), RestoreError>) {
+        let Some(restoring) = self.turn.restoring.take_if(|restoring| restoring.last == last)
+        else {
+            return;
+        };
+        if let Err(error) = result {
+            self.core.cancel_restore(now, last);
+            restoring.responder.answer(Err(error));
+            return;
+        }
+        match self.core.finish_restore(now, last) {
+            Ok(index) => {
+                // Those who wait for what was replaced come first.
+                self.show_and_act(now);
+                let answer = Pending::Restore(restoring.responder);
+                self.waiters.proposed(now, vec![Waiter { index, answer }]);
+            }
+            Err(_) => restoring.responder.answer(Err(RestoreError::LeadershipLost)),
+        }
+    }
+
+    /// Ends the node once everybody has the answer that a removed server can give.
+    fn end_if_removed(&self) {
+        if self.turn.ends_at.is_some_and(|index| index <= self.shared.last_applied()) {
+            self.shared.stop(Fatal::Removed);
         }
     }
 
@@ -292,6 +380,10 @@ impl<R: Send + 'static> Run<R> {
                     refused.responder.answer(Err(SnapshotError::Busy));
                 }
             }
+            Request::Restore { data, responder } => {
+                self.propose(now);
+                self.begin_restore(now, data, responder);
+            }
             Request::Status { responder } => responder.answer(Ok(Box::new(self.status(now)))),
         }
     }
@@ -369,6 +461,9 @@ impl<R: Send + 'static> Run<R> {
         if let Some(responder) = self.turn.bootstrapper.take() {
             self.waiters.bootstrapping(self.turn.issued, responder);
         }
+        if let Some(taker) = self.turn.snapshot_taker.take() {
+            let _ = taker.send(());
+        }
     }
 
     fn carry_out(&mut self, now: Time, action: Action) {
@@ -385,19 +480,29 @@ impl<R: Send + 'static> Run<R> {
                 self.send(&to, message);
             }
             Action::Commit { up_to } => self.commit(now, up_to),
-            Action::Compact { .. }
-            | Action::Restore { .. }
-            | Action::SendSnapshot(_)
-            | Action::SnapshotAnswered { .. }
-            | Action::ReceiveSnapshot { .. } => {}
+            Action::Compact { through } => {
+                self.shared.tail.compact(through);
+                self.turn.writes.push(LogRequest::Compact { through });
+            }
+            Action::Restore { snapshot } => self.restore(snapshot),
+            Action::SendSnapshot(order) => self.peers.send_snapshot(order, &mut self.tasks),
+            Action::SnapshotAnswered { from, transfer, outcome } => {
+                self.peers.snapshot_answered(&from, transfer, &outcome);
+            }
+            Action::ReceiveSnapshot { from, piece } => {
+                // What finds no room is lost; the leader sends it again.
+                let _ = self.receive_snapshot.try_send(Piece { from, piece });
+            }
             Action::SetPeers(servers) => self.peers.set(servers, &mut self.tasks),
             Action::Verified { round } => self.waiters.verified(round),
             Action::TransferDone(result) => {
                 self.waiters.transferred(result, self.election_timeout);
             }
-            // Nobody asks for restores yet.
-            Action::Restored => {}
-            Action::SteppedDown => self.waiters.stepped_down(),
+            Action::Restored => self.waiters.replaced(),
+            Action::SteppedDown { committed } => {
+                self.peers.end_snapshots();
+                self.waiters.stepped_down(committed);
+            }
             Action::Observe(observation) => self.observe(&observation),
         }
     }
@@ -406,7 +511,16 @@ impl<R: Send + 'static> Run<R> {
         let stamp = self.shared.tail.accept(&write);
         self.turn.issued = write.id;
         self.turn.generation = stamp.generation();
-        self.turn.writes.push(Queued { write, stamp });
+        self.turn.writes.push(LogRequest::Write(Queued { write, stamp }));
+    }
+
+    fn restore(&mut self, snapshot: LogId) {
+        let waiters = self.waiters.committed(snapshot.index).map(|(waiters, _)| waiters);
+        // What is raised from now on must come after the snapshot.
+        self.turn.advance = None;
+        let waiters = waiters.unwrap_or_default();
+        // `run_fsm` ends before this task only when the node does.
+        let _ = self.run_fsm.send(FsmRequest::Restore { snapshot, waiters });
     }
 
     fn send(&mut self, to: &crate::ServerId, message: Message) {
@@ -462,16 +576,27 @@ impl<R: Send + 'static> Run<R> {
             }
             Observation::PeerLost { peer } => tracing::warn!(%server, %peer, "peer lost"),
             Observation::PeerRegained { peer } => tracing::info!(%server, %peer, "peer regained"),
+            Observation::PeerLostEntries { peer } => {
+                tracing::error!(%server, %peer, "peer has lost entries it acknowledged");
+            }
             Observation::PeerNeedsSnapshot { peer } => {
-                tracing::warn!(%server, %peer, "peer needs a snapshot");
+                tracing::info!(%server, %peer, "peer needs a snapshot");
             }
             Observation::SnapshotInstalled { last } => {
                 tracing::info!(%server, %last, "snapshot installed");
+                self.shared.published.publish_snapshot(*last);
             }
             Observation::Removed { configuration_index } => {
                 tracing::warn!(%server, %configuration_index, "removed from the cluster");
+                if self.shutdown_on_remove {
+                    self.turn.ends_at.get_or_insert(self.core.commit_index());
+                }
             }
-            Observation::Sent { .. } | Observation::Received { .. } => {}
+            Observation::SnapshotTaken { .. }
+            | Observation::SnapshotSent { .. }
+            | Observation::SnapshotReceiving { .. }
+            | Observation::Sent { .. }
+            | Observation::Received { .. } => {}
         }
         if !self.shared.observers.is_empty() {
             self.shared.observers.notify(observation);
@@ -480,6 +605,11 @@ impl<R: Send + 'static> Run<R> {
 
     fn status(&self, now: Time) -> Status {
         let core = &self.core;
+        let published = &self.shared.published;
+        let mut peers = core.peers(now);
+        for peer in &mut peers {
+            peer.snapshot_size_bytes = self.peers.snapshot_size_bytes(&peer.id);
+        }
         Status {
             id: self.shared.id.clone(),
             role: core.role(),
@@ -487,11 +617,13 @@ impl<R: Send + 'static> Run<R> {
             leader: core.leader(),
             last: core.last(),
             marks: self.shared.tail.marks(),
-            snapshot: self.shared.published.snapshot(),
+            snapshot: published.snapshot(),
+            persisting: *published.persisting.lock(),
+            receiving: *published.receiving.lock(),
             committed_configuration: core.committed_configuration().clone(),
             latest_configuration: core.latest_configuration().clone(),
             last_contact: core.last_contact(now),
-            peers: if core.role() == Role::Leader { core.peers(now) } else { Vec::new() },
+            peers,
         }
     }
 }

@@ -3,6 +3,9 @@
 //! It is told how far the log is committed, takes the entries from the log's tail (or the store,
 //! for what is no longer in memory), and applies them in batches. What queued up during a batch
 //! becomes part of the next. Whoever proposed a command on this server is answered from here.
+//!
+//! When a snapshot of another server has taken the place of the log, the entries on the way to it
+//! are gone: applying stops where it is, and goes on behind the snapshot once that is restored.
 
 use std::{
     collections::VecDeque,
@@ -15,17 +18,19 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Panic,
+    host::Host,
     metrics::Metrics,
     request::{Pending, Waiter},
     shared::Shared,
 };
 use crate::{
     configuration::IndexedConfiguration,
-    error::{Fatal, SnapshotError},
-    fsm::{Fsm, FsmSnapshot},
+    error::{Fatal, SnapshotError, StoreError},
+    fsm::{Fsm, FsmSnapshot, NoSnapshots},
     future::Applied,
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader},
+    log_tail::Take,
+    snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
 };
 
 /// Requests taken from the queue at once at most.
@@ -44,6 +49,12 @@ pub(super) enum FsmRequest<R> {
     },
     /// Apply everything up to here; nobody on this server waits for it.
     Advance(Arc<Advance>),
+    /// Replace the state by the snapshot that ends here.
+    Restore {
+        snapshot: LogId,
+        /// Those who wait for entries that the snapshot stands for: what became of these is unknown.
+        waiters: Vec<Waiter<R>>,
+    },
     /// Take a view for a snapshot, if anything was applied since `newer_than`.
     View { newer_than: LogId, reply: oneshot::Sender<Result<View, SnapshotError>> },
 }
@@ -80,6 +91,7 @@ pub(super) struct View {
 pub(super) struct RunFsm<F: Fsm> {
     pub(super) host: Host<F>,
     pub(super) reader: Arc<dyn LogReader>,
+    pub(super) snapshots: Arc<dyn SnapshotStore>,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
     pub(super) max_batch: usize,
@@ -108,6 +120,10 @@ impl<F: Fsm> RunFsm<F> {
                         self.waiters.extend(waiters);
                     }
                     FsmRequest::Advance(advance) => target = target.max(advance.take()),
+                    FsmRequest::Restore { snapshot, waiters } => {
+                        self.waiters.extend(waiters);
+                        self.restore(snapshot).await?;
+                    }
                     FsmRequest::View { newer_than, reply } => {
                         self.apply(target, &mut batch).await?;
                         let _ = reply.send(self.view(newer_than).await?);
@@ -119,15 +135,18 @@ impl<F: Fsm> RunFsm<F> {
         Ok(())
     }
 
-    /// Applies everything up to `target`, batch by batch; stops early when the node ends.
+    /// Applies everything up to `target`, batch by batch; stops early when the node ends, or when a
+    /// snapshot stands for what comes next.
     async fn apply(
         &mut self,
         target: LogIndex,
         batch: &mut Batch<F::Response>,
     ) -> Result<(), Fatal> {
         while self.last.index < target && !self.shared.end.has_begun() {
-            self.load(target, &mut batch.parts).await?;
-            self.host.apply(batch, &mut self.configuration).await?;
+            if !self.load(target, &mut batch.parts).await? {
+                return Ok(());
+            }
+            self.carry_out(batch).await?;
             if let Some(last) = batch.parts.last().and_then(Entries::last_id) {
                 self.last = last;
             }
@@ -138,16 +157,69 @@ impl<F: Fsm> RunFsm<F> {
         Ok(())
     }
 
-    /// Collects the next entries into `parts`: at least one, at most a batch.
-    async fn load(&mut self, target: LogIndex, parts: &mut Vec<Entries>) -> Result<(), Fatal> {
+    /// Collects the next entries into `parts`: at least one, at most a batch. Returns whether there
+    /// are any: a snapshot may have taken their place.
+    async fn load(&mut self, target: LogIndex, parts: &mut Vec<Entries>) -> Result<bool, Fatal> {
         parts.clear();
         let first = self.last.index.next();
-        if let Some(up_to) = self.shared.tail.apply((first, target), self.max_batch, parts) {
-            let read = self.reader.read(first..=up_to, READ_BYTES).await.map_err(Fatal::Store)?;
-            parts.push(read);
+        match self.shared.tail.apply((first, target), self.max_batch, parts) {
+            Take::Entries => {}
+            Take::OnDisk { up_to } => match self.reader.read(first..=up_to, READ_BYTES).await {
+                Ok(read) => parts.push(read),
+                // Removed between the two looks.
+                Err(_) if self.shared.tail.is_compacted(first) => return Ok(false),
+                Err(error) => return Err(Fatal::Store(error)),
+            },
+            Take::Replaced => return Ok(false),
         }
         let start = parts.first().and_then(|part| part.first()).map(|entry| entry.index);
         assert!(start == Some(first), "law 5: applying {start:?} after {}", self.last);
+        Ok(true)
+    }
+
+    async fn carry_out(&mut self, batch: &mut Batch<F::Response>) -> Result<(), Fatal> {
+        if let Some(fsm) = self.host.here() {
+            batch.apply(fsm, &mut self.configuration);
+            return Ok(());
+        }
+        let mut moved = (std::mem::take(batch), std::mem::take(&mut self.configuration));
+        let moved = self.host.call(move |fsm| {
+            moved.0.apply(fsm, &mut moved.1);
+            moved
+        });
+        let moved = moved.await;
+        (*batch, self.configuration) = moved.map_err(|panic| panic.into_fatal("run_fsm"))?;
+        Ok(())
+    }
+
+    /// Puts the snapshot that ends with `snapshot` in the place of the state (law 14).
+    async fn restore(&mut self, snapshot: LogId) -> Result<(), Fatal> {
+        if self.shared.end.has_begun() {
+            return Ok(());
+        }
+        assert!(self.last.index < snapshot.index, "law 14: {snapshot} after {}", self.last);
+        let failed = |reason: String| Fatal::Restore { last: snapshot, reason: reason.into() };
+        let (meta, reader) = match open(&*self.snapshots, snapshot).await {
+            Ok(opened) => opened,
+            // A newer one has come meanwhile, for which the store gave this one up. It follows.
+            Err(_) if snapshot.index < self.shared.published.snapshot().index => return Ok(()),
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        let restored = self.host.restore(reader).await;
+        match restored.map_err(|panic| panic.into_fatal("run_fsm"))? {
+            Ok(()) => {}
+            Err(error) => return Err(failed(format!("{}: {error}", meta.id))),
+        }
+        self.configuration = meta.configuration.clone();
+        let told = self.host.call(move |fsm| fsm.configuration_changed(&meta.configuration));
+        told.await.map_err(|panic| panic.into_fatal("run_fsm"))?;
+        self.last = snapshot;
+        self.metrics.installed();
+        self.shared.applied(snapshot.index);
+        let covered = |waiter: &mut Waiter<F::Response>| waiter.index <= snapshot.index;
+        while let Some(waiter) = self.waiters.pop_front_if(covered) {
+            waiter.answer.replace();
+        }
         Ok(())
     }
 
@@ -164,7 +236,10 @@ impl<F: Fsm> RunFsm<F> {
             let part = match &mut front.answer {
                 Pending::Batch(batch) => Some(&mut batch.part),
                 Pending::Part(part) => Some(&mut **part),
-                Pending::Apply(_) | Pending::Barrier(_) | Pending::Change(_) => None,
+                Pending::Apply(_)
+                | Pending::Barrier(_)
+                | Pending::Change(_)
+                | Pending::Restore(_) => None,
             };
             if let Some(part) = part.filter(|part| part.first <= index) {
                 let response = response.take();
@@ -180,12 +255,26 @@ impl<F: Fsm> RunFsm<F> {
         if self.last.index <= newer_than.index {
             return Ok(Err(SnapshotError::NothingNew));
         }
-        let snapshot = match self.host.call(F::snapshot).await? {
+        let taken = self.host.call(F::snapshot).await;
+        let snapshot = match taken.map_err(|panic| panic.into_fatal("run_fsm"))? {
             Ok(snapshot) => snapshot,
+            Err(error) if error.is::<NoSnapshots>() => return Ok(Err(SnapshotError::Unsupported)),
             Err(error) => return Ok(Err(SnapshotError::Fsm { reason: error.to_string() })),
         };
         Ok(Ok(View { last: self.last, configuration: self.configuration.clone(), snapshot }))
     }
+}
+
+/// Opens the snapshot that ends with `last`.
+async fn open(
+    store: &dyn SnapshotStore,
+    last: LogId,
+) -> Result<(SnapshotMeta, SnapshotReader), StoreError> {
+    let listed = store.list().await?;
+    let Some(meta) = listed.into_iter().find(|meta| meta.last == last) else {
+        return Err(StoreError::NotFound { what: format!("the snapshot that ends with {last}") });
+    };
+    store.open(&meta.id).await
 }
 
 fn answer<R>(waiter: Pending<R>, index: LogIndex, response: Option<R>) {
@@ -200,6 +289,7 @@ fn answer<R>(waiter: Pending<R>, index: LogIndex, response: Option<R>) {
         Pending::Part(part) => part.leave(),
         Pending::Barrier(responder) => responder.answer(Ok(index)),
         Pending::Change(responder) => responder.answer(Ok(index)),
+        Pending::Restore(responder) => responder.answer(Ok(index)),
     }
 }
 
@@ -259,64 +349,4 @@ fn apply_commands<F: Fsm>(
         responses.splice(..0, earlier);
     }
     commands.clear();
-}
-
-/// The state machine, and where its methods run.
-pub(super) struct Host<F> {
-    /// Absent only while a method runs on another thread, and for ever after it has panicked there.
-    fsm: Option<Box<F>>,
-    is_blocking: bool,
-}
-
-impl<F: Fsm> Host<F> {
-    pub(super) fn new(fsm: F) -> Self {
-        let is_blocking = fsm.is_blocking();
-        Self { fsm: Some(Box::new(fsm)), is_blocking }
-    }
-
-    async fn apply(
-        &mut self,
-        batch: &mut Batch<F::Response>,
-        configuration: &mut IndexedConfiguration,
-    ) -> Result<(), Fatal> {
-        if !self.is_blocking
-            && let Some(fsm) = &mut self.fsm
-        {
-            batch.apply(&mut **fsm, configuration);
-            return Ok(());
-        }
-        let mut moved = (std::mem::take(batch), std::mem::take(configuration));
-        let moved = self.call(move |fsm| {
-            moved.0.apply(fsm, &mut moved.1);
-            moved
-        });
-        (*batch, *configuration) = moved.await?;
-        Ok(())
-    }
-
-    /// Calls a method of the state machine where it may block, if it wants to.
-    pub(super) async fn call<T: Send + 'static>(
-        &mut self,
-        method: impl FnOnce(&mut F) -> T + Send + 'static,
-    ) -> Result<T, Fatal> {
-        let Some(mut fsm) = self.fsm.take() else {
-            return Err(Fatal::Panicked { task: "run_fsm", message: "state machine lost".into() });
-        };
-        if !self.is_blocking {
-            let result = method(&mut fsm);
-            self.fsm = Some(fsm);
-            return Ok(result);
-        }
-        let blocking = tokio::task::spawn_blocking(move || {
-            let result = method(&mut fsm);
-            (fsm, result)
-        });
-        match blocking.await {
-            Ok((fsm, result)) => {
-                self.fsm = Some(fsm);
-                Ok(result)
-            }
-            Err(error) => Err(Panic::from(error).into_fatal("run_fsm")),
-        }
-    }
 }

@@ -1,9 +1,11 @@
 //! `run_log`: the only task that writes to a disk.
 //!
-//! It takes everything that waits in its queue, boils it down to at most one hard state, one
-//! truncation and one append, carries these out in this order, and reports **one** completion: that
-//! of the newest write, which stands for all before it. While a sync is under way the next batch
-//! gathers by itself, which is all the group commit there is.
+//! It takes everything that waits in its queue, boils it down to at most one hard state, one reset,
+//! one truncation and one append, carries these out in this order, and reports **one** completion:
+//! that of the newest write, which stands for all before it. While a sync is under way the next
+//! batch gathers by itself, which is all the group commit there is. A compaction comes last, after
+//! the completion was reported, because nobody waits for it; a reset that has overtaken it has
+//! removed the same entries and more.
 //!
 //! A write that fails ends the node (law 7): what is on disk is unknown then, and trying again
 //! could only hide it.
@@ -21,8 +23,19 @@ use crate::{
     stable::{HardState, StableStore},
 };
 
-/// Writes taken from the queue at once at most.
-const WRITES_MAX: usize = 256;
+/// Requests taken from the queue at once at most.
+const REQUESTS_MAX: usize = 256;
+
+/// More than any log has: removing the prefix up to here removes all of it.
+const EVERYTHING: LogIndex = LogIndex(u64::MAX);
+
+/// What `run_log` is asked to do, in order.
+pub(super) enum LogRequest {
+    /// Make this durable and report it.
+    Write(Queued),
+    /// Remove every entry up to here.
+    Compact { through: LogIndex },
+}
 
 /// A write of the core, and what it amounts to for the log's tail.
 pub(super) struct Queued {
@@ -42,20 +55,30 @@ impl RunLog {
     /// and saves the next start from asking its peers for it.
     pub(super) async fn run(
         mut self,
-        mut queue: mpsc::UnboundedReceiver<Queued>,
+        mut queue: mpsc::UnboundedReceiver<LogRequest>,
     ) -> Result<(), Fatal> {
         let mut taken = Vec::new();
         let mut batch = Batch::default();
-        while queue.recv_many(&mut taken, WRITES_MAX).await != 0 {
-            let Some((id, stamp)) = taken.last().map(|last| (last.write.id, last.stamp)) else {
-                continue;
-            };
-            for Queued { write, .. } in taken.drain(..) {
-                batch.add(write);
+        while queue.recv_many(&mut taken, REQUESTS_MAX).await != 0 {
+            let mut newest = None;
+            let mut compacted = None;
+            for request in taken.drain(..) {
+                match request {
+                    LogRequest::Write(Queued { write, stamp }) => {
+                        newest = Some((write.id, stamp));
+                        batch.add(write);
+                    }
+                    LogRequest::Compact { through } => compacted = compacted.max(Some(through)),
+                }
             }
-            self.shared.tail.in_progress(stamp);
-            self.write(&mut batch).await.map_err(Fatal::Store)?;
-            self.written(id, stamp);
+            if let Some((id, stamp)) = newest {
+                self.shared.tail.in_progress(stamp);
+                self.write(&mut batch).await.map_err(Fatal::Store)?;
+                self.written(id, stamp);
+            }
+            if let Some(through) = compacted {
+                self.log_store.truncate_prefix(through).await.map_err(Fatal::Store)?;
+            }
         }
         Ok(())
     }
@@ -64,6 +87,10 @@ impl RunLog {
         if let Some(hard_state) = batch.hard_state.take() {
             self.stable_store.save_hard_state(&hard_state).await?;
         }
+        if std::mem::take(&mut batch.is_reset) {
+            self.log_store.truncate_prefix(EVERYTHING).await?;
+        }
+        self.log_store.note_commit(batch.commit_index);
         if let Some(from) = batch.truncate_from.take() {
             self.log_store.truncate_suffix(from).await?;
         }
@@ -86,16 +113,27 @@ impl RunLog {
 struct Batch {
     /// The newest. An older one of the same batch was never promised to anybody.
     hard_state: Option<HardState>,
+    /// Whether what the store holds is to be removed, all of it.
+    is_reset: bool,
     /// The lowest: what lies behind it and was not appended by this batch.
     truncate_from: Option<LogIndex>,
     /// What is appended after the truncation.
     entries: Vec<Entries>,
+    /// The newest. Kept from batch to batch: it never falls.
+    commit_index: LogIndex,
 }
 
 impl Batch {
     fn add(&mut self, write: Write) {
         if write.hard_state.is_some() {
             self.hard_state = write.hard_state;
+        }
+        self.commit_index = self.commit_index.max(write.commit_index);
+        if write.reset_to.is_some() {
+            // What this batch did to the log before, it did in vain.
+            self.is_reset = true;
+            self.truncate_from = None;
+            self.entries.clear();
         }
         if let Some(from) = write.truncate_from {
             self.truncate(from);
@@ -115,6 +153,7 @@ impl Batch {
         {}
         match self.entries.last_mut() {
             Some(entries) => *entries = entries.within(LogIndex::ZERO..=from.prev()),
+            None if self.is_reset => {}
             None => {
                 let lowest = self.truncate_from.map_or(from, |lowest| lowest.min(from));
                 self.truncate_from = Some(lowest);
@@ -187,6 +226,38 @@ mod tests {
         ]);
         assert_eq!(batch.truncate_from, Some(LogIndex(5)));
         assert_eq!(batch.entries, [entries(&[(3, 5)]), entries(&[(4, 6)])]);
+    }
+
+    fn reset(index: u64) -> Write {
+        Write { reset_to: Some(LogIndex(index)), ..write(None, &[]) }
+    }
+
+    #[test]
+    fn a_reset_voids_what_the_batch_did_before() {
+        let batch = batch([
+            write(Some(8), &[(2, 8), (2, 9)]),
+            reset(20),
+            write(None, &[(3, 21), (3, 22)]),
+            write(Some(22), &[(4, 22)]),
+        ]);
+        assert!(batch.is_reset);
+        assert_eq!(batch.truncate_from, None);
+        assert_eq!(batch.entries, [entries(&[(3, 21)]), entries(&[(4, 22)])]);
+    }
+
+    #[test]
+    fn a_truncation_after_a_reset_touches_no_disk() {
+        let batch = batch([reset(20), write(None, &[(3, 21)]), write(Some(21), &[(4, 21)])]);
+        assert!(batch.is_reset);
+        assert_eq!(batch.truncate_from, None);
+        assert_eq!(batch.entries, [entries(&[(4, 21)])]);
+    }
+
+    #[test]
+    fn the_newest_commit_index_wins() {
+        let mut newer = write(None, &[(1, 2)]);
+        newer.commit_index = LogIndex(1);
+        assert_eq!(batch([write(None, &[(1, 1)]), newer]).commit_index, LogIndex(1));
     }
 
     #[test]

@@ -1,41 +1,126 @@
-//! `run_snapshots`: writes snapshots of the state machine into the snapshot store.
+//! `run_snapshots`: takes snapshots of the state machine, when they are due or somebody asks.
 //!
-//! It asks `run_fsm` for a view, which takes a moment, and writes the view out while commands go
-//! on. Callers who ask while a snapshot is being written share the next one.
+//! It asks `run_fsm` for a view, which takes a moment, and writes the view into the snapshot store
+//! while commands go on; nothing waits for that. Callers who ask while a snapshot is being written
+//! share the next one. When a snapshot is durable, `run` is told, which lets the log forget what it
+//! stands for.
 //!
-//! **Not here yet:** telling `run` of a finished snapshot, so that the log can be compacted
-//! ([`finished`](RunSnapshots::finished) is the place), and installing a snapshot that a leader
-//! sends (it would enter by the same queue, as another kind of request).
+//! A snapshot is due when many entries were applied since the last one, which is looked at every
+//! [`Config::snapshot_interval`](crate::Config::snapshot_interval) or a little later, so that the
+//! servers of a cluster do not all write at once; and when the log has grown by many bytes, which
+//! is looked at every second. After a failure the next attempt waits for the longer of the two.
+//!
+//! A snapshot from the leader that arrives meanwhile covers more than any view taken before it: such
+//! a view is thrown away rather than finished.
 
-use std::sync::Arc;
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use tokio::sync::{mpsc, oneshot};
+use rand::RngExt;
+use rand_pcg::Pcg64Mcg;
+use tokio::{
+    io::AsyncWrite,
+    sync::{mpsc, oneshot},
+};
 
 use super::{
+    clock::Ticker,
+    metrics::Metrics,
     run_fsm::{FsmRequest, View},
     shared::Shared,
 };
 use crate::{
+    config::Config,
     error::{Fatal, SnapshotError},
     future::Responder,
     log::LogId,
-    snapshot::{SnapshotMeta, SnapshotStore},
+    observer::Observation,
+    snapshot::{Snapshot, SnapshotMeta, SnapshotSink, SnapshotStore},
+    status::SnapshotProgress,
 };
 
 /// Callers that wait for the next snapshot at most.
 pub(super) const SNAPSHOTS_MAX: usize = 64;
 
+/// How often the growth of the log is looked at.
+const LOOK_AT_BYTES: Duration = Duration::from_secs(1);
+
 /// Somebody who wants a snapshot taken.
 pub(super) struct SnapshotRequest {
-    pub(super) responder: Responder<SnapshotMeta, SnapshotError>,
+    pub(super) responder: Responder<Snapshot, SnapshotError>,
+}
+
+/// When a snapshot is due.
+pub(super) struct Policy {
+    interval: Duration,
+    threshold: u64,
+    threshold_bytes: u64,
+    rng: Pcg64Mcg,
+    /// The newest snapshot this knows of, what the log had grown to by then, and how much it may
+    /// grow until the next.
+    last: LogId,
+    base_bytes: u64,
+    growth_bytes: u64,
+    /// Whether the last attempt failed: until the interval is over, growth does not count.
+    is_failing: bool,
+    /// Whether the state machine has said that it has no snapshots.
+    is_unsupported: bool,
+}
+
+impl Policy {
+    /// `last` is the newest snapshot, and `base_bytes` what the log holds of what it covers.
+    pub(super) fn new(config: &Config, seed: u64, last: LogId, base_bytes: u64) -> Self {
+        let mut policy = Self {
+            interval: config.snapshot_interval,
+            threshold: config.snapshot_threshold,
+            threshold_bytes: config.snapshot_threshold_bytes,
+            rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5a95),
+            last,
+            base_bytes,
+            growth_bytes: 0,
+            is_failing: false,
+            is_unsupported: false,
+        };
+        policy.renew(last, base_bytes);
+        policy
+    }
+
+    /// Until the number of entries is looked at again.
+    fn wait(&mut self) -> Duration {
+        self.interval + self.rng.random_range(Duration::ZERO..=self.interval)
+    }
+
+    /// There is a newer snapshot; the log had grown to this when it was taken.
+    fn renew(&mut self, last: LogId, base_bytes: u64) {
+        let extra = self.rng.random_range(0..=self.threshold_bytes / 4);
+        self.last = last;
+        self.base_bytes = base_bytes;
+        self.growth_bytes = self.threshold_bytes.saturating_add(extra);
+        self.is_failing = false;
+    }
+}
+
+/// What made the task look whether a snapshot is due.
+enum Look {
+    /// Somebody asks for one, which is always due.
+    Asked,
+    Entries,
+    Bytes,
+    /// `run` is gone.
+    End,
 }
 
 pub(super) struct RunSnapshots<R> {
     pub(super) store: Arc<dyn SnapshotStore>,
     pub(super) fsm: mpsc::UnboundedSender<FsmRequest<R>>,
     pub(super) shared: Arc<Shared>,
-    /// The last entry covered by the newest snapshot.
-    pub(super) last: LogId,
+    pub(super) metrics: Metrics,
+    pub(super) policy: Policy,
 }
 
 impl<R: Send + 'static> RunSnapshots<R> {
@@ -45,28 +130,81 @@ impl<R: Send + 'static> RunSnapshots<R> {
         mut requests: mpsc::Receiver<SnapshotRequest>,
     ) -> Result<(), Fatal> {
         let mut waiting = Vec::new();
-        while requests.recv_many(&mut waiting, SNAPSHOTS_MAX).await != 0 {
+        let mut entries = Ticker::new(self.policy.wait());
+        let mut bytes = Ticker::new(LOOK_AT_BYTES);
+        loop {
+            let look = tokio::select! {
+                biased;
+                count = requests.recv_many(&mut waiting, SNAPSHOTS_MAX) => {
+                    if count == 0 { Look::End } else { Look::Asked }
+                }
+                () = entries.rings() => {
+                    entries.restart(self.policy.wait());
+                    Look::Entries
+                }
+                () = bytes.rings() => {
+                    bytes.restart(LOOK_AT_BYTES);
+                    Look::Bytes
+                }
+            };
+            if matches!(look, Look::End) {
+                return Ok(());
+            }
+            if !self.is_due(&look) {
+                continue;
+            }
             let Some(result) = self.take().await else { continue };
+            self.note(&look, &result);
             for SnapshotRequest { responder } in waiting.drain(..) {
-                responder.answer(result.clone());
+                let snapshot = |meta| Snapshot { meta, store: Arc::clone(&self.store) };
+                responder.answer(result.clone().map(snapshot));
             }
         }
-        Ok(())
+    }
+
+    fn is_due(&mut self, look: &Look) -> bool {
+        let newest = self.shared.published.snapshot();
+        let appended = self.shared.published.appended_bytes();
+        let policy = &mut self.policy;
+        if policy.last != newest {
+            // One from the leader.
+            policy.renew(newest, appended);
+        }
+        let applied = self.shared.last_applied().since(newest.index);
+        match look {
+            Look::Asked => true,
+            Look::End => false,
+            Look::Entries | Look::Bytes if policy.is_unsupported || applied == 0 => false,
+            Look::Entries => policy.is_failing || policy.threshold <= applied,
+            Look::Bytes => {
+                let growth = appended.saturating_sub(policy.base_bytes);
+                !policy.is_failing && policy.growth_bytes <= growth
+            }
+        }
     }
 
     /// Takes one snapshot. `None` when the node has ended meanwhile.
     async fn take(&mut self) -> Option<Result<SnapshotMeta, SnapshotError>> {
+        let newer_than = self.shared.published.snapshot();
+        let appended = self.shared.published.appended_bytes();
+        let begun = self.shared.clock.now();
         let (reply, view) = oneshot::channel();
-        self.fsm.send(FsmRequest::View { newer_than: self.last, reply }).ok()?;
+        self.fsm.send(FsmRequest::View { newer_than, reply }).ok()?;
         let result = match view.await.ok()? {
             Ok(view) => self.persist(view).await,
             Err(error) => Err(error),
         };
-        match &result {
-            Ok(meta) => self.finished(meta),
-            Err(SnapshotError::NothingNew) => {}
-            Err(error) => {
-                tracing::warn!(server = %self.shared.id, %error, "no snapshot was taken");
+        *self.shared.published.persisting.lock() = None;
+        if let Ok(meta) = &result {
+            self.metrics.snapshot_taken(self.shared.clock.now().since(begun));
+            self.policy.renew(meta.last, appended);
+            let (server, last, size_bytes) = (&self.shared.id, meta.last, meta.size_bytes);
+            tracing::info!(%server, %last, size_bytes, "snapshot taken");
+            if !self.shared.snapshot_taken(meta.last).await {
+                return None;
+            }
+            if !self.shared.observers.is_empty() {
+                self.shared.observers.notify(&Observation::SnapshotTaken { meta: meta.clone() });
             }
         }
         Some(result)
@@ -74,20 +212,80 @@ impl<R: Send + 'static> RunSnapshots<R> {
 
     async fn persist(&self, view: View) -> Result<SnapshotMeta, SnapshotError> {
         let View { last, configuration, snapshot } = view;
-        let mut sink = self.store.create(last, configuration).await?;
-        match snapshot.persist(&mut sink).await {
-            Ok(()) => Ok(sink.finish().await?),
+        let sink = self.store.create(last, configuration).await?;
+        let mut sink = Counted { sink, last, bytes: 0, shared: &self.shared };
+        sink.show();
+        let persisted = snapshot.persist(&mut sink).await;
+        let Counted { sink, bytes, .. } = sink;
+        self.metrics.persisted(bytes);
+        if let Err(error) = persisted {
+            sink.cancel().await;
+            return Err(SnapshotError::Fsm { reason: error.to_string() });
+        }
+        let newest = self.shared.published.snapshot();
+        if last.index <= newest.index {
+            sink.cancel().await;
+            return Err(SnapshotError::Overtaken { last: newest });
+        }
+        Ok(sink.finish().await?)
+    }
+
+    /// Remembers how it went. Says so if it went wrong, but not each time anew that a snapshot is
+    /// not taken because there are none.
+    fn note(&mut self, look: &Look, result: &Result<SnapshotMeta, SnapshotError>) {
+        let server = &self.shared.id;
+        match result {
+            Ok(_) | Err(SnapshotError::NothingNew) => {}
+            Err(SnapshotError::Unsupported) => {
+                let is_known = std::mem::replace(&mut self.policy.is_unsupported, true);
+                if !is_known && !matches!(look, Look::Asked) {
+                    tracing::warn!(%server, "the state machine has no snapshots: its log will grow");
+                }
+            }
+            Err(error @ SnapshotError::Overtaken { .. }) => {
+                tracing::info!(%server, %error, "no snapshot was taken");
+            }
             Err(error) => {
-                sink.cancel().await;
-                Err(SnapshotError::Fsm { reason: error.to_string() })
+                self.policy.is_failing = true;
+                tracing::warn!(%server, %error, "no snapshot was taken");
             }
         }
     }
+}
 
-    fn finished(&mut self, meta: &SnapshotMeta) {
-        let (last, size_bytes) = (meta.last, meta.size_bytes);
-        tracing::info!(server = %self.shared.id, %last, size_bytes, "snapshot taken");
-        self.last = last;
-        self.shared.published.publish_snapshot(last);
+/// A sink that shows how much has gone into it.
+struct Counted<'a> {
+    sink: Box<dyn SnapshotSink>,
+    last: LogId,
+    bytes: u64,
+    shared: &'a Shared,
+}
+
+impl Counted<'_> {
+    fn show(&self) {
+        let (last, bytes) = (self.last, self.bytes);
+        let progress = SnapshotProgress { last, bytes, size_bytes: None };
+        *self.shared.published.persisting.lock() = Some(progress);
+    }
+}
+
+impl AsyncWrite for Counted<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut *self.sink).poll_write(cx, bytes))?;
+        self.bytes += written as u64;
+        self.show();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.sink).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.sink).poll_shutdown(cx)
     }
 }

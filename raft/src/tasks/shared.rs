@@ -14,17 +14,18 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::clock::Clock;
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
-    consensus::{Consensus, Time, WriteId},
-    error::{Fatal, Leader},
+    consensus::{Consensus, ReceiptStep, SnapshotReceipt, Time, WriteId},
+    error::{Fatal, Leader, RestoreError},
     log::{LogId, LogIndex, Term},
     log_tail::LogTail,
     observer::{Observers, Role},
     stable::HardState,
+    status::SnapshotProgress,
 };
 
 /// The end of the node: sticky, the first reason wins. Futures hold it, so that they can say why.
@@ -105,6 +106,29 @@ struct Signals {
     awaits_applied: AtomicBool,
     unreachable: Mutex<Vec<ServerId>>,
     has_unreachable: AtomicBool,
+    snapshots: Mutex<SnapshotNews>,
+    has_snapshots: AtomicBool,
+}
+
+/// What the tasks that deal with snapshots tell `run`. Of each kind, and of each transfer, only the
+/// newest counts.
+#[derive(Default)]
+pub(super) struct SnapshotNews {
+    /// The newest snapshot of the own state machine, and who waits until `run` knows of it.
+    pub(super) taken: Option<(LogId, oneshot::Sender<()>)>,
+    /// What became of pieces that have arrived.
+    pub(super) receipts: Vec<SnapshotReceipt>,
+    /// Transfers that have failed on this side.
+    pub(super) failed: Vec<FailedTransfer>,
+    /// The data of a user's restore is durable, or could not be had.
+    pub(super) copied: Option<(LogId, Result<(), RestoreError>)>,
+}
+
+/// A snapshot could not be sent.
+pub(super) struct FailedTransfer {
+    pub(super) peer: ServerId,
+    pub(super) transfer: u64,
+    pub(super) reason: String,
 }
 
 /// Wakes one task. Like tokio's `Notify` with one waiter, but what is polled is not a future that
@@ -159,6 +183,8 @@ impl Shared {
                 awaits_applied: AtomicBool::new(false),
                 unreachable: Mutex::new(Vec::new()),
                 has_unreachable: AtomicBool::new(false),
+                snapshots: Mutex::default(),
+                has_snapshots: AtomicBool::new(false),
             },
             applied_waiters: AppliedWaiters { count: AtomicUsize::new(0), notify: Notify::new() },
         }
@@ -256,6 +282,56 @@ impl Shared {
         std::mem::take(&mut *self.signals.unreachable.lock())
     }
 
+    /// A snapshot of the own state machine is durable. Waits until `run` knows of it and has shown
+    /// what follows; returns whether it does.
+    pub(super) async fn snapshot_taken(&self, last: LogId) -> bool {
+        let (told, known) = oneshot::channel();
+        self.tell(|news| news.taken = Some((last, told)));
+        known.await.is_ok()
+    }
+
+    /// A piece of a snapshot was kept, or could not be.
+    pub(super) fn snapshot_receipt(&self, receipt: SnapshotReceipt) {
+        self.tell(|news| {
+            // That a snapshot is complete is told once; a late piece of it must not hide that.
+            let of_another = |earlier: &SnapshotReceipt| {
+                let transfer = (receipt.term, receipt.transfer);
+                earlier.from != receipt.from
+                    || (earlier.term, earlier.transfer) != transfer
+                    || matches!(earlier.step, ReceiptStep::Complete { .. })
+            };
+            news.receipts.retain(of_another);
+            news.receipts.push(receipt);
+        });
+    }
+
+    /// A snapshot could not be sent.
+    pub(super) fn snapshot_failed(&self, failed: FailedTransfer) {
+        self.tell(|news| {
+            news.failed.retain(|earlier| earlier.peer != failed.peer);
+            news.failed.push(failed);
+        });
+    }
+
+    /// The data of a user's restore is durable, or could not be had.
+    pub(super) fn restore_copied(&self, last: LogId, result: Result<(), RestoreError>) {
+        self.tell(|news| news.copied = Some((last, result)));
+    }
+
+    fn tell(&self, tell: impl FnOnce(&mut SnapshotNews)) {
+        tell(&mut self.signals.snapshots.lock());
+        self.signals.has_snapshots.store(true, Ordering::Release);
+        self.signals.wake.wake();
+    }
+
+    pub(super) fn take_snapshots(&self) -> SnapshotNews {
+        if !self.signals.has_snapshots.load(Ordering::Acquire) {
+            return SnapshotNews::default();
+        }
+        self.signals.has_snapshots.store(false, Ordering::Release);
+        std::mem::take(&mut *self.signals.snapshots.lock())
+    }
+
     /// How long ago this server heard from its leader: zero on a leader, `None` if it never did.
     pub(crate) fn last_contact(&self) -> Option<Duration> {
         if self.published.role() == Role::Leader {
@@ -284,7 +360,8 @@ impl Drop for Waiting<'_> {
 
 const NEVER: u64 = u64::MAX;
 
-/// What the synchronous getters of the handle show. Written by `run` only, when it changes.
+/// What the getters of the handle show. Written by `run` only, when it changes, except where it says
+/// otherwise.
 pub(crate) struct Published {
     role: AtomicU8,
     term: AtomicU64,
@@ -295,6 +372,11 @@ pub(crate) struct Published {
     leader: watch::Sender<Option<Leader>>,
     configuration: Mutex<Arc<IndexedConfiguration>>,
     snapshot: Mutex<LogId>,
+    /// What [`Consensus::appended_bytes`] says.
+    appended_bytes: AtomicU64,
+    /// Written by `run_snapshots` and by `receive_snapshot`, each its own.
+    pub(super) persisting: Mutex<Option<SnapshotProgress>>,
+    pub(super) receiving: Mutex<Option<SnapshotProgress>>,
 }
 
 impl Published {
@@ -308,14 +390,17 @@ impl Published {
             leader: watch::Sender::new(None),
             configuration: Mutex::new(Arc::default()),
             snapshot: Mutex::new(LogId::ZERO),
+            appended_bytes: AtomicU64::new(0),
+            persisting: Mutex::default(),
+            receiving: Mutex::default(),
         }
     }
 
     /// Shows the state a server starts in.
-    pub(super) fn publish_start(&self, core: &Consensus, snapshot: LogId, now: Time) {
+    pub(super) fn publish_start(&self, core: &Consensus, now: Time) {
         self.publish(core, now);
         self.publish_configuration(core.latest_configuration());
-        self.publish_snapshot(snapshot);
+        self.publish_snapshot(core.snapshot());
     }
 
     /// Shows what the core says now: a handful of plain stores.
@@ -324,6 +409,7 @@ impl Published {
         self.term.store(core.term().0, Ordering::Release);
         self.last.store(core.last().index.0, Ordering::Release);
         self.commit.store(core.commit_index().0, Ordering::Release);
+        self.appended_bytes.store(core.appended_bytes(), Ordering::Relaxed);
         let contact = core.last_contact(now).map_or(NEVER, |ago| {
             now.0.saturating_sub(u64::try_from(ago.as_micros()).unwrap_or(u64::MAX))
         });
@@ -386,8 +472,13 @@ impl Published {
         Arc::clone(&self.configuration.lock())
     }
 
+    /// The last entry covered by the newest snapshot that counts here, taken or installed.
     pub(crate) fn snapshot(&self) -> LogId {
         *self.snapshot.lock()
+    }
+
+    pub(super) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.load(Ordering::Relaxed)
     }
 }
 

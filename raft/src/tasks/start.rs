@@ -1,11 +1,18 @@
 //! What a server does before it starts: it reads back what it has saved.
+//!
+//! **Snapshot and log.** The log must go on where the state begins, or entries would be missing that
+//! were acknowledged (law 7): then the start is refused. One mismatch is what a crash may leave, in
+//! the moment between finishing a snapshot from the leader and resetting the log for it: a log that
+//! does not contain the snapshot's last entry. The snapshot is of committed state, so the reset is
+//! made up for here, and so is the snapshot's term, which may not have been saved.
 
+use super::host::Host;
 use crate::{
     configuration::IndexedConfiguration,
     consensus::Saved,
     error::{StartError, StoreError},
     fsm::{Fsm, FsmError},
-    log::{LogId, LogIndex, LogReader, LogStore},
+    log::{EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
     stable::{HardState, StableStore},
 };
@@ -16,26 +23,34 @@ const SCAN_BYTES: u64 = 8 << 20;
 /// What was found in the stores.
 pub(super) struct Restored<F> {
     /// The state machine in the state of the snapshot, or as it was given.
-    pub(super) fsm: F,
+    pub(super) host: Host<F>,
     pub(super) hard_state: HardState,
     pub(super) saved: Saved,
-    /// The last entry the state machine has seen.
+    /// The last entry covered by the newest snapshot.
     pub(super) snapshot: LogId,
+    /// The last entry the state machine has seen: that of the snapshot, or a later one that it has
+    /// kept by itself.
+    pub(super) applied: LogId,
     /// The configuration at that entry.
     pub(super) configuration: IndexedConfiguration,
     /// The first and last index of the log.
     pub(super) bounds: (LogIndex, LogIndex),
+    /// The bytes of the entries in the log that the snapshot covers.
+    pub(super) covered_bytes: u64,
 }
 
 /// Reads term and vote, the newest usable snapshot, and the log.
 pub(super) async fn restore<F: Fsm>(
     fsm: F,
+    restore_on_start: bool,
     log_store: &mut impl LogStore,
     stable_store: &mut impl StableStore,
     snapshot_store: &dyn SnapshotStore,
 ) -> Result<Restored<F>, StartError> {
-    let hard_state = stable_store.hard_state().await?.unwrap_or_default();
-    let (fsm, meta, newest) = restore_snapshot(fsm, snapshot_store).await?;
+    let mut hard_state = stable_store.hard_state().await?.unwrap_or_default();
+    let mut kept = if restore_on_start { None } else { Some(fsm.last_applied()) };
+    let mut host = Host::new(fsm);
+    let (meta, newest) = restore_snapshot(&mut host, &mut kept, snapshot_store).await?;
     let (snapshot, configuration) =
         meta.map(|meta| (meta.last, meta.configuration)).unwrap_or_default();
     let mut saved = Saved::new(hard_state.clone(), snapshot, configuration.clone());
@@ -45,22 +60,39 @@ pub(super) async fn restore<F: Fsm>(
     if snapshot.index.next() < first || last.max(snapshot.index) < newest.index {
         return Err(gap(snapshot, newest).into());
     }
-    if last < snapshot.index {
-        // The snapshot stands for all of it, and what follows the snapshot would leave a gap.
-        log_store.truncate_prefix(snapshot.index).await?;
+    if contradicts(&*reader, (first, last), snapshot).await? {
+        log_store.truncate_prefix(LogIndex(u64::MAX)).await?;
         (first, last) = empty;
+        if hard_state.current_term < snapshot.term {
+            hard_state = HardState { current_term: snapshot.term, voted_for: None };
+            stable_store.save_hard_state(&hard_state).await?;
+            saved = Saved::new(hard_state.clone(), snapshot, configuration.clone());
+        }
     }
-    scan(&*reader, (first, last), &mut saved).await?;
+    let applied = kept.unwrap_or_default().max(snapshot.index);
+    if last < applied {
+        return Err(StartError::AheadOfLog { applied, last });
+    }
+    let mut scan = Scan { applied: snapshot, configuration, covered_bytes: 0 };
+    scan.run(&*reader, (first, last), (snapshot.index, applied), &mut saved).await?;
+    let Scan { applied, configuration, covered_bytes } = scan;
     let newest = saved.last();
     if hard_state.current_term < newest.term {
-        let reason = format!(
-            "the log ends with {newest}: the two stores do not belong together, or the term was \
-             lost; use the stores this server ran with, or set it up anew from its peers"
-        );
-        let what = format!("the saved term {}", hard_state.current_term);
-        return Err(StoreError::corrupt(what, reason).into());
+        return Err(lost_term(hard_state.current_term, newest).into());
     }
-    Ok(Restored { fsm, hard_state, saved, snapshot, configuration, bounds: (first, last) })
+    saved.committed(reader.noted_commit().await?.unwrap_or_default());
+    saved.applied(applied.index);
+    let bounds = (first, last);
+    Ok(Restored {
+        host,
+        hard_state,
+        saved,
+        snapshot,
+        applied,
+        configuration,
+        bounds,
+        covered_bytes,
+    })
 }
 
 /// The entries after the snapshot that was restored are neither all in the log nor in a usable
@@ -74,24 +106,56 @@ fn gap(snapshot: LogId, newest: LogId) -> StoreError {
     StoreError::corrupt(what, reason)
 }
 
-/// Restores the newest snapshot that can be restored, and says what the newest one of all covers.
+fn lost_term(term: Term, newest: LogId) -> StoreError {
+    let reason = format!(
+        "the log ends with {newest}: the two stores do not belong together, or the term was lost; \
+         use the stores this server ran with, or set it up anew from its peers"
+    );
+    StoreError::corrupt(format!("the saved term {term}"), reason)
+}
+
+/// Whether the log is not the one that the snapshot was taken of: it ends before the snapshot does,
+/// or has another entry where the snapshot ends.
+async fn contradicts(
+    reader: &dyn LogReader,
+    (first, last): (LogIndex, LogIndex),
+    snapshot: LogId,
+) -> Result<bool, StoreError> {
+    let index = snapshot.index;
+    if last < first || index < first {
+        return Ok(false);
+    }
+    if last < index {
+        return Ok(true);
+    }
+    let entries = reader.read(index..=index, SCAN_BYTES).await?;
+    Ok(entries.last_id() != Some(snapshot))
+}
+
+/// Restores the newest snapshot that can be restored, and says what the newest one of all covers. A
+/// state machine that has kept by itself what was applied up to `kept` is spared what it has; a
+/// restore takes that from it.
 async fn restore_snapshot<F: Fsm>(
-    mut fsm: F,
+    host: &mut Host<F>,
+    kept: &mut Option<LogIndex>,
     store: &dyn SnapshotStore,
-) -> Result<(F, Option<SnapshotMeta>, LogId), StartError> {
+) -> Result<(Option<SnapshotMeta>, LogId), StartError> {
     let mut newest_failed = None;
     let mut tried = 0;
     let snapshots = store.list().await?;
     let newest = snapshots.iter().map(|meta| meta.last).max().unwrap_or_default();
     for meta in snapshots {
         let failure = match store.open(&meta.id).await {
-            Ok((meta, reader)) => match restore_from(fsm, reader).await {
-                (restored, Ok(())) => return Ok((restored, Some(meta), newest)),
-                (restored, Err(error)) => {
-                    fsm = restored;
-                    error.to_string()
+            Ok((meta, _)) if kept.is_some_and(|kept| meta.last.index <= kept) => {
+                return Ok((Some(meta), newest));
+            }
+            Ok((meta, reader)) => {
+                *kept = None;
+                match restore_from(host, &meta, reader).await {
+                    Ok(()) => return Ok((Some(meta), newest)),
+                    Err(error) => error.to_string(),
                 }
-            },
+            }
             Err(error) => error.to_string(),
         };
         tracing::warn!(id = %meta.id, last = %meta.last, %failure, "cannot restore a snapshot");
@@ -100,45 +164,63 @@ async fn restore_snapshot<F: Fsm>(
     }
     match newest_failed {
         Some(reason) => Err(StartError::Snapshot { tried, reason }),
-        None => Ok((fsm, None, newest)),
+        None => Ok((None, newest)),
     }
 }
 
-async fn restore_from<F: Fsm>(mut fsm: F, reader: SnapshotReader) -> (F, Result<(), FsmError>) {
-    if !fsm.is_blocking() {
-        let result = fsm.restore(reader).await;
-        return (fsm, result);
-    }
-    let runtime = tokio::runtime::Handle::current();
-    let restoring = tokio::task::spawn_blocking(move || {
-        let result = runtime.block_on(fsm.restore(reader));
-        (fsm, result)
-    });
-    match restoring.await {
+async fn restore_from<F: Fsm>(
+    host: &mut Host<F>,
+    meta: &SnapshotMeta,
+    reader: SnapshotReader,
+) -> Result<(), FsmError> {
+    let restored = match host.restore(reader).await {
         Ok(restored) => restored,
         // Nothing runs yet that could be told of it: the caller of `Raft::new` is.
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(cancelled) => panic!("the runtime ended during a restore: {cancelled}"),
-        },
+        Err(panic) => std::panic::resume_unwind(panic.0),
+    };
+    restored?;
+    let configuration = meta.configuration.clone();
+    match host.call(move |fsm| fsm.configuration_changed(&configuration)).await {
+        Ok(()) => Ok(()),
+        Err(panic) => std::panic::resume_unwind(panic.0),
     }
 }
 
-/// Shows the core every entry of the log.
-async fn scan(
-    reader: &dyn LogReader,
-    (first, last): (LogIndex, LogIndex),
-    saved: &mut Saved,
-) -> Result<(), StartError> {
-    let mut next = first;
-    while next <= last {
-        let entries = reader.read(next..=last, SCAN_BYTES).await?;
-        let Some(end) = entries.last_id().filter(|_| entries[0].index == next) else {
-            let reason = "the store did not return the entry it was asked for";
-            return Err(StoreError::corrupt(format!("log entry {next}"), reason).into());
-        };
-        saved.push(&entries);
-        next = end.index.next();
+/// What the log says beside its entries.
+struct Scan {
+    /// The last entry the state machine has seen, and the configuration at that entry.
+    applied: LogId,
+    configuration: IndexedConfiguration,
+    covered_bytes: u64,
+}
+
+impl Scan {
+    /// Shows the core every entry of the log.
+    async fn run(
+        &mut self,
+        reader: &dyn LogReader,
+        (first, last): (LogIndex, LogIndex),
+        (snapshot, applied): (LogIndex, LogIndex),
+        saved: &mut Saved,
+    ) -> Result<(), StartError> {
+        let mut next = first;
+        while next <= last {
+            let entries = reader.read(next..=last, SCAN_BYTES).await?;
+            let Some(end) = entries.last_id().filter(|_| entries[0].index == next) else {
+                let reason = "the store did not return the entry it was asked for";
+                return Err(StoreError::corrupt(format!("log entry {next}"), reason).into());
+            };
+            saved.push(&entries);
+            self.covered_bytes += entries.within(LogIndex::ZERO..=snapshot).cost_bytes();
+            for entry in entries.within(snapshot.next()..=applied).iter() {
+                self.applied = entry.id();
+                if let EntryPayload::Configuration(members) = &entry.payload {
+                    let (index, configuration) = (entry.index, members.clone());
+                    self.configuration = IndexedConfiguration { index, configuration };
+                }
+            }
+            next = end.index.next();
+        }
+        Ok(())
     }
-    Ok(())
 }

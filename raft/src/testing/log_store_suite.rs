@@ -29,6 +29,9 @@ use crate::{
 ///   range that begins outside of the log is [`StoreError::NotFound`].
 /// - Removing a suffix or a prefix removes exactly that: inside a batch, at its edges, before the
 ///   first entry and after the last one.
+/// - A store that was emptied goes on wherever the next append begins.
+/// - A commit index that is noted shows with the next append and not before, the newest one if
+///   several were noted; or never, in a store that keeps no notes. Removing entries leaves it.
 /// - Readers, however many and however old, show the newest completed write.
 /// - Reading while another task writes shows entries that were written, in order, and bounds that
 ///   never go back while the log only grows.
@@ -56,6 +59,8 @@ pub async fn log_store_suite<S: LogStore, Fut: Future<Output = S>>(mut fresh: im
     }
     truncated_on_both_sides(Log::new(fresh().await)).await;
     emptied(Log::new(fresh().await)).await;
+    reset(Log::new(fresh().await)).await;
+    noted_commit(Log::new(fresh().await)).await;
     rewritten_tail(Log::new(fresh().await)).await;
     old_and_new_readers(Log::new(fresh().await)).await;
     reading_while_writing(Log::new(fresh().await)).await;
@@ -355,6 +360,43 @@ async fn emptied<S: LogStore>(mut log: Log<S>) {
         }
         log.assert_holds(&[], "after everything was removed").await;
     }
+}
+
+async fn reset<S: LogStore>(mut log: Log<S>) {
+    for first in [1, 500, 20] {
+        log.append(&[entries(first, first, first + 9)]).await;
+        log.append(&[entries(first, first + 10, first + 14)]).await;
+        log.truncate_prefix(first + 3).await;
+        let expected = all(&[entries(first, first + 4, first + 14)]);
+        log.assert_holds(&expected, "after a compaction").await;
+        log.truncate_prefix(u64::MAX).await;
+        log.assert_holds(&[], "after all of it was removed in one step").await;
+    }
+}
+
+async fn noted_commit<S: LogStore>(mut log: Log<S>) {
+    const PROMISE: &str = "broken promise: a noted commit index shows with the next append";
+    let noted = async |log: &Log<S>| {
+        kept(log.reader.noted_commit().await, "the noted commit index can be read")
+    };
+    assert_eq!(noted(&log).await, None, "broken promise: a fresh store has noted nothing");
+    log.append(&[entries(1, 1, 5)]).await;
+    log.store.note_commit(LogIndex(2));
+    log.store.note_commit(LogIndex(3));
+    assert_eq!(noted(&log).await, None, "{PROMISE}, not before");
+    log.append(&[entries(1, 6, 6)]).await;
+    let keeps_notes = noted(&log).await.is_some();
+    let shown = |index| keeps_notes.then_some(LogIndex(index));
+    assert_eq!(noted(&log).await, shown(3), "{PROMISE}, the newest");
+    log.append(&[entries(1, 7, 9)]).await;
+    log.truncate_suffix(8).await;
+    log.truncate_prefix(2).await;
+    assert_eq!(noted(&log).await, shown(3), "broken promise: a noted commit index stays");
+    log.truncate_prefix(u64::MAX).await;
+    log.store.note_commit(LogIndex(20));
+    log.append(&[entries(2, 21, 22)]).await;
+    assert_eq!(noted(&log).await, shown(20), "{PROMISE}, also after all was removed");
+    log.assert_holds(&all(&[entries(2, 21, 22)]), "after a commit index was noted").await;
 }
 
 async fn rewritten_tail<S: LogStore>(mut log: Log<S>) {

@@ -22,9 +22,11 @@ use crate::{
 /// - A sink that is cancelled or dropped leaves no trace and disturbs no other snapshot.
 /// - Opening gives that description and exactly the bytes that were written, from the start, each
 ///   time anew: none, a few, ten mebibytes, written in pieces of any size.
+/// - Opening at an offset gives the rest of those bytes, nothing at the end, and
+///   [`StoreError::Refused`] beyond it.
 /// - The list is ordered by `last`, term first, newest first, in whatever order snapshots were
 ///   finished. Ids differ.
-/// - Two sinks at once, and two readers at once, do not mix.
+/// - Two sinks at once, also of the same `last`, and two readers at once, do not mix.
 ///
 /// Runs on tokio, of any flavour.
 ///
@@ -38,6 +40,9 @@ pub async fn snapshot_store_suite<S: SnapshotStore, Fut: Future<Output = S>>(
     for size in [0, 1, 1000, 65_536, 10 << 20] {
         round_trip(fresh().await, size).await;
     }
+    for size in [1 << 20, 1, 0] {
+        opened_at_an_offset(fresh().await, size).await;
+    }
     cancelled_and_dropped(fresh().await).await;
     for (older, newer) in [
         (LogId::new(1, 5), LogId::new(1, 6)),
@@ -50,7 +55,8 @@ pub async fn snapshot_store_suite<S: SnapshotStore, Fut: Future<Output = S>>(
         ordered(fresh().await, [newer, older]).await;
     }
     newest_stays(fresh().await).await;
-    two_sinks(fresh().await).await;
+    two_sinks(fresh().await, [LogId::new(1, 1), LogId::new(1, 2)]).await;
+    two_sinks(fresh().await, [LogId::new(1, 1), LogId::new(1, 1)]).await;
     two_readers(fresh().await).await;
 }
 
@@ -99,11 +105,21 @@ async fn read_all(mut reader: SnapshotReader) -> Vec<u8> {
     bytes
 }
 
+async fn open_at<S: SnapshotStore>(store: &S, id: &SnapshotId, offset: usize) -> SnapshotReader {
+    kept(store.open_at(id, offset as u64).await, "a snapshot can be opened at an offset").1
+}
+
 async fn assert_not_found<S: SnapshotStore>(store: &S, id: &SnapshotId) {
-    match store.open(id).await {
-        Err(StoreError::NotFound { .. }) => {}
-        Err(error) => panic!("broken promise: opening an unknown snapshot is NotFound: {error}"),
-        Ok(_) => panic!("broken promise: opening an unknown snapshot is NotFound, but it opened"),
+    for opened in [store.open(id).await, store.open_at(id, 0).await] {
+        match opened {
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => {
+                panic!("broken promise: opening an unknown snapshot is NotFound: {error}")
+            }
+            Ok(_) => {
+                panic!("broken promise: opening an unknown snapshot is NotFound, but it opened")
+            }
+        }
     }
 }
 
@@ -168,6 +184,25 @@ async fn round_trip<S: SnapshotStore>(store: S, size: usize) {
             read_all(reader).await == bytes,
             "broken promise: the bytes read are the bytes written ({size})"
         );
+    }
+}
+
+async fn opened_at_an_offset<S: SnapshotStore>(store: S, size: usize) {
+    let bytes = data(size, 4);
+    let meta = finished(&store, LogId::new(1, 1), &bytes).await;
+    let offsets = [0, 1, size / 3, size / 2 + 1, size.saturating_sub(1), size];
+    for offset in offsets.into_iter().filter(|offset| *offset <= size) {
+        assert!(
+            read_all(open_at(&store, &meta.id, offset).await).await == bytes[offset..],
+            "broken promise: from an offset on, the bytes are those written ({offset} of {size})"
+        );
+    }
+    for beyond in [size as u64 + 1, u64::MAX] {
+        match store.open_at(&meta.id, beyond).await {
+            Err(StoreError::Refused { .. }) => {}
+            Err(error) => panic!("broken promise: an offset beyond the end is Refused: {error}"),
+            Ok(_) => panic!("broken promise: an offset beyond the end is Refused, but it opened"),
+        }
     }
 }
 
@@ -245,15 +280,16 @@ async fn newest_stays<S: SnapshotStore>(store: S) {
     }
 }
 
-async fn two_sinks<S: SnapshotStore>(store: S) {
-    let mut one = create(&store, LogId::new(1, 1)).await;
-    let mut other = create(&store, LogId::new(1, 2)).await;
+async fn two_sinks<S: SnapshotStore>(store: S, lasts: [LogId; 2]) {
+    let mut one = create(&store, lasts[0]).await;
+    let mut other = create(&store, lasts[1]).await;
     for _ in 0..100 {
         write(&mut *one, b"one").await;
         write(&mut *other, b"other").await;
     }
     let other = finish(other).await;
     let one = finish(one).await;
+    assert_ne!(one.id, other.id, "broken promise: ids are unique in the store");
     for (meta, word) in [(one, "one"), (other, "other")] {
         let (_, reader) = open(&store, &meta.id).await;
         assert!(

@@ -7,12 +7,13 @@ use tokio::time::{Instant, timeout};
 
 use super::{entries, entry, kept};
 use crate::{
-    configuration::{Configuration, Server, ServerId},
+    configuration::{Configuration, IndexedConfiguration, Server, ServerId},
     error::TransportError,
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
     rpc::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Envelope, HeartbeatReply,
-        HeartbeatRequest, Message, RequestVoteReply, RequestVoteRequest, TimeoutNowRequest,
+        HeartbeatRequest, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Message,
+        RemovedNotice, RequestVoteReply, RequestVoteRequest, TimeoutNowRequest,
     },
     transport::{Inbox, Transport},
 };
@@ -33,11 +34,12 @@ const WARM_UP: Term = Term(u64::MAX);
 ///
 /// - The local address is the server's. A second start is refused and does not disturb the first.
 /// - Every kind of message arrives unchanged over both lanes, with its sender's id and address;
-///   so do messages with entries of 1 MiB and with a thousand entries.
-/// - The entries lane keeps its order, and waits for a slow receiver without losing anything;
-///   many tasks may send at once.
+///   so do messages with entries of 1 MiB, with a thousand entries, and pieces of a snapshot of
+///   1 MiB.
+/// - The entries lane keeps its order, of entries and pieces of snapshots together, and waits for a
+///   slow receiver without losing anything; many tasks may send at once.
 /// - A peer that does not read holds up neither `send` to it nor anything to others; what is sent
-///   to it in the urgent lane does not queue up behind its entries.
+///   to it in the urgent lane does not queue up behind its entries or pieces of snapshots.
 /// - Sending to a peer that was never there, was closed, or has stopped reading for good, is an
 ///   error or a loss, never a panic, and never waits for ever.
 /// - A peer that was forgotten can be reached again.
@@ -56,7 +58,9 @@ pub async fn transport_suite<Fut: Future<Output = Vec<(Server, Arc<dyn Transport
     large_messages(connected(cluster(2).await, 64).await).await;
     order(connected(cluster(2).await, 4).await).await;
     many_senders(connected(cluster(3).await, 16).await).await;
-    receiver_that_does_not_read(connected(cluster(3).await, 1).await).await;
+    for bulk in [append_bulk as Bulk, piece] {
+        receiver_that_does_not_read(connected(cluster(3).await, 1).await, bulk).await;
+    }
     unknown_peers(connected(cluster(3).await, 16).await).await;
     stopped_receiver(connected(cluster(3).await, 16).await).await;
     forgotten(connected(cluster(3).await, 16).await).await;
@@ -213,10 +217,27 @@ fn append(round: u64, entries: &[Entry]) -> Message {
     })
 }
 
-/// The round of an append, by which these checks tell them apart.
-fn append_round(envelope: &Envelope) -> Option<u64> {
+/// A piece of a snapshot.
+fn piece(transfer: u64, data: Bytes) -> Message {
+    let configuration =
+        Configuration::new([Server::voter("a", "h:1"), Server::nonvoter("Žofie 🦀", "[::1]:2")]);
+    Message::InstallSnapshot(InstallSnapshotRequest {
+        term: Term(1),
+        transfer,
+        last: LogId::new(1, 6),
+        configuration: IndexedConfiguration { index: LogIndex(4), configuration },
+        size_bytes: 1 << 40,
+        offset: 1 << 33,
+        checksum: 0x0102_0304,
+        data,
+    })
+}
+
+/// The round of an append or the transfer of a piece, by which these checks tell them apart.
+fn bulk_number(envelope: &Envelope) -> Option<u64> {
     match &envelope.message {
         Message::AppendEntries(request) => Some(request.round),
+        Message::InstallSnapshot(request) => Some(request.transfer),
         _ => None,
     }
 }
@@ -238,6 +259,20 @@ fn messages() -> Vec<Message> {
         .zip(1..)
         .map(|(payload, i)| Entry { payload, ..entry(2, i) })
         .collect();
+    let installing = |outcome| {
+        let transfer = round;
+        Message::InstallSnapshotReply(InstallSnapshotReply { term, transfer, outcome })
+    };
+    let strange_piece = InstallSnapshotRequest {
+        term,
+        transfer: u64::MAX,
+        last: LogId::new(u64::MAX, u64::MAX),
+        configuration: IndexedConfiguration::default(),
+        size_bytes: 0,
+        offset: u64::MAX,
+        checksum: u32::MAX,
+        data: Bytes::new(),
+    };
     let reply = |outcome| Message::AppendEntriesReply(AppendEntriesReply { term, round, outcome });
     let mut messages = vec![
         append(1, &[]),
@@ -254,6 +289,14 @@ fn messages() -> Vec<Message> {
             match_index: LogIndex(7),
         }),
         Message::TimeoutNow(TimeoutNowRequest { term }),
+        piece(4, (0..=255).collect()),
+        piece(5, vec![7; 100_000].into()),
+        Message::InstallSnapshot(strange_piece),
+        installing(InstallOutcome::Received { next_offset: 1 << 50 }),
+        installing(InstallOutcome::Installed { match_index: LogIndex(9) }),
+        installing(InstallOutcome::Refused),
+        installing(InstallOutcome::StaleTerm),
+        Message::Removed(RemovedNotice { term, configuration_index: LogIndex(3) }),
     ];
     for (yes, no) in [(true, false), (false, true), (false, false)] {
         messages.push(Message::RequestVote(RequestVoteRequest {
@@ -314,8 +357,8 @@ async fn large_messages(mut peers: Vec<Peer>) {
     let (sender, transport) = (peers[0].server.clone(), peers[0].transport.clone());
     let to = peers[1].server.clone();
     let data: Bytes = (0..1 << 20).map(|i: u32| (i % 251) as u8).collect();
-    let big = Entry { payload: EntryPayload::Command(data), ..entry(1, 7) };
-    for message in [append(1, &[big]), append(2, &entries(1, 7, 1030))] {
+    let big = Entry { payload: EntryPayload::Command(data.clone()), ..entry(1, 7) };
+    for message in [append(1, &[big]), append(2, &entries(1, 7, 1030)), piece(3, data)] {
         must_send(&*transport, Lane::Entries, &to, message.clone()).await;
         let envelope = peers[1].recv("a large message arrives").await;
         assert!(
@@ -331,14 +374,17 @@ async fn order(mut peers: Vec<Peer>) {
     let (transport, to) = (peers[0].transport.clone(), peers[1].server.clone());
     let sending = tokio::spawn(async move {
         for round in 1..=LAST {
-            let message = append(round, &entries(1, 7, 7 + round % 5));
+            let message = match round % 3 {
+                0 => piece(round, vec![7; 20_000 * (round as usize % 2)].into()),
+                _ => append(round, &entries(1, 7, 7 + round % 5)),
+            };
             must_send(&*transport, Lane::Entries, &to, message).await;
         }
     });
     let mut newest = 0;
     while newest < LAST {
         let envelope = peers[1].recv("the entries lane loses nothing while it is connected").await;
-        let round = append_round(&envelope).unwrap_or_default();
+        let round = bulk_number(&envelope).unwrap_or_default();
         assert!(
             round == newest || round == newest + 1,
             "broken promise: the entries lane keeps its order ({round} came after {newest})"
@@ -370,7 +416,7 @@ async fn many_senders(mut peers: Vec<Peer>) {
     let mut received = BTreeSet::new();
     while received.len() < expected.len() {
         let envelope = peers[2].recv("what many tasks send at once arrives").await;
-        let round = append_round(&envelope).unwrap_or(u64::MAX);
+        let round = bulk_number(&envelope).unwrap_or(u64::MAX);
         assert_eq!(
             envelope.message,
             append(round, &entries(1, 7, 8)),
@@ -384,14 +430,19 @@ async fn many_senders(mut peers: Vec<Peer>) {
     }
 }
 
+/// A message with many bytes, told apart by its number.
+type Bulk = fn(u64, Bytes) -> Message;
+
+fn append_bulk(round: u64, data: Bytes) -> Message {
+    append(round, &[Entry { payload: EntryPayload::Command(data), ..entry(1, 7) }])
+}
+
 /// Fills the entries lane until it takes no more, or a lot; the number of accepted messages.
-async fn stuff(transport: &dyn Transport, to: &Server) -> u64 {
+async fn stuff(transport: &dyn Transport, to: &Server, bulk: Bulk) -> u64 {
     const ENOUGH: u64 = 1000;
     let data = Bytes::from(vec![7; 1 << 16]);
-    let payload = EntryPayload::Command(data);
     for round in 1..=ENOUGH {
-        let message = append(round, &[Entry { payload: payload.clone(), ..entry(1, 7) }]);
-        match timeout(PATIENCE, transport.send_entries(to, message)).await {
+        match timeout(PATIENCE, transport.send_entries(to, bulk(round, data.clone()))).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => panic!("broken promise: a slow peer is not an error: {error}"),
             Err(_) => return round - 1,
@@ -400,10 +451,10 @@ async fn stuff(transport: &dyn Transport, to: &Server) -> u64 {
     ENOUGH
 }
 
-async fn receiver_that_does_not_read(mut peers: Vec<Peer>) {
+async fn receiver_that_does_not_read(mut peers: Vec<Peer>, bulk: Bulk) {
     let (sender, transport) = (peers[0].server.clone(), peers[0].transport.clone());
     let (stuck, other) = (peers[1].server.clone(), peers[2].server.clone());
-    let accepted = stuff(&*transport, &stuck).await;
+    let accepted = stuff(&*transport, &stuck, bulk).await;
 
     let urgent = transport.send(&stuck, heartbeat(1));
     assert!(
@@ -416,15 +467,15 @@ async fn receiver_that_does_not_read(mut peers: Vec<Peer>) {
         assert_from(&envelope, &sender, &heartbeat(2));
     }
 
-    let (mut newest, mut appends) = (0, 0);
+    let (mut newest, mut arrived) = (0, 0);
     let mut before_urgent = None;
     while let Some(envelope) = peers[1].recv_in_time().await {
-        let Some(round) = append_round(&envelope) else {
-            before_urgent.get_or_insert(appends);
+        let Some(round) = bulk_number(&envelope) else {
+            before_urgent.get_or_insert(arrived);
             continue;
         };
         assert!(newest <= round, "broken promise: a waiting lane keeps its order");
-        (newest, appends) = (round, appends + 1);
+        (newest, arrived) = (round, arrived + 1);
     }
     assert!(accepted <= newest, "broken promise: a lane that waited has lost nothing");
     if let Some(before) = before_urgent.filter(|_| 16 < accepted) {
@@ -525,7 +576,7 @@ async fn closed(mut peers: Vec<Peer>) {
 
 async fn closed_while_waiting(peers: Vec<Peer>) {
     let (transport, to) = (peers[0].transport.clone(), peers[1].server.clone());
-    stuff(&*transport, &to).await;
+    stuff(&*transport, &to, append_bulk).await;
     let waiting = tokio::spawn({
         let (transport, to) = (transport.clone(), to.clone());
         async move { while transport.send_entries(&to, append(1, &[])).await.is_ok() {} }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft::{
-    ApplyError, Config, Raft,
+    ApplyError, Config, Outcome, Raft,
     testing::{Cluster, Journal},
 };
 use tokio::{task::JoinSet, time::sleep};
@@ -55,6 +55,92 @@ async fn a_leader_without_a_majority_accepts_a_bounded_number_of_bytes() {
     }
     let accepted = fill(&leader, 1000).await;
     assert!((90..=120).contains(&accepted), "{accepted}");
+}
+
+/// A leader that takes no requests, whose queue has room for two commands of 4,000 bytes.
+async fn saturated() -> (Cluster, Raft<Journal>) {
+    let configure = |config| Config {
+        max_command_bytes: 5_000,
+        apply_queue_bytes: 10_000,
+        max_unapplied_entries: 1,
+        ..config
+    };
+    let cluster = Cluster::with_config(ABC, configure).await;
+    let leader = cluster.leader().await;
+    for follower in cluster.followers() {
+        cluster.disk(follower.id().as_str()).pause_writes();
+    }
+    tokio::spawn(leader.apply("taken"));
+    sleep(Duration::from_millis(1)).await;
+    (cluster, leader)
+}
+
+fn resume(cluster: &Cluster) {
+    for id in ABC {
+        cluster.disk(id).resume_writes();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_are_bounded_in_bytes() {
+    let (cluster, leader) = saturated().await;
+    let mut callers = JoinSet::new();
+    for _ in 0..10 {
+        let call = leader.apply_with_timeout(vec![0; 4000], Duration::from_millis(50));
+        callers.spawn(async move {
+            let result = tokio::time::timeout(Duration::from_millis(60), call).await;
+            matches!(result, Ok(Err(ApplyError::EnqueueTimeout { .. })))
+        });
+    }
+    let refused = callers.join_all().await.into_iter().filter(|refused| *refused).count();
+    assert_eq!(refused, 8, "two fit into the queue");
+    resume(&cluster);
+    leader.apply("afterwards").await.unwrap();
+    assert_eq!(cluster.journal(leader.id().as_str()).commands().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_request_does_not_overtake_a_large_one_that_waits_for_bytes() {
+    let (cluster, leader) = saturated().await;
+    let mut calls = JoinSet::new();
+    for command in [vec![1; 4000], vec![2; 4000], vec![3; 4000], vec![4; 1]] {
+        calls.spawn(leader.apply(command));
+        tokio::task::yield_now().await;
+    }
+    resume(&cluster);
+    for result in calls.join_all().await {
+        result.unwrap();
+    }
+    let commands = cluster.journal(leader.id().as_str()).commands();
+    let order: Vec<u8> = commands.iter().skip(1).map(|command| command[0]).collect();
+    assert_eq!(order, [1, 2, 3, 4]);
+}
+
+/// No bound of the queue says how large a batch may be, only that it enters alone.
+#[tokio::test(start_paused = true)]
+async fn a_batch_larger_than_the_queue_waits_until_it_is_empty() {
+    let (cluster, leader) = saturated().await;
+    let batch = || vec![Bytes::from(vec![0; 4000]); 10];
+    let first = leader.apply_batch(batch());
+    let second = tokio::spawn(leader.apply_batch(batch()));
+    sleep(Duration::from_secs(1)).await;
+    resume(&cluster);
+    assert_eq!(first.await.unwrap().len(), 10);
+    assert_eq!(second.await.unwrap().unwrap().len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_bytes_is_told_that_the_node_ends() {
+    let (_cluster, leader) = saturated().await;
+    let mut calls = JoinSet::new();
+    for _ in 0..3 {
+        calls.spawn(leader.apply(vec![0; 4000]));
+    }
+    sleep(Duration::from_millis(1)).await;
+    leader.shutdown().await;
+    for result in calls.join_all().await {
+        assert_eq!(result.unwrap_err().outcome(), Outcome::NotApplied);
+    }
 }
 
 #[tokio::test(start_paused = true)]

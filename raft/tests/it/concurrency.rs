@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use raft::{
-    ApplyError, Outcome, Raft,
+    ApplyError, Config, Observation, Outcome, Raft, SnapshotError,
     testing::{Cluster, Journal},
 };
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
 use tokio::{task::JoinSet, time::timeout};
 
 const ABC: [&str; 3] = ["a", "b", "c"];
@@ -86,4 +88,58 @@ async fn a_shutdown_under_load_answers_everybody() {
         // What was answered did happen, and what happened was answered or is unknown.
         assert!((applied..=applied + unknown as u64).contains(&happened));
     }
+}
+
+/// Snapshots are taken, sent and installed while the log is compacted to nothing under everybody's
+/// feet, and servers are cut off and come back all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_and_compaction_disturb_nobody() {
+    let configure = |config| Config {
+        trailing_logs: 0,
+        log_cache_bytes: 0,
+        max_append_bytes: 1 << 10,
+        snapshot_chunk_bytes: 1 << 10,
+        election_timeout: Duration::from_secs(2),
+        ..config
+    };
+    let cluster = Cluster::with_config(ABC, configure).await;
+    let installed = |seen: &Observation| matches!(seen, Observation::SnapshotInstalled { .. });
+    let observers: Vec<_> =
+        cluster.rafts().iter().map(|raft| raft.observe(1000, installed)).collect();
+    let mut dice = Pcg64Mcg::seed_from_u64(7);
+    for round in 0..60 {
+        let leader = timeout(FOR_EVER, cluster.leader()).await.expect("nobody leads");
+        let away = ABC[dice.random_range(0..3)];
+        if away != leader.id().as_str() {
+            cluster.network().disconnect(away);
+        }
+        let commands = (0..50).map(|number| format!("{round}/{number:050}").into()).collect();
+        match leader.apply_batch(commands).await {
+            Ok(_) | Err(ApplyError::LeadershipLost | ApplyError::NotLeader { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        let mut tasks = JoinSet::new();
+        for raft in cluster.rafts() {
+            tasks.spawn(async move { raft.snapshot().await.map(drop) });
+        }
+        if dice.random_range(0..2) == 0 {
+            tokio::time::sleep(Duration::from_millis(dice.random_range(0..20))).await;
+        }
+        cluster.network().connect(away);
+        for result in timeout(FOR_EVER, tasks.join_all()).await.expect("a snapshot hangs") {
+            match result {
+                Ok(()) | Err(SnapshotError::NothingNew | SnapshotError::Overtaken { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    timeout(FOR_EVER, cluster.converge()).await.expect("somebody was left behind");
+    for raft in cluster.rafts() {
+        assert!(raft.fatal().is_none(), "{:?}", raft.fatal());
+    }
+    let mut installs = 0;
+    for mut observer in observers {
+        installs += std::iter::from_fn(|| observer.try_recv()).count();
+    }
+    assert!(10 < installs, "only {installs} snapshots were installed");
 }

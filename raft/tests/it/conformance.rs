@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use raft::{
-    Entry, Fsm, FsmError, FsmSnapshot, Server, SnapshotReader, Transport,
+    Entry, FileSnapshotStore, Fsm, FsmError, FsmSnapshot, Server, SnapshotReader, Transport,
     inmem::{
         InmemDisk, InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore,
         InmemTransport,
@@ -41,6 +41,28 @@ async fn inmem_stable_store() {
 #[tokio::test]
 async fn inmem_snapshot_store() {
     snapshot_store_suite(|| async { InmemSnapshotStore::new() }).await;
+}
+
+/// A directory of its own for each store of a suite.
+async fn check_file_snapshot_store() {
+    let root = tempfile::tempdir().unwrap();
+    let mut number = 0;
+    snapshot_store_suite(|| {
+        number += 1;
+        let dir = root.path().join(number.to_string());
+        async move { FileSnapshotStore::open(dir, 2).unwrap() }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn file_snapshot_store() {
+    check_file_snapshot_store().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_snapshot_store_on_two_threads() {
+    check_file_snapshot_store().await;
 }
 
 fn cluster(network: &InmemNetwork, n: usize) -> Vec<(Server, Arc<dyn Transport>)> {

@@ -210,6 +210,7 @@ async fn answer(call: JoinHandle<String>) -> String {
 
 async fn check((name, kind, make): Call, end: End) {
     let case = format!("{name}, {end:?}");
+    eprintln!("{case}");
     let (cluster, leader) = stuck_leader(end).await;
     let call = tokio::spawn(make(leader.clone()));
     settle().await;

@@ -1,10 +1,13 @@
 //! Membership changes through the handle.
 
+use std::time::Duration;
+
 use raft::{
-    ConfigurationError, InvalidConfiguration, LogIndex, Message, Raft, Role, Server, ServerId,
-    Suffrage,
+    Config, ConfigurationError, Fatal, InvalidConfiguration, LogIndex, Message, Observation, Raft,
+    Role, Server, ServerId, Suffrage,
     testing::{Cluster, Journal},
 };
+use tokio::time::sleep;
 
 const ABC: [&str; 3] = ["a", "b", "c"];
 
@@ -163,6 +166,33 @@ async fn a_leader_removes_itself_and_the_others_go_on() {
     assert_eq!(cluster.journal(next.id().as_str()).commands(), ["x", "y"]);
 }
 
+/// The others need not wait for the disk of a leader that does not count itself any more: what they
+/// have committed is answered as soon as this disk has it, though it leads no longer by then.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_takes_its_own_vote_is_told_that_it_is_committed() {
+    for (servers, is_removal) in [(2, true), (2, false), (3, true), (3, false)] {
+        let cluster = Cluster::new(ABC.into_iter().take(servers)).await;
+        let leader = cluster.leader().await;
+        cluster.converge().await;
+        let id = leader.id().as_str();
+        cluster.disk(id).set_write_delay(Duration::from_millis(100));
+        let commands = leader.apply_batch(vec!["x".into(), "y".into()]);
+        let barrier = leader.barrier();
+        let change = async {
+            if is_removal {
+                leader.remove_server(id, None).await
+            } else {
+                leader.demote_voter(id, None).await
+            }
+        };
+        let (commands, barrier, change) = tokio::join!(commands, barrier, change);
+        assert_eq!(commands.unwrap().len(), 2, "{servers} servers");
+        assert_eq!(change.unwrap(), barrier.unwrap().next(), "{servers} servers");
+        assert_ne!(leader.role(), Role::Leader);
+        assert_eq!(cluster.journal(id).commands(), ["x", "y"]);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_configuration_survives_a_restart() {
     let mut cluster = Cluster::new(ABC).await;
@@ -184,4 +214,65 @@ async fn the_address_of_the_leader_follows_the_configuration() {
     leader.add_voter("d", "d", None).await.unwrap();
     cluster.converge().await;
     assert_eq!(added.leader().unwrap().address, Some(leader.id().as_str().into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_was_removed_ends() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let removed = cluster.followers()[0].clone();
+    let mut observer = removed.observe(10, |seen| matches!(seen, Observation::Removed { .. }));
+    let index = leader.remove_server(removed.id().clone(), None).await.unwrap();
+    assert!(matches!(removed.wait_applied(LogIndex(u64::MAX)).await, Err(Fatal::Removed)));
+    assert!(matches!(removed.shutdown().await, Fatal::Removed));
+    let seen = observer.recv().await;
+    assert_eq!(seen, Some(Observation::Removed { configuration_index: index }));
+    assert!(index <= removed.applied_index(), "it knows what it was removed by");
+    leader.apply("x").await.unwrap();
+    assert!(leader.fatal().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_removes_itself_answers_everybody_and_ends() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let before = leader.apply("before");
+    let removing = leader.remove_server(leader.id().clone(), None);
+    let after = {
+        let leader = leader.clone();
+        tokio::spawn(async move { leader.apply("after").await })
+    };
+    before.await.unwrap();
+    removing.await.unwrap();
+    let _ = after.await.unwrap();
+    assert!(matches!(leader.shutdown().await, Fatal::Removed));
+    let rest =
+        cluster.rafts().into_iter().filter(|raft| raft.fatal().is_none()).collect::<Vec<_>>();
+    assert_eq!(rest.len(), 2);
+    cluster.leader_among(&rest).await.apply("x").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_was_removed_goes_on_if_it_is_told_to() {
+    let configure = |config| Config { shutdown_on_remove: false, ..config };
+    let cluster = Cluster::with_config(ABC, configure).await;
+    let leader = cluster.leader().await;
+    let removed = cluster.followers()[0].clone();
+    leader.remove_server(removed.id().clone(), None).await.unwrap();
+    leader.remove_server(leader.id().clone(), None).await.unwrap();
+    sleep(Duration::from_secs(20)).await;
+    assert!(removed.fatal().is_none() && leader.fatal().is_none());
+    assert_eq!((removed.role(), leader.role()), (Role::Follower, Role::Follower));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_demotion_ends_nobody() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let demoted = cluster.followers()[0].clone();
+    leader.demote_voter(demoted.id().clone(), None).await.unwrap();
+    leader.demote_voter(leader.id().clone(), None).await.unwrap();
+    sleep(Duration::from_secs(20)).await;
+    cluster.converge().await;
+    assert!(demoted.fatal().is_none() && leader.fatal().is_none());
 }

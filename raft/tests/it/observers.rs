@@ -1,5 +1,11 @@
 //! What observers are told, and that they hold nothing up.
 
+use std::{
+    sync::{Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
 use raft::{Message, Observation, Role, testing::Cluster};
 
 const ABC: [&str; 3] = ["a", "b", "c"];
@@ -76,10 +82,57 @@ async fn a_lost_peer_is_reported_once_and_its_return_too() {
     });
     cluster.network().disconnect(peer.as_str());
     assert_eq!(observer.recv().await, Some(Observation::PeerLost { peer: peer.clone() }));
-    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(observer.try_recv(), None);
     cluster.network().connect(peer.as_str());
     assert_eq!(observer.recv().await, Some(Observation::PeerRegained { peer }));
+}
+
+/// A filter runs on the task that owns consensus. It called back into the list of observers, whose
+/// lock that task held.
+#[test]
+fn a_filter_may_begin_and_end_observations() {
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let cluster = Cluster::new(["a"]).await;
+            let leader = cluster.leader().await;
+            let kept = Mutex::new(vec![leader.observe(1, |_| true)]);
+            let handle = leader.clone();
+            let mut observer = leader.observe(100, move |_| {
+                let begun = handle.observe(1, |_| true);
+                let ended = std::mem::replace(&mut *kept.lock().unwrap(), vec![begun]);
+                drop(ended);
+                true
+            });
+            leader.add_nonvoter("b", "b", None).await.unwrap();
+            leader.remove_server("b", None).await.unwrap();
+            assert!(observer.try_recv().is_some());
+            assert_eq!(observer.dropped(), 0);
+            leader.shutdown().await;
+        });
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(Duration::from_secs(30)).expect("a filter waits for ever, or failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_that_panics_ends_its_own_observation_only() {
+    let cluster = Cluster::new(["a"]).await;
+    let leader = cluster.leader().await;
+    let is_change = |seen: &Observation| matches!(seen, Observation::ConfigurationChanged { .. });
+    let mut before = leader.observe(10, is_change);
+    let mut panics = leader.observe(10, |_| panic!("planted: a filter panics"));
+    let mut after = leader.observe(10, is_change);
+    leader.add_nonvoter("b", "b", None).await.unwrap();
+    leader.remove_server("b", None).await.unwrap();
+    assert_eq!(panics.recv().await, None);
+    for observer in [&mut before, &mut after] {
+        assert!(observer.try_recv().is_some());
+        assert!(observer.try_recv().is_some());
+    }
+    assert!(leader.fatal().is_none());
 }
 
 #[tokio::test(start_paused = true)]

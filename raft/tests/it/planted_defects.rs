@@ -166,6 +166,8 @@ enum SnapshotDefect {
     OrdersByIndex,
     VisibleAtOnce,
     OpensAnything,
+    IgnoresTheOffset,
+    ReadsNothingBeyondTheEnd,
 }
 
 struct DefectiveSnapshots {
@@ -204,6 +206,21 @@ impl SnapshotStore for DefectiveSnapshots {
             (_, opened) => opened,
         }
     }
+
+    async fn open_at(
+        &self,
+        id: &SnapshotId,
+        offset: u64,
+    ) -> Result<(SnapshotMeta, SnapshotReader), StoreError> {
+        let (meta, all) = self.open(id).await?;
+        match self.defect {
+            SnapshotDefect::IgnoresTheOffset => Ok((meta, all)),
+            SnapshotDefect::ReadsNothingBeyondTheEnd if meta.size_bytes < offset => {
+                Ok((meta, Box::new(tokio::io::empty())))
+            }
+            _ => self.inner.open_at(id, offset).await,
+        }
+    }
 }
 
 #[tokio::test]
@@ -212,6 +229,8 @@ async fn defects_of_a_snapshot_store_are_found() {
         (SnapshotDefect::OrdersByIndex, "newest first, term before index"),
         (SnapshotDefect::VisibleAtOnce, "a snapshot is invisible until it is finished (begun)"),
         (SnapshotDefect::OpensAnything, "opening an unknown snapshot is NotFound"),
+        (SnapshotDefect::IgnoresTheOffset, "from an offset on, the bytes are those written"),
+        (SnapshotDefect::ReadsNothingBeyondTheEnd, "an offset beyond the end is Refused"),
     ] {
         let fresh =
             move || async move { DefectiveSnapshots { inner: InmemSnapshotStore::new(), defect } };
@@ -224,6 +243,7 @@ enum TransportDefect {
     StartsTwice,
     Swaps,
     Loses,
+    CutsPieces,
     SendsWhenClosed,
     SpeaksOfThePeer,
 }
@@ -258,7 +278,12 @@ impl Transport for DefectiveTransport {
         }
     }
 
-    async fn send_entries(&self, to: &Server, message: Message) -> Result<(), TransportError> {
+    async fn send_entries(&self, to: &Server, mut message: Message) -> Result<(), TransportError> {
+        if let (TransportDefect::CutsPieces, Message::InstallSnapshot(piece)) =
+            (self.defect, &mut message)
+        {
+            piece.data.truncate(1 << 19);
+        }
         let number = {
             let mut sent = self.sent.lock();
             *sent += 1;
@@ -292,6 +317,7 @@ async fn defects_of_a_transport_are_found() {
         (TransportDefect::StartsTwice, "a second start is refused"),
         (TransportDefect::Swaps, "the entries lane keeps its order"),
         (TransportDefect::Loses, "the entries lane keeps its order"),
+        (TransportDefect::CutsPieces, "a large message arrives unchanged"),
         (TransportDefect::SendsWhenClosed, "sending over a closed transport is Closed"),
         (TransportDefect::SpeaksOfThePeer, "a peer that is not there is Unreachable"),
     ] {

@@ -45,7 +45,7 @@ async fn the_state_comes_from_the_snapshot_and_the_rest_from_the_log() {
     let mut cluster = Cluster::new(["a"]).await;
     let leader = cluster.leader().await;
     let applied = leader.apply("x").await.unwrap();
-    let meta = leader.snapshot().await.unwrap();
+    let meta = leader.snapshot().await.unwrap().meta;
     assert_eq!((meta.last.index, meta.last.term), (applied.index, leader.term()));
     assert_eq!(meta.configuration.configuration.to_string(), "a");
     leader.apply("y").await.unwrap();
@@ -169,7 +169,7 @@ async fn two_snapshots() -> (Cluster, LogIndex) {
     let mut cluster = Cluster::new(["a"]).await;
     let leader = cluster.leader().await;
     leader.apply("x").await.unwrap();
-    let first = leader.snapshot().await.unwrap().last.index;
+    let first = leader.snapshot().await.unwrap().meta.last.index;
     leader.apply("y").await.unwrap();
     leader.snapshot().await.unwrap();
     cluster.stop("a").await;
@@ -242,4 +242,26 @@ async fn a_start_on_an_address_in_use_is_refused_and_leaves_nothing_running() {
     assert!(matches!(second, Err(StartError::Transport(_))), "{second:?}");
     cluster.restart("a").await;
     cluster.leader().await.apply("x").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_noted_as_committed_is_applied_before_anybody_leads() {
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    for number in 0..20 {
+        leader.apply(format!("{number}")).await.unwrap();
+    }
+    cluster.converge().await;
+    cluster.shutdown().await;
+    for id in ABC {
+        let raft = cluster.start(id).await;
+        let (log, _, _) = cluster.stores(id);
+        let noted = raft::LogStore::reader(&log).noted_commit().await.unwrap().unwrap();
+        raft.wait_applied(noted).await.unwrap();
+        assert_eq!(raft.leader(), None);
+        let commands = cluster.journal(id).commands().len();
+        assert!(19 <= commands, "{id} knows of {commands}");
+        assert_eq!(raft.commit_index(), noted);
+        cluster.stop(id).await;
+    }
 }

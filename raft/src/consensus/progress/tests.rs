@@ -86,6 +86,30 @@ fn window_counts_messages() {
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((8, 9)));
 }
 
+/// A network that reorders has nearly all of a window refused. If the next one were as large, each
+/// entry would be sent as often as the window has messages.
+#[test]
+fn refused_window_shrinks_and_grows_with_answers() {
+    let (log, rules) = (log(60), rules(1, 8));
+    let mut progress = replicating(0);
+    let mut windows = Vec::new();
+    for round in 1..6 {
+        let sent = std::iter::from_fn(|| send(&mut progress, &log, &rules, at(0))).count();
+        windows.push(sent);
+        assert!(progress.conflict(round, round, progress.next_index.prev(), LogIndex(0)));
+        assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((round - 1, round)), "a probe");
+        progress.matched(LogIndex(round), LogIndex(1));
+    }
+    assert_eq!(windows, [8, 4, 2, 1, 1]);
+    windows.clear();
+    for _ in 0..5 {
+        while send(&mut progress, &log, &rules, at(0)).is_some() {}
+        windows.push(progress.inflight());
+        progress.matched(progress.next_index.prev(), LogIndex(1));
+    }
+    assert_eq!(windows, [1, 2, 4, 8, 8], "twice as many in each round trip");
+}
+
 #[test]
 fn window_counts_bytes() {
     let log = log(9);

@@ -66,10 +66,9 @@ impl World {
                     None => Ok(()),
                 }
             }
-            Action::SteppedDown => {
+            Action::SteppedDown { committed } => {
                 if let Some(alive) = &mut self.servers[server].alive {
-                    let commit_index = alive.core.commit_index();
-                    self.stats.lost += alive.requests.stepped_down(commit_index);
+                    self.stats.lost += alive.requests.stepped_down(committed);
                     self.stats.unverified += alive.reads.end();
                 }
                 Ok(())
@@ -79,6 +78,10 @@ impl World {
     }
 
     fn observe(&mut self, server: usize, observation: &Observation) -> Check {
+        ensure!(
+            !matches!(observation, Observation::PeerLostEntries { .. }),
+            "law 7: a disk has lost what was acknowledged: {observation:?}"
+        );
         let Observation::RoleChanged { role, term } = observation else { return Ok(()) };
         let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         if *role != Role::Leader {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    cluster::{Cluster, command, configuration, log_of, n, rules},
+    cluster::{Cluster, Filter, command, configuration, log_of, n, rules},
     messages::{
         append, append_entries, conflict, entry, heartbeat, heartbeat_reply, matched, pre_vote,
         pre_vote_reply, stale_term, timeout_now, transfer_vote, vote, vote_reply,
@@ -999,12 +999,49 @@ mod replication {
     }
 
     /// etcd #10166, TiKV #7353: a server that has lost durable data went on. The leader knows what
-    /// it had; the first heartbeat shows the loss.
+    /// it had; the first heartbeat shows the loss, and it counts for no commit any more.
     #[test]
-    #[should_panic(expected = "lost entries it acknowledged")]
     fn lost_data_is_detected_at_first_contact() {
-        let mut cluster = follower(2, &[1]);
-        cluster.tell(&n(2), &n(1), heartbeat(2, 9, 3));
+        let mut cluster = led(3, 0);
+        let log = log_of(&configuration(3, 0), &[1]);
+        cluster.set_disk(&n(2), 2, None, log);
+        cluster.run(2 * HEARTBEAT);
+        let lost = "n1 observe PeerLostEntries { peer: \"n2\" }";
+        let trace = cluster.take_trace();
+        assert_eq!(trace.iter().filter(|line| *line == lost).count(), 1, "{trace:#?}");
+        cluster.crash(&n(3));
+        let index = cluster.propose(&n(1), "x");
+        cluster.run(2 * HEARTBEAT);
+        assert!(cluster.core(&n(1)).commit_index() < index);
+        assert_eq!(cluster.core(&n(2)).last(), LogId::new(1, 1), "it is sent nothing");
+        assert_eq!(cluster.core(&n(2)).commit_index(), LogIndex::ZERO);
+    }
+
+    /// A restart alone loses nothing, and is not taken for a loss: the leader vouches again for what
+    /// the server had, which then learns what is committed, without a new entry.
+    #[test]
+    fn a_restart_is_not_taken_for_a_loss() {
+        let mut cluster = led(3, 0);
+        cluster.crash(&n(2));
+        cluster.restart(&n(2));
+        cluster.run(2 * HEARTBEAT);
+        assert_eq!(cluster.core(&n(2)).commit_index(), LogIndex(2));
+        let trace = cluster.take_trace();
+        assert!(!trace.iter().any(|line| line.contains("PeerLostEntries")), "{trace:#?}");
+    }
+
+    /// The same while questions are asked faster than they are answered.
+    #[test]
+    fn a_restarted_server_learns_what_is_committed_also_from_late_answers() {
+        let mut cluster = led(3, 0);
+        cluster.crash(&n(2));
+        cluster.restart(&n(2));
+        for _ in 0..20 {
+            verify(&mut cluster, &n(1));
+            verify(&mut cluster, &n(1));
+            cluster.deliver(&Filter::default(), 3);
+        }
+        assert_eq!(cluster.core(&n(2)).commit_index(), LogIndex(2));
     }
 
     /// The leader's side of it: a conflict below what has matched moves nothing.
@@ -1102,7 +1139,7 @@ mod replication {
         cluster.propose(&n(1), "a");
         cluster.pool.clear();
         cluster.propose(&n(1), "b");
-        cluster.deliver(&super::super::cluster::Filter::default(), usize::MAX);
+        cluster.deliver(&Filter::default(), usize::MAX);
         cluster.run(2 * HEARTBEAT);
         assert_eq!(match_index(&cluster, &n(1), &n(2)), 4);
     }

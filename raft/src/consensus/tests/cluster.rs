@@ -271,7 +271,7 @@ impl Cluster {
             Action::SetPeers(_)
             | Action::Verified { .. }
             | Action::TransferDone(_)
-            | Action::SteppedDown
+            | Action::SteppedDown { .. }
             | Action::Observe(_) => {}
         }
     }

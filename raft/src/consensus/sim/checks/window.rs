@@ -75,6 +75,7 @@ mod tests {
             last_contact: Duration::ZERO,
             inflight,
             snapshot_received_bytes: None,
+            snapshot_size_bytes: None,
         };
         let check = |peer| peers(&[peer], LogIndex(5), &rules());
         check(peer(3, 6, 2)).unwrap();

@@ -1,0 +1,252 @@
+//! `receive_snapshot`: writes the snapshot that a leader sends into the snapshot store, piece by
+//! piece, and tells `run` how far it has come.
+//!
+//! One transfer at a time, known by its sender, the last entry it covers, its configuration and its
+//! size. Pieces are kept in order only; whatever else comes (a duplicate, a piece after a gap, one
+//! that is damaged) is answered with the offset that is wanted next. What has arrived stays when the
+//! connection breaks, so the same leader goes on where it was; it is given up when another transfer
+//! begins, or when nothing has come for [`PATIENCE`].
+//!
+//! Nothing here ends the node. A store that fails (a full disk) and a sender that contradicts itself
+//! are refused, with one warning; the leader tries again later. The state machine and the log are
+//! not touched before all of the snapshot is durable.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{io::AsyncWriteExt, sync::mpsc};
+
+use super::{clock::within, metrics::Metrics, shared::Shared};
+use crate::{
+    configuration::{IndexedConfiguration, ServerId},
+    consensus::{ReceiptStep, SnapshotReceipt},
+    error::{Fatal, StoreError},
+    log::{LogId, Term},
+    observer::Observation,
+    rpc::InstallSnapshotRequest,
+    snapshot::{SnapshotSink, SnapshotStore},
+    status::SnapshotProgress,
+};
+
+/// Pieces that wait to be written at most. What comes beyond that is dropped, and sent again.
+pub(super) const PIECES_MAX: usize = 16;
+
+/// How long a transfer may stand still before what has arrived of it is given up.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A piece, and who sent it.
+pub(super) struct Piece {
+    pub(super) from: ServerId,
+    pub(super) piece: InstallSnapshotRequest,
+}
+
+pub(super) struct ReceiveSnapshot {
+    pub(super) store: Arc<dyn SnapshotStore>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: Metrics,
+    transfer: Option<Transfer>,
+    /// The snapshot received last: its leader may not have heard of it.
+    complete: Option<(LogId, IndexedConfiguration)>,
+    /// Whether it was said already that snapshots cannot be received.
+    has_warned: bool,
+}
+
+/// A snapshot of which some has arrived.
+struct Transfer {
+    from: ServerId,
+    last: LogId,
+    configuration: IndexedConfiguration,
+    size_bytes: u64,
+    /// Under which numbers the leader sent it last.
+    term: Term,
+    number: u64,
+    sink: Box<dyn SnapshotSink>,
+    received: u64,
+}
+
+impl Transfer {
+    fn is_of(&self, from: &ServerId, piece: &InstallSnapshotRequest) -> bool {
+        self.from == *from
+            && self.last == piece.last
+            && self.size_bytes == piece.size_bytes
+            && self.configuration == piece.configuration
+    }
+}
+
+/// Why a piece, and the transfer with it, is refused.
+enum Refused {
+    /// The sender contradicts itself.
+    Lie(&'static str),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl ReceiveSnapshot {
+    pub(super) fn new(
+        store: Arc<dyn SnapshotStore>,
+        shared: Arc<Shared>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { store, shared, metrics, transfer: None, complete: None, has_warned: false }
+    }
+
+    /// Runs until `run` is gone; then whatever has arrived is given up.
+    pub(super) async fn run(mut self, mut pieces: mpsc::Receiver<Piece>) -> Result<(), Fatal> {
+        loop {
+            let next = if self.transfer.is_some() {
+                within(PATIENCE, pieces.recv()).await
+            } else {
+                Some(pieces.recv().await)
+            };
+            match next {
+                Some(Some(Piece { from, piece })) => self.take(from, piece).await,
+                Some(None) => return Ok(()),
+                None => self.give_up().await,
+            }
+        }
+    }
+
+    /// Keeps a piece if it is the next one, and reports what is wanted then.
+    async fn take(&mut self, from: ServerId, piece: InstallSnapshotRequest) {
+        let (term, transfer) = (piece.term, piece.transfer);
+        if self.transfer.as_ref().is_some_and(|known| {
+            known.from == from && (term, transfer) < (known.term, known.number)
+        }) {
+            // Late: the leader itself has replaced this transfer.
+            return;
+        }
+        let step = match self.keep(&from, piece).await {
+            Ok(step) => step,
+            Err(refused) => {
+                self.give_up().await;
+                self.warn(&from, &refused);
+                ReceiptStep::Refused
+            }
+        };
+        self.shared.snapshot_receipt(SnapshotReceipt { from, term, transfer, step });
+    }
+
+    async fn keep(
+        &mut self,
+        from: &ServerId,
+        piece: InstallSnapshotRequest,
+    ) -> Result<ReceiptStep, Refused> {
+        if let Some((last, configuration)) = &self.complete
+            && *last == piece.last
+        {
+            let configuration = configuration.clone();
+            return Ok(ReceiptStep::Complete { last: *last, configuration });
+        }
+        let is_known = self.transfer.as_ref().is_some_and(|known| known.is_of(from, &piece));
+        let same_number = |known: &Transfer| {
+            known.from == *from && (known.term, known.number) == (piece.term, piece.transfer)
+        };
+        if !is_known && self.transfer.as_ref().is_some_and(same_number) {
+            return Err(Refused::Lie("the description of the snapshot changes on the way"));
+        }
+        if piece.size_bytes < piece.end() {
+            return Err(Refused::Lie("there are more bytes than the snapshot has"));
+        }
+        let received =
+            self.transfer.as_ref().filter(|_| is_known).map_or(0, |known| known.received);
+        let is_intact = crc32fast::hash(&piece.data) == piece.checksum;
+        if !is_intact || piece.offset != received {
+            return Ok(ReceiptStep::Received { next_offset: received });
+        }
+        if !is_known {
+            self.begin(from, &piece).await?;
+        }
+        self.write(&piece).await
+    }
+
+    /// Begins a transfer, in the place of whatever was being received.
+    async fn begin(
+        &mut self,
+        from: &ServerId,
+        piece: &InstallSnapshotRequest,
+    ) -> Result<(), StoreError> {
+        self.give_up().await;
+        let sink = self.store.create(piece.last, piece.configuration.clone()).await?;
+        let (server, last, size_bytes) = (&self.shared.id, piece.last, piece.size_bytes);
+        tracing::info!(%server, %from, %last, size_bytes, "receiving a snapshot");
+        self.transfer = Some(Transfer {
+            from: from.clone(),
+            last,
+            configuration: piece.configuration.clone(),
+            size_bytes,
+            term: piece.term,
+            number: piece.transfer,
+            sink,
+            received: 0,
+        });
+        Ok(())
+    }
+
+    /// Writes the piece that comes next, and finishes the snapshot if it is the last one.
+    async fn write(&mut self, piece: &InstallSnapshotRequest) -> Result<ReceiptStep, Refused> {
+        let Some(transfer) = &mut self.transfer else {
+            return Ok(ReceiptStep::Received { next_offset: 0 });
+        };
+        (transfer.term, transfer.number) = (piece.term, piece.transfer);
+        let written = transfer.sink.write_all(&piece.data).await;
+        let context = |error| StoreError::io("writing a received snapshot", error);
+        written.map_err(context)?;
+        transfer.received = piece.end();
+        let (received, is_whole) = (transfer.received, transfer.received == transfer.size_bytes);
+        self.metrics.snapshot_received(piece.data.len() as u64);
+        self.show();
+        if !is_whole {
+            return Ok(ReceiptStep::Received { next_offset: received });
+        }
+        let Some(Transfer { sink, .. }) = self.transfer.take() else {
+            return Ok(ReceiptStep::Received { next_offset: 0 });
+        };
+        self.show();
+        let meta = sink.finish().await?;
+        self.has_warned = false;
+        self.complete = Some((meta.last, meta.configuration.clone()));
+        Ok(ReceiptStep::Complete { last: meta.last, configuration: meta.configuration })
+    }
+
+    async fn give_up(&mut self) {
+        if let Some(Transfer { sink, .. }) = self.transfer.take() {
+            sink.cancel().await;
+            self.show();
+        }
+    }
+
+    /// Shows how far the transfer has come.
+    fn show(&self) {
+        let Self { shared, transfer, .. } = self;
+        *shared.published.receiving.lock() = transfer.as_ref().map(|transfer| SnapshotProgress {
+            last: transfer.last,
+            bytes: transfer.received,
+            size_bytes: Some(transfer.size_bytes),
+        });
+        if let Some(transfer) = transfer
+            && !shared.observers.is_empty()
+        {
+            shared.observers.notify(&Observation::SnapshotReceiving {
+                from: transfer.from.clone(),
+                last: transfer.last,
+                received_bytes: transfer.received,
+                size_bytes: transfer.size_bytes,
+            });
+        }
+    }
+
+    fn warn(&mut self, from: &ServerId, refused: &Refused) {
+        if std::mem::replace(&mut self.has_warned, true) {
+            return;
+        }
+        let server = &self.shared.id;
+        match refused {
+            Refused::Lie(reason) => tracing::warn!(%server, %from, reason, "snapshot refused"),
+            Refused::Store(error) => tracing::warn!(%server, %from, %error, "snapshot refused"),
+        }
+    }
+}

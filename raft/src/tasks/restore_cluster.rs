@@ -1,0 +1,89 @@
+//! `restore_cluster`: copies the data of a user's restore into the snapshot store. A task that exists
+//! only as long as the copying does; the leader leads on meanwhile.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+
+use super::{peers::AbortOnDrop, request::RestoreData, shared::Shared};
+use crate::{
+    configuration::IndexedConfiguration,
+    error::{Fatal, RestoreError},
+    future::Responder,
+    log::{LogId, LogIndex},
+    snapshot::SnapshotStore,
+};
+
+/// Bytes copied at once.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// A restore under way, as `run` sees it. Dropping it ends the copying.
+pub(super) struct Restoring {
+    /// Where the snapshot will end.
+    pub(super) last: LogId,
+    pub(super) responder: Responder<LogIndex, RestoreError>,
+    pub(super) _task: AbortOnDrop,
+}
+
+pub(super) struct RestoreCluster {
+    pub(super) store: Arc<dyn SnapshotStore>,
+    pub(super) shared: Arc<Shared>,
+    /// Where the snapshot has to end.
+    pub(super) last: LogId,
+    pub(super) configuration: IndexedConfiguration,
+    pub(super) data: RestoreData,
+}
+
+impl RestoreCluster {
+    /// Runs until all data is durable, or cannot be had, and tells `run`.
+    pub(super) async fn run(self) -> Result<(), Fatal> {
+        let Self { store, shared, last, configuration, data } = self;
+        let copied = copy(&*store, last, configuration, data).await;
+        if let Err(error) = &copied {
+            tracing::warn!(server = %shared.id, %error, "the cluster is not restored");
+        }
+        shared.restore_copied(last, copied);
+        Ok(())
+    }
+}
+
+async fn copy(
+    store: &dyn SnapshotStore,
+    last: LogId,
+    configuration: IndexedConfiguration,
+    RestoreData { mut reader, size_bytes, .. }: RestoreData,
+) -> Result<(), RestoreError> {
+    let mut sink = store.create(last, configuration).await?;
+    let written = async {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut total = 0;
+        loop {
+            let count = read(&mut reader, &mut buffer).await?;
+            if count == 0 {
+                break;
+            }
+            total += count as u64;
+            let data = buffer.get(..count).unwrap_or_default();
+            sink.write_all(data).await.map_err(|error| RestoreError::store("write", error))?;
+        }
+        sink.flush().await.map_err(|error| RestoreError::store("write", error))?;
+        if size_bytes != total {
+            return Err(RestoreError::Size { expected_bytes: size_bytes, bytes: total });
+        }
+        Ok(())
+    };
+    match written.await {
+        Ok(()) => sink.finish().await.map(drop).map_err(RestoreError::Store),
+        Err(error) => {
+            sink.cancel().await;
+            Err(error)
+        }
+    }
+}
+
+async fn read(
+    reader: &mut (impl AsyncRead + Unpin),
+    buffer: &mut [u8],
+) -> Result<usize, RestoreError> {
+    reader.read(buffer).await.map_err(|error| RestoreError::Read { reason: error.to_string() })
+}

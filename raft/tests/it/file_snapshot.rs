@@ -1,0 +1,125 @@
+//! A server on snapshots in files: what it starts from, and when it refuses to.
+
+use std::{fs, path::Path, sync::Arc};
+
+use raft::{
+    Config, Configuration, FileSnapshotStore, LogStore, Raft, Server, SnapshotMeta, StartError,
+    inmem::{InmemLogStore, InmemNetwork, InmemStableStore},
+    testing::Journal,
+};
+use tempfile::TempDir;
+
+/// What a server leaves behind.
+struct Stores {
+    log: InmemLogStore,
+    stable: InmemStableStore,
+    snapshots: TempDir,
+}
+
+impl Stores {
+    async fn start(&self) -> Result<(Raft<Journal>, Journal), StartError> {
+        let journal = Journal::default();
+        let snapshots = FileSnapshotStore::open(&self.snapshots, 2)?;
+        let raft = Raft::new(
+            Config::new("a"),
+            journal.clone(),
+            self.log.clone(),
+            self.stable.clone(),
+            Arc::new(snapshots),
+            InmemNetwork::new().transport("a"),
+        )
+        .await?;
+        Ok((raft, journal))
+    }
+
+    fn damage(&self, meta: &SnapshotMeta, file: &str) {
+        let path = self.snapshots.path().join(meta.id.as_str()).join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// A stopped server with the commands x, y and z, and a snapshot after each of the first two.
+async fn two_snapshots() -> (Stores, [SnapshotMeta; 2]) {
+    let stores = Stores {
+        log: InmemLogStore::new(),
+        stable: InmemStableStore::new(),
+        snapshots: tempfile::tempdir().unwrap(),
+    };
+    let (raft, _) = stores.start().await.unwrap();
+    raft.bootstrap_cluster(Configuration::new([Server::voter("a", "a")])).await.unwrap();
+    raft.leader_changes().wait_for(Option::is_some).await.unwrap();
+    raft.apply("x").await.unwrap();
+    let first = raft.snapshot().await.unwrap().meta;
+    raft.apply("y").await.unwrap();
+    let second = raft.snapshot().await.unwrap().meta;
+    raft.apply("z").await.unwrap();
+    raft.shutdown().await;
+    drop(raft);
+    (stores, [first, second])
+}
+
+async fn assert_recovers(stores: &Stores, from: &SnapshotMeta) {
+    let (raft, journal) = stores.start().await.unwrap();
+    assert_eq!(raft.applied_index(), from.last.index);
+    raft.leader_changes().wait_for(Option::is_some).await.unwrap();
+    raft.barrier().await.unwrap();
+    assert_eq!(journal.commands(), ["x", "y", "z"]);
+    raft.shutdown().await;
+}
+
+fn is_there(path: &Path) -> bool {
+    path.try_exists().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_starts_from_the_newest_snapshot() {
+    let (stores, [_, second]) = two_snapshots().await;
+    assert_recovers(&stores, &second).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_starts_from_an_older_snapshot_and_the_log_when_the_newest_is_damaged() {
+    for file in ["data", "meta"] {
+        let (stores, [first, second]) = two_snapshots().await;
+        stores.damage(&second, file);
+        assert_recovers(&stores, &first).await;
+    }
+}
+
+/// Law 7: the damaged snapshot alone stands for what the log has lost.
+#[tokio::test(start_paused = true)]
+async fn a_server_whose_log_needs_the_damaged_snapshot_does_not_start_without_it() {
+    for file in ["data", "meta"] {
+        let (mut stores, [first, second]) = two_snapshots().await;
+        stores.damage(&second, file);
+        // The log ends before what the damaged snapshot covers, and has no gap by itself.
+        stores.log.truncate_suffix(first.last.index.next()).await.unwrap();
+        let error = stores.start().await.err().unwrap();
+        assert!(matches!(error, StartError::Store(_)), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("only a newer snapshot stands for"), "{text}");
+        assert!(is_there(&stores.snapshots.path().join(second.id.as_str())), "it is kept");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_any_usable_snapshot_does_not_start() {
+    let (stores, [first, second]) = two_snapshots().await;
+    stores.damage(&first, "meta");
+    stores.damage(&second, "meta");
+    let error = stores.start().await.err().unwrap();
+    let StartError::Snapshot { tried: 2, reason } = &error else { panic!("{error}") };
+    assert!(reason.contains(second.id.as_str()), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stores_with_only_a_damaged_snapshot_are_not_bootstrapped_again() {
+    let (stores, [first, second]) = two_snapshots().await;
+    stores.damage(&first, "meta");
+    stores.damage(&second, "meta");
+    let snapshots = FileSnapshotStore::open(&stores.snapshots, 2).unwrap();
+    let (log, mut stable) = (InmemLogStore::new(), InmemStableStore::new());
+    assert!(raft::has_existing_state(&log, &mut stable, &snapshots).await.unwrap());
+}
