@@ -116,7 +116,6 @@ impl Node {
             | Action::Verified { .. }
             | Action::TransferDone(_)
             | Action::SteppedDown { .. }
-            | Action::Restored
             | Action::Observe(_) => {}
         }
     }
