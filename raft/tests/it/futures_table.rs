@@ -5,7 +5,7 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use raft::{
-    BootstrapError, Configuration, Message, Raft, Role, Server,
+    BootstrapError, Config, Configuration, Message, Raft, ReloadError, Role, Server,
     testing::{Cluster, Journal},
 };
 use tokio::{
@@ -60,9 +60,16 @@ fn bootstrap_error(error: BootstrapError) -> String {
     }
 }
 
+fn reload_error(error: ReloadError) -> String {
+    match error {
+        ReloadError::Stopped(fatal) => end(&fatal),
+        other => format!("unexpected: {other}"),
+    }
+}
+
 type Call = (&'static str, Kind, fn(Raft<Journal>) -> Answer);
 
-const CALLS: [Call; 15] = [
+const CALLS: [Call; 16] = [
     ("apply", Kind::Command, |raft| ask(raft.apply("x"), apply_error)),
     ("apply_batch", Kind::Command, |raft| ask(raft.apply_batch(vec!["y".into(); 3]), apply_error)),
     ("barrier", Kind::Command, |raft| ask(raft.barrier(), apply_error)),
@@ -95,6 +102,10 @@ const CALLS: [Call; 15] = [
     }),
     ("snapshot", Kind::Snapshot, |raft| ask(async move { raft.snapshot().await }, snapshot_error)),
     ("status", Kind::Status, |raft| ask(async move { raft.status().await }, |it| end(&it))),
+    ("reload_config", Kind::Status, |raft| {
+        let config = Config { trailing_logs: 7, ..Config::clone(&raft.config()) };
+        ask(async move { raft.reload_config(config).await }, reload_error)
+    }),
     ("wait_applied", Kind::Waiting, |raft| {
         let next = raft.last_index().next();
         ask(async move { raft.wait_applied(next).await }, |it| end(&it))
