@@ -120,6 +120,13 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// [`StoreError`] when the store cannot be read.
     async fn list(&self) -> Result<Vec<SnapshotMeta>, StoreError>;
 
+    /// Removes a finished snapshot: it stands for nothing. Nothing to remove is not an error.
+    /// **Durable when it returns `Ok`.**
+    ///
+    /// # Errors
+    /// [`StoreError`] when it could not be removed.
+    async fn remove(&self, id: &SnapshotId) -> Result<(), StoreError>;
+
     /// Opens a finished snapshot.
     ///
     /// # Errors

@@ -122,6 +122,12 @@ impl SnapshotStore for InmemSnapshotStore {
         Ok(self.shared.finished.lock().iter().map(|snapshot| snapshot.meta.clone()).collect())
     }
 
+    async fn remove(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.shared.disk.write("a snapshot").await?;
+        self.shared.finished.lock().retain(|snapshot| snapshot.meta.id != *id);
+        Ok(())
+    }
+
     async fn open(&self, id: &SnapshotId) -> Result<(SnapshotMeta, SnapshotReader), StoreError> {
         self.shared.disk.read("the snapshots")?;
         let finished = self.shared.finished.lock();

@@ -11,7 +11,7 @@ use crate::{
     error::{Fatal, RestoreError},
     future::Responder,
     log::{LogId, LogIndex},
-    snapshot::SnapshotStore,
+    snapshot::{SnapshotId, SnapshotStore},
 };
 
 /// Bytes copied at once.
@@ -47,12 +47,25 @@ impl RestoreCluster {
     }
 }
 
+/// Removes the snapshot of a restore that came to nothing: it must not be taken for a state of this
+/// cluster.
+pub(super) async fn withdraw(
+    store: Arc<dyn SnapshotStore>,
+    shared: Arc<Shared>,
+    id: SnapshotId,
+) -> Result<(), Fatal> {
+    if let Err(error) = store.remove(&id).await {
+        tracing::error!(server = %shared.id, %id, %error, "remove this snapshot by hand");
+    }
+    Ok(())
+}
+
 async fn copy(
     store: &dyn SnapshotStore,
     last: LogId,
     configuration: IndexedConfiguration,
     RestoreData { mut reader, size_bytes, .. }: RestoreData,
-) -> Result<(), RestoreError> {
+) -> Result<SnapshotId, RestoreError> {
     let mut sink = store.create(last, configuration).await?;
     let written = async {
         let mut buffer = vec![0; BUFFER_BYTES];
@@ -73,7 +86,7 @@ async fn copy(
         Ok(())
     };
     match written.await {
-        Ok(()) => sink.finish().await.map(drop).map_err(RestoreError::Store),
+        Ok(()) => Ok(sink.finish().await?.id),
         Err(error) => {
             sink.cancel().await;
             Err(error)

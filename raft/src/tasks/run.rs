@@ -23,7 +23,7 @@ use super::{
     receive_snapshot::Piece,
     replicate::Order,
     request::{self, Change, Pending, PendingBatch, Request, RestoreData, Waiter},
-    restore_cluster::{RestoreCluster, Restoring},
+    restore_cluster::{self, RestoreCluster, Restoring},
     run_fsm::{Advance, FsmRequest},
     run_log::{LogRequest, Queued},
     run_snapshots::SnapshotRequest,
@@ -36,6 +36,7 @@ use crate::{
     log::{EntryPayload, LogId, LogIndex},
     observer::Observation,
     rpc::{Envelope, Message},
+    snapshot::SnapshotId,
     status::Status,
     transport::Received,
 };
@@ -275,16 +276,19 @@ impl<R: Send + 'static> Run<R> {
         }
     }
 
-    fn restore_copied(&mut self, now: Time, last: LogId, result: Result<(), RestoreError>) {
-        let Some(restoring) = self.turn.restoring.take_if(|restoring| restoring.last == last)
-        else {
-            return;
+    fn restore_copied(&mut self, now: Time, last: LogId, result: Result<SnapshotId, RestoreError>) {
+        let restoring = self.turn.restoring.take_if(|restoring| restoring.last == last);
+        let (id, restoring) = match (result, restoring) {
+            (Ok(id), Some(restoring)) => (id, restoring),
+            (Ok(id), None) => return self.withdraw(id),
+            (Err(error), restoring) => {
+                self.core.cancel_restore(now, last);
+                if let Some(restoring) = restoring {
+                    restoring.responder.answer(Err(error));
+                }
+                return;
+            }
         };
-        if let Err(error) = result {
-            self.core.cancel_restore(now, last);
-            restoring.responder.answer(Err(error));
-            return;
-        }
         match self.core.finish_restore(now, last) {
             Ok(index) => {
                 // Those who wait for what was replaced come first.
@@ -292,8 +296,16 @@ impl<R: Send + 'static> Run<R> {
                 let answer = Pending::Restore(restoring.responder);
                 self.waiters.proposed(now, vec![Waiter { index, answer }]);
             }
-            Err(_) => restoring.responder.answer(Err(RestoreError::LeadershipLost)),
+            Err(_) => {
+                restoring.responder.answer(Err(RestoreError::LeadershipLost));
+                self.withdraw(id);
+            }
         }
+    }
+
+    fn withdraw(&mut self, id: SnapshotId) {
+        let (store, shared) = (self.peers.snapshots(), Arc::clone(&self.shared));
+        self.tasks.spawn("restore_cluster", restore_cluster::withdraw(store, shared, id));
     }
 
     /// Ends the node once everybody has the answer that a removed server can give.

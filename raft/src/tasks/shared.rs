@@ -24,6 +24,7 @@ use crate::{
     log::{LogId, LogIndex, Term},
     log_tail::LogTail,
     observer::{Observers, Role},
+    snapshot::SnapshotId,
     stable::HardState,
     status::SnapshotProgress,
 };
@@ -121,7 +122,7 @@ pub(super) struct SnapshotNews {
     /// Transfers that have failed on this side.
     pub(super) failed: Vec<FailedTransfer>,
     /// The data of a user's restore is durable, or could not be had.
-    pub(super) copied: Option<(LogId, Result<(), RestoreError>)>,
+    pub(super) copied: Option<(LogId, Result<SnapshotId, RestoreError>)>,
 }
 
 /// A snapshot could not be sent.
@@ -314,7 +315,7 @@ impl Shared {
     }
 
     /// The data of a user's restore is durable, or could not be had.
-    pub(super) fn restore_copied(&self, last: LogId, result: Result<(), RestoreError>) {
+    pub(super) fn restore_copied(&self, last: LogId, result: Result<SnapshotId, RestoreError>) {
         self.tell(|news| news.copied = Some((last, result)));
     }
 

@@ -26,6 +26,8 @@ use crate::{
 ///   [`StoreError::Refused`] beyond it.
 /// - The list is ordered by `last`, term first, newest first, in whatever order snapshots were
 ///   finished. Ids differ.
+/// - A snapshot that is removed is not there any more, the others are; removing what is not there is
+///   no error.
 /// - Two sinks at once, also of the same `last`, and two readers at once, do not mix.
 ///
 /// Runs on tokio, of any flavour.
@@ -57,6 +59,7 @@ pub async fn snapshot_store_suite<S: SnapshotStore, Fut: Future<Output = S>>(
     newest_stays(fresh().await).await;
     two_sinks(fresh().await, [LogId::new(1, 1), LogId::new(1, 2)]).await;
     two_sinks(fresh().await, [LogId::new(1, 1), LogId::new(1, 1)]).await;
+    removed(fresh().await).await;
     two_readers(fresh().await).await;
 }
 
@@ -316,4 +319,24 @@ async fn two_readers<S: SnapshotStore>(store: S) {
     start.extend(read_all(slow).await);
     assert!(start == bytes, "{promise} (begun first, ended last)");
     assert!(kept(task.await, "a snapshot can be read by another task") == bytes, "{promise}");
+}
+
+async fn removed<S: SnapshotStore>(store: S) {
+    let older = finished(&store, LogId::new(1, 1), &data(100, 1)).await;
+    let newer = finished(&store, LogId::new(1, 2), &data(100, 2)).await;
+    kept(store.remove(&newer.id).await, "a snapshot can be removed");
+    assert_eq!(
+        list(&store).await,
+        slice::from_ref(&older),
+        "broken promise: a removed snapshot is not listed, the others are"
+    );
+    assert_not_found(&store, &newer.id).await;
+    for id in [newer.id, SnapshotId::new("unknown"), SnapshotId::new("../..")] {
+        kept(store.remove(&id).await, "removing what is not there is no error");
+    }
+    let (_, reader) = open(&store, &older.id).await;
+    assert!(
+        read_all(reader).await == data(100, 1),
+        "broken promise: removing one snapshot leaves the others"
+    );
 }

@@ -530,6 +530,35 @@ async fn a_snapshot_that_cannot_be_restored_ends_the_node_and_says_which() {
     raft.shutdown().await;
 }
 
+/// Never comes to an end with a snapshot.
+struct Endless;
+
+impl Fsm for Endless {
+    type Response = ();
+
+    fn apply(&mut self, _: &Entry) {}
+
+    async fn restore(&mut self, _: SnapshotReader) -> Result<(), FsmError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_a_restore() {
+    let follower = Follower::new();
+    let raft = follower.start(Endless).await;
+    let mut leader = Leader::new(&follower, 3).await;
+    let state = State { last: LogId::new(2, 50), bytes: vec![7; 10] };
+    assert_eq!(leader.install(&state).await, installed(50), "it is durable");
+    settle().await;
+    assert_eq!(raft.applied_index(), LogIndex::ZERO);
+    let ended = timeout(Duration::from_secs(60), raft.shutdown()).await;
+    assert!(matches!(ended, Ok(Fatal::Shutdown)), "{ended:?}");
+    let raft = follower.start(Blank).await;
+    assert_eq!(raft.applied_index(), LogIndex(50));
+    raft.shutdown().await;
+}
+
 /// A journal whose snapshots are written when they are told to.
 struct Hanging {
     journal: Journal,

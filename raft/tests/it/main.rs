@@ -27,6 +27,7 @@ mod model_support;
 mod model_transfer;
 mod observers;
 mod planted_defects;
+mod recover;
 mod restart;
 mod restore;
 mod shutdown;

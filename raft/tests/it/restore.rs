@@ -168,6 +168,10 @@ async fn a_restore_dies_with_the_leadership_it_began_in() {
     drop(writer);
     let error = restoring.await.unwrap().unwrap_err();
     assert!(matches!(error, RestoreError::LeadershipLost), "{error}");
+    // What was copied for nothing must not be found by the next start.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (_, _, snapshots) = cluster.stores(&id);
+    assert_eq!(raft::SnapshotStore::list(&snapshots).await.unwrap().len(), 1);
     next.apply("e").await.unwrap();
     cluster.converge().await;
     assert_everywhere(&cluster, &["a", "b", "c", "d", "e"]);

@@ -435,6 +435,11 @@ impl SnapshotStore for Sevens {
         Ok(self.0.lock().clone())
     }
 
+    async fn remove(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.0.lock().retain(|meta| meta.id != *id);
+        Ok(())
+    }
+
     async fn open(&self, id: &SnapshotId) -> Result<(SnapshotMeta, SnapshotReader), StoreError> {
         let metas = self.0.lock();
         let meta = metas.iter().find(|meta| meta.id == *id).cloned();
