@@ -34,11 +34,11 @@ fn path(path: &Path) -> &str {
 /// Every file beneath, with its contents.
 fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
-    for item in fs::read_dir(dir).unwrap().map(Result::unwrap) {
-        if item.file_type().unwrap().is_dir() {
+    for item in fs::read_dir(dir).expect("a directory").map(|item| item.expect("an item")) {
+        if item.file_type().expect("its type").is_dir() {
             found.extend(files(&item.path()));
         } else {
-            found.push((item.path(), fs::read(item.path()).unwrap()));
+            found.push((item.path(), fs::read(item.path()).expect("a file")));
         }
     }
     found.sort();
@@ -47,7 +47,7 @@ fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 fn peers_file(cluster: &Cluster, text: &str) -> String {
     let file = cluster.directory.path().join("peers.json");
-    fs::write(&file, text).unwrap();
+    fs::write(&file, text).expect("room for a file");
     path(&file).to_owned()
 }
 
@@ -56,7 +56,7 @@ async fn stopped() -> (Cluster, String) {
     let mut cluster = Cluster::three(&CALM).await;
     let mut connection = cluster.servers[0].connect().await;
     for n in 0..100 {
-        connection.set(format!("k{n}"), n).await.unwrap();
+        connection.set(format!("k{n}"), n).await.expect("a write");
     }
     let checksum = cluster.checksum().await;
     cluster.servers.iter_mut().for_each(Server::kill);

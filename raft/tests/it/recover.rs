@@ -140,6 +140,10 @@ impl SnapshotStore for Disk {
         self.fate.call(self.snapshots.list()).await
     }
 
+    async fn remove(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.fate.call(self.snapshots.remove(id)).await
+    }
+
     async fn open(&self, id: &SnapshotId) -> Result<(SnapshotMeta, SnapshotReader), StoreError> {
         self.fate.call(self.snapshots.open(id)).await
     }
