@@ -138,23 +138,22 @@ fn rules_that_leave_the_election_timeout_alone_leave_the_deadline_alone() {
 #[test]
 fn a_leader_is_heard_at_once_and_keeps_its_lease_until_it_can_be_answered() {
     let (mut core, start) = leader();
-    let before = core.rules.leader_lease_timeout;
     // Nobody was asked for longer than the new lease lasts, and nobody had to be.
     let now = start + 90 * MS;
     core.set_rules(now, fast());
-    let asked = round(&take(&mut core)).expect("a round begins");
+    assert!(round(&take(&mut core)).is_some(), "a round begins");
     assert!(core.next_timeout().unwrap() <= now + 10 * MS);
     core.handle_timeout(now);
     assert_eq!(core.role(), Role::Leader);
     core.handle_timeout(now + 49 * MS);
     assert_eq!(core.role(), Role::Leader);
     // Answered, it leads on; the answer counts from when it was asked for.
+    let asked = round(&take(&mut core)).expect("a round begins");
     core.handle_message(now + 49 * MS, &"b".into(), heartbeat_reply(asked, LogIndex(1)));
     core.handle_timeout(now + 98 * MS);
     assert_eq!(core.role(), Role::Leader);
     core.handle_timeout(now + 100 * MS);
     assert_eq!(core.role(), Role::Follower);
-    assert!(100 * MS < before);
 }
 
 #[test]
