@@ -120,12 +120,20 @@ fn an_error_reads_as_one_sentence() {
     );
 }
 
-/// An entry that no message can carry would be sent, refused and sent again for ever.
+/// An entry that no message can carry would be sent, refused and sent again for ever; so would a
+/// piece of a snapshot.
 #[test]
 fn what_is_accepted_must_fit_into_a_message_of_the_transport() {
-    let config = Config { max_append_bytes: 1 << 10, max_command_bytes: 4096, ..Config::new("a") };
+    let config = Config {
+        max_append_bytes: 1 << 10,
+        max_command_bytes: 4096,
+        snapshot_chunk_bytes: 4096,
+        ..Config::new("a")
+    };
     assert_eq!(config.validate_for(4096 + 32), Ok(()));
     let field = |config: &Config| config.validate_for(4096 + 31).unwrap_err().field;
     assert_eq!(field(&config), "max_command_bytes");
-    assert_eq!(field(&Config { max_append_bytes: 8192, ..config }), "max_append_bytes");
+    assert_eq!(field(&Config { max_append_bytes: 8192, ..config.clone() }), "max_append_bytes");
+    let config = Config { snapshot_chunk_bytes: 8192, ..config };
+    assert_eq!(field(&config), "snapshot_chunk_bytes");
 }
