@@ -283,19 +283,20 @@ impl Consensus {
         true
     }
 
-    fn progress_mut(&mut self, peer: &ServerId) -> Option<&mut Progress> {
-        self.role.leader_mut()?.peers.get_mut(peer)
-    }
-
-    fn matched(&mut self, now: Time, from: &ServerId, index: LogIndex) {
+    /// A peer has everything up to `index`, durably.
+    pub(super) fn matched(&mut self, now: Time, from: &ServerId, index: LogIndex) {
         if self.log.last().index < index {
             return;
         }
-        let first = self.log.first_index();
-        let Some(progress) = self.progress_mut(from) else { return };
-        let before = progress.match_index;
-        progress.matched(index, first);
-        if before < progress.match_index {
+        let Some(leader) = self.role.leader_mut() else { return };
+        let Some(progress) = leader.peers.get_mut(from) else { return };
+        let (before, was_held) = (progress.match_index, progress.held().is_some());
+        progress.matched(index, &self.log);
+        let (after, is_held) = (progress.match_index, progress.held().is_some());
+        if was_held && !is_held {
+            self.compact();
+        }
+        if before < after {
             self.advance_commit(now);
             self.continue_transfer(from);
         }

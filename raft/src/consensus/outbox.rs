@@ -72,6 +72,9 @@ fn repeats(newer: &Message, older: &Message) -> bool {
             newer.term == older.term && older.round <= newer.round
         }
         (Message::RequestVote(newer), Message::RequestVote(older)) => newer == older,
+        (Message::InstallSnapshotReply(newer), Message::InstallSnapshotReply(older)) => {
+            (newer.term, newer.transfer) == (older.term, older.transfer)
+        }
         _ => false,
     }
 }

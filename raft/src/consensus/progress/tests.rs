@@ -39,7 +39,7 @@ fn send(progress: &mut Progress, log: &LogView, rules: &Rules, now: Time) -> Opt
 /// A follower that has everything up to `matched`.
 fn replicating(matched: u64) -> Progress {
     let mut progress = Progress::new(LogIndex(matched + 1), 1, at(0));
-    progress.matched(LogIndex(matched), LogIndex(1));
+    progress.matched(LogIndex(matched), &log(matched));
     progress
 }
 
@@ -49,7 +49,7 @@ fn probe_is_one_message_until_it_is_answered() {
     let mut progress = Progress::new(LogIndex(4), 1, at(0));
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((3, 5)));
     assert_eq!(send(&mut progress, &log, &rules, at(9)), None);
-    progress.matched(LogIndex(5), LogIndex(1));
+    progress.matched(LogIndex(5), &log);
     assert_eq!((progress.state, progress.next_index), (ProgressState::Replicate, LogIndex(6)));
     assert_eq!(send(&mut progress, &log, &rules, at(9)), None, "there is nothing more");
 }
@@ -66,7 +66,7 @@ fn conflict_leads_to_the_meeting_point_and_never_below_the_match() {
     // A meeting point at or beyond the question still goes back by one.
     assert!(progress.conflict(1, 1, LogIndex(4), LogIndex(8)));
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((3, 9)));
-    progress.matched(LogIndex(6), LogIndex(1));
+    progress.matched(LogIndex(6), &log);
     assert!(!progress.conflict(1, 1, LogIndex(6), LogIndex(0)), "what has matched cannot conflict");
     assert!(progress.conflict(1, 1, LogIndex(8), LogIndex(0)));
     assert_eq!(progress.next_index, LogIndex(7));
@@ -78,10 +78,10 @@ fn window_counts_messages() {
     let mut progress = replicating(0);
     let sent: Vec<_> = std::iter::from_fn(|| send(&mut progress, &log, &rules, at(0))).collect();
     assert_eq!(sent, [(0, 2), (2, 4), (4, 6)]);
-    progress.matched(LogIndex(2), LogIndex(1));
+    progress.matched(LogIndex(2), &log);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((6, 8)));
     // One answer may acknowledge several messages.
-    progress.matched(LogIndex(8), LogIndex(1));
+    progress.matched(LogIndex(8), &log);
     assert_eq!(progress.inflight(), 0);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((8, 9)));
 }
@@ -93,7 +93,7 @@ fn window_counts_bytes() {
     let mut progress = replicating(0);
     let sent: Vec<_> = std::iter::from_fn(|| send(&mut progress, &log, &rules, at(0))).collect();
     assert_eq!(sent, [(0, 2), (2, 4)], "64 bytes each, and no third one over 100");
-    progress.matched(LogIndex(2), LogIndex(1));
+    progress.matched(LogIndex(2), &log);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((4, 6)));
 }
 
@@ -112,7 +112,7 @@ fn busy_window_waits_for_full_messages() {
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((2, 5)));
     push(&mut log, 6);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), None);
-    progress.matched(LogIndex(2), LogIndex(1));
+    progress.matched(LogIndex(2), &log);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((5, 6)));
 }
 
@@ -179,7 +179,7 @@ fn compacted_entries_need_a_snapshot() {
     assert!(!progress.conflict(1, 1, LogIndex(8), LogIndex(0)));
     assert_eq!(send(&mut progress, &log, &rules, at(999)), None);
     // It says by itself that it has it.
-    progress.matched(LogIndex(9), LogIndex(1));
+    progress.matched(LogIndex(9), &log);
     assert_eq!(send(&mut progress, &log, &rules, at(999)), Some((9, 10)));
 }
 
@@ -237,7 +237,7 @@ proptest! {
                     }
                 }
                 Step::Matched(index) if index <= len => {
-                    progress.matched(LogIndex(index), LogIndex(1));
+                    progress.matched(LogIndex(index), &log);
                     prop_assert_eq!(progress.match_index, before.max(LogIndex(index)));
                 }
                 Step::Matched(_) => {}
