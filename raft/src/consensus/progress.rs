@@ -256,8 +256,7 @@ impl Progress {
 
     /// A snapshot has been ordered for it.
     pub(super) fn begin_snapshot(&mut self, number: u64, snapshot: LogIndex) {
-        self.transfer =
-            Some(Transfer { number, snapshot, received_bytes: 0, is_holding: true });
+        self.transfer = Some(Transfer { number, snapshot, received_bytes: 0, is_holding: true });
     }
 
     /// Whether this is the newest snapshot that was ordered.
