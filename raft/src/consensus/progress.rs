@@ -174,7 +174,7 @@ impl Progress {
             ProgressState::Probe if self.probe == Some(UNREACHABLE) => {
                 self.next_index = self.next_index.max(self.match_index.next());
             }
-            ProgressState::Probe | ProgressState::Snapshot if !is_served => {
+            ProgressState::Snapshot if !is_served => {
                 self.next_index = self.next_index.max(self.match_index.next());
             }
             ProgressState::Probe | ProgressState::Snapshot => {

@@ -80,13 +80,15 @@ impl World {
                 return format!("{} is down", member.id);
             };
             if other.machine != it.machine || other.log.last() != it.log.last() {
+                let peers = it.core.peers(self.servers[leader].clock.local(self.now));
                 return format!(
-                    "{} has {} and applied {}, the leader {} and {}",
+                    "{} has {} and applied {}, the leader {} and {}, and believes {:?}",
                     member.id,
                     other.log.last(),
                     other.machine.applied,
                     it.log.last(),
-                    it.machine.applied
+                    it.machine.applied,
+                    peers.iter().find(|peer| peer.id == member.id)
                 );
             }
         }

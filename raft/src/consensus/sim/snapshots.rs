@@ -14,6 +14,7 @@ use crate::{
     consensus::{ReceiptStep, SnapshotOrder, SnapshotReceipt},
     log::{LogId, LogIndex, Term},
     rpc::{InstallOutcome, InstallSnapshotRequest, Message},
+    status::ProgressState,
 };
 
 /// A snapshot on its way to a follower.
@@ -126,10 +127,13 @@ impl World {
             it.rules.trailing_logs <= last.since(through),
             "compaction to {through} of a log that ends at {last} leaves too little"
         );
-        for (peer, sending) in &alive.sending {
+        let peers = alive.core.peers(it.clock.local(self.now));
+        for peer in peers.iter().filter(|peer| peer.progress == ProgressState::Snapshot) {
+            let Some(sending) = alive.sending.get(&server_of(&peer.id)) else { continue };
             ensure!(
                 through <= sending.needed || it.rules.max_held_entries < last.since(sending.needed),
-                "compaction to {through}, but {peer} needs what follows {}",
+                "compaction to {through}, but {} needs what follows {}",
+                peer.id,
                 sending.needed
             );
         }

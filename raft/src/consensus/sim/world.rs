@@ -379,8 +379,9 @@ impl World {
         configurations::in_force(core.latest_configuration(), &alive.log.configuration())?;
         let stable = alive.log.id(core.stable_index());
         // Between an installation and the moment at which it is durable it promises nothing.
+        let is_on_disk = |id| it.disk.image.log.has(id) || it.disk.image.covers(id, |_| true);
         ensure!(
-            !is_reset || stable.is_some_and(|id| it.disk.image.covers(id, |_| true)),
+            !is_reset || stable.is_some_and(is_on_disk),
             "the core believes {stable:?} to be on disk"
         );
         window::writes(it.disk.pending_writes(), &it.rules)?;
