@@ -73,9 +73,8 @@ fn repeats(newer: &Message, older: &Message) -> bool {
         }
         (Message::RequestVote(newer), Message::RequestVote(older)) => newer == older,
         (Message::InstallSnapshotReply(newer), Message::InstallSnapshotReply(older)) => {
-            let is_installed = |it: &InstallSnapshotReply| {
-                matches!(it.outcome, InstallOutcome::Installed { .. })
-            };
+            let is_installed =
+                |it: &InstallSnapshotReply| matches!(it.outcome, InstallOutcome::Installed { .. });
             (newer.term, newer.transfer) == (older.term, older.transfer)
                 && is_installed(newer) == is_installed(older)
         }

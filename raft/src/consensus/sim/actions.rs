@@ -51,6 +51,7 @@ impl World {
                 if let Some(alive) = &mut self.servers[server].alive {
                     let is_peer = |it: usize| peers.iter().any(|peer| server_of(&peer.id) == it);
                     alive.sending.retain(|peer, _| is_peer(*peer));
+                    alive.ordered.retain(|peer, _| is_peer(*peer));
                     alive.known.extend(peers.into_iter().map(|peer| peer.id));
                 }
                 Ok(())
@@ -79,6 +80,7 @@ impl World {
                     self.stats.lost += alive.requests.stepped_down(commit_index);
                     self.stats.unverified += alive.reads.end();
                     alive.sending.clear();
+                    alive.ordered.clear();
                 }
                 Ok(())
             }

@@ -32,7 +32,7 @@ pub(super) enum Moment {
 }
 
 impl Moment {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Won,
         Self::Won,
         Self::Won,
@@ -47,6 +47,7 @@ impl Moment {
         Self::HandedOver,
         Self::Reconfigured,
         Self::Asked,
+        Self::Finished,
         Self::Finished,
         Self::Reset,
         Self::Adopted,

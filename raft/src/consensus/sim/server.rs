@@ -10,7 +10,7 @@ use super::{
     disk::Disk,
     log::Log,
     machine::{Jobs, Machine},
-    snapshots::{Receiving, Sending},
+    snapshots::{Ordered, Receiving, Sending},
 };
 use crate::{
     configuration::ServerId,
@@ -65,6 +65,8 @@ pub(super) struct Alive {
     pub(super) is_taking_a_snapshot: bool,
     /// The snapshots it sends, by the server they are for.
     pub(super) sending: BTreeMap<usize, Sending>,
+    /// The newest order to send one, of this leadership.
+    pub(super) ordered: BTreeMap<usize, Ordered>,
     /// The snapshot it is being sent.
     pub(super) receiving: Option<Receiving>,
     /// Until when the receiver is busy with pieces that have arrived.
@@ -137,6 +139,7 @@ impl Server {
             commit_index: LogIndex::ZERO,
             is_taking_a_snapshot: false,
             sending: BTreeMap::new(),
+            ordered: BTreeMap::new(),
             receiving: None,
             receiver_busy_until: now,
             adopted: Vec::new(),

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     configuration::IndexedConfiguration,
-    consensus::{ReceiptStep, SnapshotOrder, SnapshotReceipt},
+    consensus::{ReceiptStep, SnapshotOrder, SnapshotReceipt, Time},
     log::{LogId, LogIndex, Term},
     rpc::{InstallOutcome, InstallSnapshotRequest, Message},
-    status::ProgressState,
+    status::{PeerStatus, ProgressState},
 };
 
 /// A snapshot on its way to a follower.
@@ -24,14 +24,34 @@ pub(super) struct Sending {
     transfer: u64,
     snapshot: Machine,
     data: Vec<u8>,
-    /// Where the newest snapshot ended when it was ordered.
-    needed: LogIndex,
     /// Everything before this byte has arrived.
     acknowledged: usize,
     /// Everything before this byte has been sent.
     sent: usize,
     /// What had arrived when it was looked last.
     seen: usize,
+}
+
+/// An order to send a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ordered {
+    transfer: u64,
+    /// What follows this entry is owed to the peer: where the newest snapshot ended when the order
+    /// was given, then what the peer is known to have. `None` once it has come as far as the newest
+    /// snapshot.
+    owed: Option<LogIndex>,
+    /// Whether the leader still waits for what comes of it.
+    pub(super) is_open: bool,
+    /// Local time before which no other order may be given: this one has failed.
+    not_before: Time,
+}
+
+impl Ordered {
+    /// The leader has looked at what it knows of the peer.
+    pub(super) fn heard(&mut self, peer: &PeerStatus, newest: LogIndex) {
+        let is_done = peer.progress != ProgressState::Snapshot && newest <= peer.match_index;
+        self.owed = self.owed.filter(|_| !is_done).map(|owed| owed.max(peer.match_index));
+    }
 }
 
 /// A snapshot on its way from a leader.
@@ -127,14 +147,16 @@ impl World {
             it.rules.trailing_logs <= last.since(through),
             "compaction to {through} of a log that ends at {last} leaves too little"
         );
-        let peers = alive.core.peers(it.clock.local(self.now));
-        for peer in peers.iter().filter(|peer| peer.progress == ProgressState::Snapshot) {
-            let Some(sending) = alive.sending.get(&server_of(&peer.id)) else { continue };
+        for peer in alive.core.peers(it.clock.local(self.now)) {
+            let ordered = alive.ordered.get_mut(&server_of(&peer.id));
+            let Some(ordered) = ordered else { continue };
+            ordered.heard(&peer, alive.core.snapshot().index);
             ensure!(
-                through <= sending.needed || it.rules.max_held_entries < last.since(sending.needed),
-                "compaction to {through}, but {} needs what follows {}",
-                peer.id,
-                sending.needed
+                ordered.owed.is_none_or(|owed| {
+                    through <= owed || it.rules.max_held_entries < last.since(owed)
+                }),
+                "compaction to {through}, but {} needs what follows: {ordered:?}",
+                peer.id
             );
         }
         let possible = last.0.saturating_sub(it.rules.trailing_logs);
@@ -206,6 +228,20 @@ impl World {
         let (life, Some(alive)) = (it.life, &mut it.alive) else { return Ok(()) };
         let (peer, transfer) = (server_of(&order.to), order.transfer);
         alive.sending.remove(&peer);
+        let local = it.clock.local(self.now);
+        let before = alive.ordered.insert(
+            peer,
+            Ordered {
+                transfer,
+                owed: Some(order.snapshot.index),
+                is_open: true,
+                not_before: local,
+            },
+        );
+        ensure!(
+            before.is_none_or(|before| before.not_before <= local),
+            "{order:?} comes too soon after one that has failed: {before:?}"
+        );
         if is_refused {
             self.stats.refused += 1;
             self.schedule(at, Event::NothingToShip { server, life, peer, transfer });
@@ -227,7 +263,6 @@ impl World {
             transfer,
             snapshot: snapshot.clone(),
             data: snapshot.bytes(self.plan.snapshots.size),
-            needed: order.snapshot.index,
             acknowledged: 0,
             sent: 0,
             seen: 0,
@@ -236,6 +271,23 @@ impl World {
         let at = self.now + self.plan.snapshots.patience;
         self.schedule(at, Event::Ship { server, life, peer, transfer });
         self.ship(server, peer)
+    }
+
+    pub(super) fn nothing_to_ship(&mut self, server: usize, peer: usize, transfer: u64) -> Check {
+        self.shipment_failed(server, peer, transfer);
+        let peer = id_of(peer);
+        self.call(server, |core, now| core.handle_snapshot_failed(now, &peer, transfer))
+    }
+
+    fn shipment_failed(&mut self, server: usize, peer: usize, transfer: u64) {
+        let it = &mut self.servers[server];
+        let not_before = it.clock.local(self.now) + it.rules.election_timeout;
+        let Some(alive) = &mut it.alive else { return };
+        if let Some(ordered) = alive.ordered.get_mut(&peer)
+            && (ordered.transfer, ordered.is_open) == (transfer, true)
+        {
+            *ordered = Ordered { transfer, owed: None, is_open: false, not_before };
+        }
     }
 
     /// Sends as many pieces as the window has room for.
@@ -293,6 +345,14 @@ impl World {
         transfer: u64,
         outcome: &InstallOutcome,
     ) -> Check {
+        let ordered = self.servers[server].alive.as_ref().and_then(|it| it.ordered.get(&peer));
+        ensure!(
+            ordered.is_none_or(|ordered| ordered.transfer == transfer),
+            "law 12: an answer to transfer {transfer} counts for {ordered:?}"
+        );
+        if *outcome == InstallOutcome::Refused {
+            self.shipment_failed(server, peer, transfer);
+        }
         let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         let Some(it) = alive.sending.get_mut(&peer).filter(|it| it.transfer == transfer) else {
             return Ok(());

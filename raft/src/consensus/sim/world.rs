@@ -18,6 +18,7 @@ use crate::{
     consensus::{AppendOrder, Consensus, SnapshotReceipt, Time, WriteId},
     log::{EntryPayload, LogId, LogIndex, Term},
     rpc::{InstallSnapshotRequest, Message},
+    status::ProgressState,
 };
 
 /// More than any seed needs.
@@ -253,8 +254,7 @@ impl World {
             Event::SnapshotTaken { server, last, .. } => self.snapshot_taken(server, last),
             Event::Ship { server, peer, transfer, .. } => self.ship_again(server, peer, transfer),
             Event::NothingToShip { server, peer, transfer, .. } => {
-                let peer = id_of(peer);
-                self.call(server, |core, now| core.handle_snapshot_failed(now, &peer, transfer))
+                self.nothing_to_ship(server, peer, transfer)
             }
             Event::Keep { server, from, piece, .. } => self.keep(server, from, piece),
             Event::Finish { server, .. } => self.finish(server),
@@ -386,7 +386,14 @@ impl World {
         );
         window::writes(it.disk.pending_writes(), &it.rules)?;
         if is_leader {
-            window::peers(&core.peers(it.clock.local(self.now)), core.last().index, &it.rules)?;
+            let peers = core.peers(it.clock.local(self.now));
+            window::peers(&peers, core.last().index, &it.rules)?;
+            for peer in peers {
+                if let Some(ordered) = alive.ordered.get_mut(&server_of(&peer.id)) {
+                    ordered.heard(&peer, core.snapshot().index);
+                    ordered.is_open &= peer.progress == ProgressState::Snapshot;
+                }
+            }
         } else {
             alive.requests.not_leading(commit_index)?;
             ensure!(alive.reads.open() == 0, "law 16: a question is open without leadership");
