@@ -265,3 +265,119 @@ proptest! {
         }
     }
 }
+
+/// A log of ten entries that has forgotten the first five.
+fn compacted() -> LogView {
+    let mut log = log(10);
+    log.set_stable(LogIndex(10));
+    log.set_snapshot(LogId { term: Term(1), index: LogIndex(7) });
+    log.compact(LogIndex(5));
+    log
+}
+
+/// A follower that is known to have everything up to `matched`, and is sent snapshot 1 of index 7.
+fn needing_a_snapshot(matched: u64, log: &LogView, rules: &Rules) -> Progress {
+    let mut progress = Progress::new(LogIndex(matched + 1), 1, at(0));
+    progress.match_index = LogIndex(matched);
+    assert_eq!(send(&mut progress, log, rules, at(0)), None);
+    assert_eq!(progress.state, ProgressState::Snapshot);
+    progress.begin_snapshot(1, LogIndex(7));
+    progress
+}
+
+#[test]
+fn what_ends_before_the_log_needs_a_snapshot() {
+    let (log, rules) = (compacted(), rules(1024, 32));
+    for (next, sent) in [(1, None), (5, None), (6, Some((5, 10))), (7, Some((6, 10)))] {
+        let mut progress = Progress::new(LogIndex(next), 1, at(0));
+        assert_eq!(send(&mut progress, &log, &rules, at(0)), sent, "next {next}");
+        assert_eq!(progress.state == ProgressState::Snapshot, sent.is_none(), "next {next}");
+        // Nothing more is sent while it lasts.
+        assert_eq!(send(&mut progress, &log, &rules, at(9)), None);
+    }
+}
+
+/// Answers that prove too little change nothing: they would begin a new transfer each.
+#[test]
+fn snapshot_ends_when_the_log_can_go_on() {
+    let (log, rules) = (compacted(), rules(1024, 32));
+    for (matched, is_over) in [(2, false), (3, false), (4, false), (5, true), (6, true), (9, true)]
+    {
+        let mut progress = needing_a_snapshot(3, &log, &rules);
+        progress.matched(LogIndex(matched), &log);
+        assert_eq!(progress.state == ProgressState::Replicate, is_over, "matched {matched}");
+        assert_eq!(progress.is_sending(1), !is_over, "matched {matched}");
+        let rest = is_over.then_some((matched, 10));
+        assert_eq!(send(&mut progress, &log, &rules, at(0)), rest, "matched {matched}");
+    }
+}
+
+#[test]
+fn nothing_but_an_answer_ends_a_snapshot() {
+    let (log, rules) = (compacted(), rules(1024, 32));
+    let mut progress = needing_a_snapshot(3, &log, &rules);
+    progress.unreachable();
+    progress.heard(LogIndex(3), at(900), PATIENCE);
+    assert!(!progress.conflict(9, 9, LogIndex(3), LogIndex(2)));
+    assert_eq!(send(&mut progress, &log, &rules, at(999)), None);
+    assert!(progress.is_sending(1) && !progress.is_sending(2));
+    assert_eq!(progress.received_bytes(), Some(0));
+    progress.snapshot_received(12);
+    assert_eq!(progress.received_bytes(), Some(12));
+}
+
+/// Whatever the follower says meanwhile, a snapshot that failed is not sent again at once.
+#[test]
+fn snapshot_that_failed_waits() {
+    let (log, rules) = (compacted(), rules(1024, 32));
+    let mut progress = needing_a_snapshot(3, &log, &rules);
+    progress.snapshot_failed(at(500));
+    for ms in [0, 100, 499] {
+        progress.matched(LogIndex(3), &log);
+        progress.heard(LogIndex(3), at(ms), PATIENCE);
+        assert_eq!(send(&mut progress, &log, &rules, at(ms)), None);
+        assert_ne!(progress.state, ProgressState::Snapshot, "at {ms} ms");
+    }
+    assert_eq!(send(&mut progress, &log, &rules, at(500)), None);
+    assert_eq!(progress.state, ProgressState::Snapshot);
+    // If the log is enough after all, nothing waits.
+    progress.snapshot_failed(at(900));
+    progress.matched(LogIndex(6), &log);
+    assert_eq!(send(&mut progress, &log, &rules, at(600)), Some((6, 10)));
+}
+
+/// The log has gone on without the follower: what it has installed is not enough any more.
+#[test]
+fn installed_snapshot_that_is_not_enough_is_followed_by_another() {
+    let (mut log, rules) = (compacted(), rules(1024, 32));
+    let mut progress = needing_a_snapshot(3, &log, &rules);
+    log.set_snapshot(LogId { term: Term(1), index: LogIndex(9) });
+    log.compact(LogIndex(9));
+    progress.matched(LogIndex(7), &log);
+    assert!(progress.is_sending(1));
+    progress.snapshot_installed();
+    assert_eq!(send(&mut progress, &log, &rules, at(0)), None);
+    assert_eq!(progress.state, ProgressState::Snapshot);
+    progress.begin_snapshot(2, LogIndex(9));
+    assert!(progress.is_transfer(2) && !progress.is_transfer(1));
+}
+
+/// What follows a snapshot is kept until the follower has come as far as the newest one.
+#[test]
+fn what_follows_a_snapshot_is_held() {
+    let (mut log, rules) = (compacted(), rules(1024, 32));
+    let mut progress = needing_a_snapshot(3, &log, &rules);
+    assert_eq!(progress.held(), Some(LogIndex(7)));
+    log.set_snapshot(LogId { term: Term(1), index: LogIndex(9) });
+    progress.matched(LogIndex(7), &log);
+    progress.snapshot_installed();
+    assert_eq!((progress.state, progress.held()), (ProgressState::Replicate, Some(LogIndex(7))));
+    progress.matched(LogIndex(8), &log);
+    assert_eq!(progress.held(), Some(LogIndex(8)));
+    progress.matched(LogIndex(9), &log);
+    assert_eq!(progress.held(), None);
+    // Nothing is held for one that failed.
+    let mut progress = needing_a_snapshot(3, &log, &rules);
+    progress.snapshot_failed(at(500));
+    assert_eq!(progress.held(), None);
+}
