@@ -21,8 +21,18 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub(super) struct Restoring {
     /// Where the snapshot will end.
     pub(super) last: LogId,
-    pub(super) responder: Responder<LogIndex, RestoreError>,
+    /// Gone when the leadership is: then the copying goes on only to clean up behind itself.
+    pub(super) responder: Option<Responder<LogIndex, RestoreError>>,
     pub(super) _task: AbortOnDrop,
+}
+
+impl Restoring {
+    /// Answers whoever waits, if anybody still does.
+    pub(super) fn answer(&mut self, error: RestoreError) {
+        if let Some(responder) = self.responder.take() {
+            responder.answer(Err(error));
+        }
+    }
 }
 
 pub(super) struct RestoreCluster {

@@ -266,10 +266,10 @@ impl<R: Send + 'static> Run<R> {
                 let copying = RestoreCluster { store, shared, last, configuration, data };
                 let task = AbortOnDrop(self.tasks.spawn("restore_cluster", copying.run()));
                 // One of an earlier leadership, if there is one, ends here.
-                if let Some(earlier) = self.turn.restoring.take() {
-                    earlier.responder.answer(Err(RestoreError::LeadershipLost));
+                if let Some(mut earlier) = self.turn.restoring.take() {
+                    earlier.answer(RestoreError::LeadershipLost);
                 }
-                let responder = responder.taken();
+                let responder = Some(responder.taken());
                 self.turn.restoring = Some(Restoring { last, responder, _task: task });
             }
             Err(refusal) => responder.answer(Err(request::restore_error(refusal))),
@@ -278,27 +278,27 @@ impl<R: Send + 'static> Run<R> {
 
     fn restore_copied(&mut self, now: Time, last: LogId, result: Result<SnapshotId, RestoreError>) {
         let restoring = self.turn.restoring.take_if(|restoring| restoring.last == last);
-        let (id, restoring) = match (result, restoring) {
-            (Ok(id), Some(restoring)) => (id, restoring),
-            (Ok(id), None) => return self.withdraw(id),
-            (Err(error), restoring) => {
-                self.core.cancel_restore(now, last);
-                if let Some(restoring) = restoring {
-                    restoring.responder.answer(Err(error));
+        let responder = restoring.and_then(|restoring| restoring.responder);
+        match (result, responder) {
+            (Ok(id), Some(responder)) => match self.core.finish_restore(now, last) {
+                Ok(index) => {
+                    // Those who wait for what was replaced come first.
+                    self.show_and_act(now);
+                    let answer = Pending::Restore(responder);
+                    self.waiters.proposed(now, vec![Waiter { index, answer }]);
                 }
-                return;
-            }
-        };
-        match self.core.finish_restore(now, last) {
-            Ok(index) => {
-                // Those who wait for what was replaced come first.
-                self.show_and_act(now);
-                let answer = Pending::Restore(restoring.responder);
-                self.waiters.proposed(now, vec![Waiter { index, answer }]);
-            }
-            Err(_) => {
-                restoring.responder.answer(Err(RestoreError::LeadershipLost));
-                self.withdraw(id);
+                Err(_) => {
+                    responder.answer(Err(RestoreError::LeadershipLost));
+                    self.withdraw(id);
+                }
+            },
+            // Its leadership is over.
+            (Ok(id), None) => self.withdraw(id),
+            (Err(error), responder) => {
+                self.core.cancel_restore(now, last);
+                if let Some(responder) = responder {
+                    responder.answer(Err(error));
+                }
             }
         }
     }
@@ -514,6 +514,9 @@ impl<R: Send + 'static> Run<R> {
             Action::SteppedDown { committed } => {
                 self.peers.end_snapshots();
                 self.waiters.stepped_down(committed);
+                if let Some(restoring) = &mut self.turn.restoring {
+                    restoring.answer(RestoreError::LeadershipLost);
+                }
             }
             Action::Observe(observation) => self.observe(&observation),
         }

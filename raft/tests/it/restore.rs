@@ -164,10 +164,11 @@ async fn a_restore_dies_with_the_leadership_it_began_in() {
     let next = cluster.leader_among(&others).await;
     next.apply("d").await.unwrap();
     cluster.network().connect(id.as_str());
-    tokio::io::AsyncWriteExt::write_all(&mut writer, &data).await.unwrap();
-    drop(writer);
+    // It is told at once, although the data is still coming in.
     let error = restoring.await.unwrap().unwrap_err();
     assert!(matches!(error, RestoreError::LeadershipLost), "{error}");
+    tokio::io::AsyncWriteExt::write_all(&mut writer, &data).await.unwrap();
+    drop(writer);
     // What was copied for nothing must not be found by the next start.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (_, _, snapshots) = cluster.stores(&id);
