@@ -263,14 +263,14 @@ impl<R: Send + 'static> Run<R> {
             Ok((last, configuration)) => {
                 let shared = Arc::clone(&self.shared);
                 let store = self.peers.snapshots();
-                let copying = RestoreCluster { store, shared, last, configuration, data };
+                let (give_up, given_up) = oneshot::channel();
+                let copying = RestoreCluster { store, shared, last, configuration, data, given_up };
                 let task = AbortOnDrop(self.tasks.spawn("restore_cluster", copying.run()));
                 // One of an earlier leadership, if there is one, ends here.
-                if let Some(mut earlier) = self.turn.restoring.take() {
-                    earlier.answer(RestoreError::LeadershipLost);
+                if let Some(earlier) = &mut self.turn.restoring {
+                    earlier.stepped_down();
                 }
-                let responder = Some(responder.taken());
-                self.turn.restoring = Some(Restoring { last, responder, _task: task });
+                self.turn.restoring = Some(Restoring::new(last, responder.taken(), give_up, task));
             }
             Err(refusal) => responder.answer(Err(request::restore_error(refusal))),
         }
@@ -278,27 +278,31 @@ impl<R: Send + 'static> Run<R> {
 
     fn restore_copied(&mut self, now: Time, last: LogId, result: Result<SnapshotId, RestoreError>) {
         let restoring = self.turn.restoring.take_if(|restoring| restoring.last == last);
-        let responder = restoring.and_then(|restoring| restoring.responder);
-        match (result, responder) {
-            (Ok(id), Some(responder)) => match self.core.finish_restore(now, last) {
-                Ok(index) => {
-                    // Those who wait for what was replaced come first.
-                    self.show_and_act(now);
+        let (id, restoring) = match (result, restoring) {
+            (Ok(id), Some(restoring)) => (id, restoring),
+            (Ok(id), None) => return self.withdraw(id),
+            (Err(error), restoring) => {
+                self.core.cancel_restore(now, last);
+                if let Some(responder) = restoring.and_then(Restoring::into_responder) {
+                    responder.answer(Err(error));
+                }
+                return;
+            }
+        };
+        match self.core.finish_restore(now, last) {
+            Ok(index) => {
+                // Those who wait for what was replaced come first.
+                self.show_and_act(now);
+                if let Some(responder) = restoring.into_responder() {
                     let answer = Pending::Restore(responder);
                     self.waiters.proposed(now, vec![Waiter { index, answer }]);
                 }
-                Err(_) => {
+            }
+            Err(_) => {
+                if let Some(responder) = restoring.into_responder() {
                     responder.answer(Err(RestoreError::LeadershipLost));
-                    self.withdraw(id);
                 }
-            },
-            // Its leadership is over.
-            (Ok(id), None) => self.withdraw(id),
-            (Err(error), responder) => {
-                self.core.cancel_restore(now, last);
-                if let Some(responder) = responder {
-                    responder.answer(Err(error));
-                }
+                self.withdraw(id);
             }
         }
     }
@@ -515,7 +519,7 @@ impl<R: Send + 'static> Run<R> {
                 self.peers.end_snapshots();
                 self.waiters.stepped_down(committed);
                 if let Some(restoring) = &mut self.turn.restoring {
-                    restoring.answer(RestoreError::LeadershipLost);
+                    restoring.stepped_down();
                 }
             }
             Action::Observe(observation) => self.observe(&observation),
