@@ -99,6 +99,6 @@ pub use self::{
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status},
+    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, Timeouts},
     transport::{Inbox, Received, Transport},
 };
