@@ -6,8 +6,8 @@
 //!
 //! **Age.** Entries carry no time. Once a second the end of the log is noted together with the time;
 //! the age of an entry is that of the first note that covers it, so it is never overstated, and
-//! understated by a second; by more on a log that is longer than there are notes, of which every
-//! second one is given up then. What was in the log at the start counts from the start.
+//! understated by a second, or by one part in 256 of the time the log goes back: there is room for so
+//! many notes only, and when it is used up every second one goes. What was in the log at the start counts from the start.
 
 use std::{
     collections::VecDeque,
@@ -106,16 +106,28 @@ impl Saturation {
     }
 }
 
-/// When the log ended where, oldest first.
-#[derive(Default)]
-struct Ages(VecDeque<(LogIndex, Time)>);
+/// When the log ended where.
+struct Ages {
+    /// Oldest first; the times grow with the indices.
+    notes: VecDeque<(LogIndex, Time)>,
+    /// How far apart they are to be: there is room for so many only.
+    apart: Duration,
+}
 
 impl Ages {
+    fn new() -> Self {
+        Self { notes: VecDeque::new(), apart: INTERVAL }
+    }
+
     fn note(&mut self, (first, last): (LogIndex, LogIndex), now: Time) {
-        let notes = &mut self.0;
+        let Self { notes, apart } = self;
         while notes.pop_back_if(|(index, _)| last < *index).is_some() {}
         while notes.pop_front_if(|(index, _)| *index < first).is_some() {}
-        if notes.back().is_none_or(|(index, _)| *index < last) && first <= last {
+        if first <= last && notes.back().is_none_or(|(index, _)| *index < last) {
+            let before = notes.len().checked_sub(2).and_then(|at| notes.get(at));
+            if before.is_some_and(|(_, noted)| now.since(*noted) < *apart) {
+                notes.pop_back();
+            }
             notes.push_back((last, now));
         }
         if NOTES_MAX < notes.len() {
@@ -125,11 +137,14 @@ impl Ages {
                 is_kept = !is_kept;
                 is_kept || *index == last
             });
+            *apart *= 2;
+        } else if notes.len() < NOTES_MAX / 8 {
+            *apart = INTERVAL;
         }
     }
 
     fn oldest(&self, now: Time) -> Option<Duration> {
-        self.0.front().map(|(_, noted)| now.since(*noted))
+        self.notes.front().map(|(_, noted)| now.since(*noted))
     }
 }
 
@@ -146,7 +161,7 @@ pub(super) struct Sampler {
 impl Sampler {
     /// The log has these bounds at the start.
     pub(super) fn new(bounds: (LogIndex, LogIndex), now: Time) -> Self {
-        let mut ages = Ages::default();
+        let mut ages = Ages::new();
         ages.note(bounds, now);
         let (run, fsm) = (Saturation::default(), Saturation::default());
         Self { looked_at: now, due_at: now + INTERVAL, run, fsm, ages, peers: Vec::new() }
@@ -237,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_age_of_an_entry_is_never_overstated() {
-        let mut ages = Ages::default();
+        let mut ages = Ages::new();
         ages.note(bounds(1, 0), at(0));
         assert_eq!(ages.oldest(at(5)), None, "an empty log");
         ages.note(bounds(1, 10), at(10));
@@ -256,11 +271,11 @@ mod tests {
 
     #[test]
     fn a_long_log_is_noted_in_bounded_memory() {
-        let mut ages = Ages::default();
+        let mut ages = Ages::new();
         for second in 1..100_000 {
             ages.note(bounds(1, second), at(second));
         }
-        assert!(ages.0.len() <= NOTES_MAX);
+        assert!(ages.notes.len() <= NOTES_MAX);
         assert_eq!(ages.oldest(at(100_000)), seconds(99_999));
         ages.note(bounds(50_000, 100_000), at(100_000));
         let age = ages.oldest(at(100_000)).expect("it is not empty").as_secs();

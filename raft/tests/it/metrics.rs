@@ -321,7 +321,7 @@ async fn the_age_of_the_oldest_entry_is_shown_and_plausible() {
     let all = age();
     assert!((98.0..=103.0).contains(&all), "{all}");
     leader.snapshot().await.unwrap();
-    sleep(ELECTION).await;
+    sleep(3 * ELECTION / 2).await;
     let ten = age();
     assert!((8.0..=12.0).contains(&ten), "{ten}");
     let status = leader.status().await.unwrap();
