@@ -271,26 +271,6 @@ fn a_slow_installation_on_a_busy_cluster_ends() {
     assert_eq!(cluster.core(&n(1)).first_index(), LogIndex(9));
 }
 
-/// A snapshot may be durable before the term in which it came is: a server that had nothing else
-/// could not be started any more.
-#[test]
-fn a_server_starts_in_the_term_of_its_snapshot() {
-    let mut cluster = Cluster::new(3);
-    cluster.crash(&n(2));
-    let server = cluster.server_mut(&n(2));
-    server.disk.hard_state = HardState::default();
-    server.disk.log.clear();
-    server.disk.snapshots = vec![snapshot(5, 4, 3)];
-    cluster.restart(&n(2));
-    assert_eq!(
-        (cluster.core(&n(2)).term(), cluster.core(&n(2)).last()),
-        (Term(5), LogId::new(5, 4))
-    );
-    // It is written before anything is promised.
-    cluster.written(&n(2));
-    assert_eq!(cluster.server(&n(2)).disk.hard_state.current_term, Term(5));
-}
-
 /// A candidate whose log gives way to a snapshot has asked for votes with another log than it has.
 #[test]
 fn a_candidate_that_adopts_a_snapshot_gives_its_campaign_up() {
