@@ -99,7 +99,8 @@ pub struct Consensus {
     leader_contact: Option<Time>,
     /// The last index a leader of the current term has vouched for; zero in a new term.
     vouched: LogIndex,
-    /// When a server that does not lead gives up waiting.
+    /// Since when a server that does not lead is waiting, and when it gives up.
+    waiting_since: Time,
     election_deadline: Time,
     transfer: Option<Transfer>,
     /// Writes that are not durable yet, oldest first.
@@ -156,6 +157,7 @@ impl Consensus {
             leader: None,
             leader_contact: None,
             vouched: LogIndex::ZERO,
+            waiting_since: now,
             election_deadline: now,
             transfer: None,
             writes: VecDeque::new(),
