@@ -134,6 +134,21 @@ async fn stores_with_only_a_damaged_snapshot_are_not_bootstrapped_again() {
     assert!(raft::has_existing_state(&log, &mut stable, &snapshots).await.unwrap());
 }
 
+/// Every snapshot that is tried is let go of again.
+#[tokio::test(start_paused = true)]
+async fn a_start_leaves_no_snapshot_open() {
+    let (stores, [_, second]) = two_snapshots().await;
+    stores.damage(&second, "data");
+    let (raft, _) = stores.start().await.unwrap();
+    let directory = fs::canonicalize(&stores.snapshots).unwrap();
+    let open = fs::read_dir("/proc/self/fd").unwrap().filter_map(|file| {
+        let path = fs::read_link(file.unwrap().path()).ok()?;
+        (path.starts_with(&directory) && path.ends_with("data")).then_some(path)
+    });
+    assert_eq!(open.collect::<Vec<_>>(), Vec::<std::path::PathBuf>::new());
+    raft.shutdown().await;
+}
+
 /// From one directory to another, with a broken connection in the middle, and a restart on what
 /// arrived.
 #[tokio::test(start_paused = true)]

@@ -130,6 +130,7 @@ pub(crate) fn transfer_error(error: TransferError) -> String {
 
 pub(crate) fn snapshot_error(error: SnapshotError) -> String {
     match error {
+        SnapshotError::NothingNew => "nothing new".into(),
         SnapshotError::Store(_) => "store".into(),
         SnapshotError::Stopped(fatal) => end(&fatal),
         other => unexpected(other),

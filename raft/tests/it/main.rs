@@ -18,6 +18,7 @@ mod futures_table;
 mod install;
 mod membership;
 mod model_apply;
+mod model_catalogue;
 mod model_elections;
 mod model_faults;
 mod model_life;

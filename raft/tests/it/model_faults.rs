@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use raft::{Message, Raft, Role, ServerAddress, testing::Cluster};
+use raft::{Config, Message, Raft, Role, ServerAddress, testing::Cluster};
 use tokio::time::sleep;
 
 use crate::model_support::*;
@@ -25,6 +25,36 @@ async fn cluster(voters: &[&str]) -> (Cluster, Wire) {
     let wire = Wire::tap(&cluster);
     cluster.leader().await;
     (cluster, wire)
+}
+
+/// The checks themselves: each finds what it is for.
+#[tokio::test(start_paused = true)]
+async fn the_checks_find_what_is_wrong() {
+    type Spoil = fn(&Cluster, &Wire, &mut Vec<Acknowledged>);
+    let spoils: [(&str, Spoil); 6] = [
+        ("nothing was acknowledged", |_, _, acknowledged| acknowledged.clear()),
+        ("law 7", |_, _, acknowledged| acknowledged[3].command = "never sent".into()),
+        ("law 7", |_, _, acknowledged| acknowledged[3].applied.response += 1),
+        ("law 7", |_, _, acknowledged| acknowledged[3].applied.response += 1_000_000),
+        ("assertion", |_, _, acknowledged| acknowledged.push(acknowledged[3].clone())),
+        ("law 1", |cluster, wire, _| {
+            let leader = &leaders(cluster)[0];
+            wire.accuse(leader.term(), cluster.followers()[0].id());
+        }),
+    ];
+    for (expected, spoil) in spoils {
+        let (cluster, wire) = cluster(&ABC).await;
+        let mut acknowledged = Load::of(&cluster, 2, 10).finish().await;
+        check_everything(&cluster, &wire, &acknowledged).await;
+        spoil(&cluster, &wire, &mut acknowledged);
+        let checking =
+            tokio::spawn(async move { check_everything(&cluster, &wire, &acknowledged).await });
+        let panic = checking.await.unwrap_err().into_panic();
+        let said = panic.downcast_ref::<String>().cloned();
+        let said =
+            said.or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned())).unwrap();
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
 }
 
 /// F01: nothing goes wrong, and ten thousand commands are applied under one leader.
@@ -255,4 +285,69 @@ async fn leadership_is_handed_over_under_load() {
     assert!(9_000 < acknowledged.len(), "{}", acknowledged.len());
     check_everything(&cluster, &wire, &acknowledged).await;
     assert_eq!(wire.terms(), 4);
+}
+
+/// I01: a cluster grows from one to five, snapshots compact its logs, a follower falls behind the
+/// compacted log and restarts, two servers are killed for good and removed, two others join, and the
+/// leader is killed. Under load all the while.
+#[tokio::test(start_paused = true)]
+async fn a_long_life_loses_nothing() {
+    let configure = |config| Config {
+        trailing_logs: 50,
+        snapshot_threshold: 200,
+        snapshot_interval: Duration::from_secs(1),
+        snapshot_chunk_bytes: 1 << 10,
+        ..config
+    };
+    let mut cluster = Cluster::with_config(["a"], configure).await;
+    cluster.network().set_delay(Duration::from_millis(1));
+    let wire = Wire::tap(&cluster);
+    cluster.leader().await;
+    let load = Load::steady(&cluster);
+    for id in ["b", "c", "d", "e"] {
+        cluster.start(id).await;
+        cluster.leader().await.add_voter(id, id, None).await.unwrap();
+        load.follow(&cluster);
+        sleep(WHILE).await;
+    }
+    // Falls behind, and has to be sent a snapshot.
+    let leader = cluster.leader().await;
+    let behind = cluster.followers()[0].id().to_string();
+    let last = cluster.raft(&behind).last_index();
+    cluster.stop(&behind).await;
+    sleep(2 * WHILE).await;
+    assert!(last < leader.marks().first, "the log is not compacted beyond {last}");
+    let raft = cluster.start(&behind).await;
+    load.follow(&cluster);
+    sleep(WHILE).await;
+    assert!(last < raft.status().await.unwrap().snapshot.index, "it was sent no snapshot");
+    // Two die, two others join, the dead are removed.
+    let dead: Vec<_> = ids(&cluster.followers()).into_iter().take(2).collect();
+    for id in &dead {
+        cluster.stop(id).await;
+        load.follow(&cluster);
+        sleep(WHILE).await;
+    }
+    for id in ["f", "g"] {
+        cluster.start(id).await;
+        cluster.leader().await.add_voter(id, id, None).await.unwrap();
+        load.follow(&cluster);
+        sleep(WHILE).await;
+    }
+    for id in &dead {
+        cluster.leader().await.remove_server(id.as_str(), None).await.unwrap();
+        sleep(WHILE).await;
+    }
+    let leader = cluster.leader().await;
+    cluster.stop(leader.id().as_str()).await;
+    load.follow(&cluster);
+    let next = cluster.leader().await;
+    sleep(WHILE).await;
+    assert_eq!(next.configuration().configuration.voters().count(), 5);
+    cluster.start(leader.id().as_str()).await;
+    load.follow(&cluster);
+    sleep(WHILE).await;
+    let acknowledged = load.stop().await;
+    assert_eq!(cluster.rafts().len(), 5);
+    check_everything(&cluster, &wire, &acknowledged).await;
 }

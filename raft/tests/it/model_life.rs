@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use raft::{
-    Configuration, Fatal, LogIndex, Message, Role, Server, SnapshotError, Suffrage, Term,
+    Config, Configuration, Fatal, LogIndex, Message, Role, Server, SnapshotError, Suffrage, Term,
     has_existing_state, inmem::InmemStableStore, rpc::HeartbeatRequest, testing::Cluster,
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -157,7 +157,7 @@ async fn a_snapshot_of_nothing_is_refused() {
 /// at a start: all of it, changes included, by a server that has nobody to wait for.
 #[tokio::test(start_paused = true)]
 async fn a_long_log_with_changes_in_it_is_replayed_at_a_start() {
-    let configure = |config| raft::Config { max_apply_batch: 10, ..config };
+    let configure = |config| Config { max_apply_batch: 10, ..config };
     let mut cluster = Cluster::with_config(["a"], configure).await;
     let leader = cluster.leader().await;
     let commands = vec![bytes::Bytes::from_static(b"x"); 5000];
@@ -175,6 +175,35 @@ async fn a_long_log_with_changes_in_it_is_replayed_at_a_start() {
         raft.configuration().configuration.server(&"n".into()).unwrap().suffrage,
         Suffrage::Nonvoter
     );
+}
+
+/// B08: a log that is shorter than its trail is kept whole, and a second snapshot of it too.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_shorter_than_its_trail_is_kept_whole() {
+    for trailing in [4, 100, u64::MAX] {
+        let mut cluster = Cluster::new([]).await;
+        cluster.reconfigure(match trailing {
+            4 => |config| Config { trailing_logs: 4, ..config },
+            100 => |config| Config { trailing_logs: 100, ..config },
+            _ => |config| Config { trailing_logs: u64::MAX, ..config },
+        });
+        let raft = cluster.start("a").await;
+        raft.bootstrap_cluster(Configuration::new([Server::voter("a", "a")])).await.unwrap();
+        cluster.leader().await;
+        for _ in 0..3 {
+            raft.apply("x").await.unwrap();
+            raft.snapshot().await.unwrap();
+            raft.barrier().await.unwrap();
+        }
+        let kept = log(&cluster, "a").await;
+        let last = raft.status().await.unwrap().snapshot.index.0;
+        let first = last.saturating_sub(trailing) + 1;
+        assert_eq!(kept.first().unwrap().index, LogIndex(first), "{trailing}");
+        assert_eq!(kept.last().unwrap().index, raft.last_index());
+        cluster.restart("a").await;
+        cluster.leader().await;
+        assert_eq!(cluster.journal("a").commands().len(), 3);
+    }
 }
 
 /// B09: asking for the configuration, or for any mark, waits for nothing, however busy the node.
