@@ -98,8 +98,9 @@ pub struct Config {
     /// Entries kept in the log behind the newest snapshot, so that a server that is a little behind
     /// is spared the snapshot. Default 10,240; may be 0.
     pub trailing_logs: u64,
-    /// While a snapshot is being sent, the entries after it are kept too, so that the receiver can
-    /// go on from there; but not if more than this many have come since. Default 1,048,576; may be 0.
+    /// While a snapshot is being sent, and until the receiver has come as far as the newest one, the
+    /// entries after it are kept too, so that the receiver can go on from there; but not if more than
+    /// this many have come since. Default 1,048,576; may be 0.
     pub max_held_entries: u64,
     /// How often this server looks whether a snapshot is due; a random amount up to the same length
     /// again is added, so that servers do not all start at once. Default 120 s; at least 1 ms.

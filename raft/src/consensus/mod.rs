@@ -139,14 +139,8 @@ impl Consensus {
     /// If the state machine says that it has applied more than the log has.
     #[must_use]
     pub fn new(rules: Rules, saved: Saved, seed: u64, now: Time) -> Self {
-        let Saved { mut hard_state, mut log, mut membership, commit_index, last_applied } = saved;
+        let Saved { hard_state, mut log, mut membership, commit_index, last_applied } = saved;
         log.restored();
-        // A snapshot may have become durable before the term in which it came. A log never does.
-        let is_hard_state_dirty =
-            log.last() == log.snapshot() && hard_state.current_term < log.last().term;
-        if is_hard_state_dirty {
-            hard_state = HardState { current_term: log.last().term, voted_for: None };
-        }
         let last_applied = last_applied.max(log.snapshot().index);
         assert!(last_applied <= log.last().index, "the state machine is ahead of the log");
         let commit_index = commit_index.min(log.last().index).max(last_applied);
@@ -155,7 +149,7 @@ impl Consensus {
             rules,
             rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5eed),
             hard_state,
-            is_hard_state_dirty,
+            is_hard_state_dirty: false,
             log,
             membership,
             commit_index,
@@ -179,7 +173,7 @@ impl Consensus {
         consensus.reset_election_deadline(now);
         consensus.emit_peers();
         consensus.emit_commit();
-        consensus.finish(now);
+        consensus.assert_invariants();
         consensus
     }
 

@@ -5,7 +5,11 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use raft::LogId;
 
-const AFTER_HELP: &str = "\
+const AFTER_SERVE_HELP: &str = "\
+Signals: SIGTERM and Ctrl-C stop the server in order; a leader first hands leadership over.
+Exit codes: 0 when it was told to stop, or was removed from its cluster; 1 when it cannot start or
+fails, with one line on standard error that says why; 2 for a mistake on the command line.
+
 Example, a cluster of three on one machine:
   kv serve --id a --data /tmp/a --raft 127.0.0.1:7001 --resp 127.0.0.1:6381 --http 127.0.0.1:8081 \\
            --bootstrap
@@ -16,6 +20,10 @@ Example, a cluster of three on one machine:
   redis-cli -p 6382 set greeting hello     # any server takes any request
   kv ctl --http 127.0.0.1:8081 status";
 
+const TIMES: &str = "Times, such as 500ms, 5s, 2m or 24h";
+const SNAPSHOTS: &str = "Snapshots";
+const AUTOPILOT: &str = "Autopilot (off unless asked for)";
+
 const AFTER_RECOVER_HELP: &str = "\
 When a majority of the voters is lost for good, the rest can neither write nor change its members.
 Then, and only then:
@@ -24,7 +32,7 @@ Then, and only then:
      ends last: with the greatest term, and of equal ones the greatest index.
   3. Write the new members into a file:
        [{\"id\": \"a\", \"address\": \"10.0.0.1:7000\"}]
-     With \"non_voter\": true a member has no vote. A list of addresses is read too.
+     With \"non_voter\": true a member has no vote.
   4. kv recover --data-dir DIR --peers FILE
   5. Start the server as before, without --join. Start all others with empty directories and --join.
 
@@ -34,6 +42,23 @@ harm than one that is forgotten.
 
 Several survivors can be recovered with the same file only if all end with the same entry, which
 --must-end-at checks.";
+
+const AFTER_BACKUP_HELP: &str = "\
+The file holds the whole state as of one entry of the log, and says which. On a server that does not
+lead that may be a little less than what was acknowledged; --leader makes it all of it. Commands go on
+meanwhile. The file is checked before it gets its name. The same bytes: curl HOST:PORT/backup
+
+Exit codes: 0 when FILE is whole and durable; 1 when it is not there, with one line that says why.";
+
+const AFTER_RESTORE_HELP: &str = "\
+The whole file is checked before anything is sent. The leader keeps what arrives beside its data,
+checks it again, and only then puts it in the place of the state, on all servers. Commands are refused
+for the moment in which it does; what was written since the backup is gone. Members stay as they are,
+so the backup of one cluster can be restored into another. A restore that breaks off before the leader
+has the whole file has changed nothing.
+
+Exit codes: 0 when a majority of the servers has the restored state; 1 otherwise, with one line that
+says why, and whether it may still take effect.";
 
 /// A replicated key-value server that speaks the protocol of Redis.
 #[derive(Debug, Parser)]
@@ -46,10 +71,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Runs one server of a cluster.
-    #[command(after_help = AFTER_HELP, next_line_help = true)]
+    #[command(after_help = AFTER_SERVE_HELP, next_line_help = true)]
     Serve(Box<Serve>),
     /// Asks and changes a running cluster.
     Ctl(Ctl),
+    /// Writes the state of a running cluster into a file.
+    #[command(after_help = AFTER_BACKUP_HELP)]
+    Backup(Backup),
+    /// Replaces the state of a running cluster by that in a file.
+    #[command(after_help = AFTER_RESTORE_HELP)]
+    Restore(Restore),
     /// Shows what is in the data directory of a server that does not run. Changes nothing.
     Inspect(Inspect),
     /// Makes a server that does not run the beginning of a new cluster, after a majority of the old
@@ -108,25 +139,62 @@ pub(crate) struct Serve {
 
     /// How long a follower waits for its leader before it stands for election (up to twice that).
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration,
-          help_heading = "Times, such as 500ms, 5s or 2m")]
+          help_heading = TIMES)]
     pub(crate) election_timeout: Duration,
     /// How often a leader says that it leads.
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_duration,
-          help_heading = "Times, such as 500ms, 5s or 2m")]
+          help_heading = TIMES)]
     pub(crate) heartbeat: Duration,
     /// How long a request waits for a leader before it is answered with CLUSTERDOWN.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration,
-          help_heading = "Times, such as 500ms, 5s or 2m")]
+          help_heading = TIMES)]
     pub(crate) no_leader_wait: Duration,
     /// How long a request that was passed on waits for the leader's answer before it is answered
     /// with UNKNOWN.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration,
-          help_heading = "Times, such as 500ms, 5s or 2m")]
+          help_heading = TIMES)]
     pub(crate) forward_timeout: Duration,
     /// How long a client may be silent before it is disconnected; 0s: for ever.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration,
-          help_heading = "Times, such as 500ms, 5s or 2m")]
+          help_heading = TIMES)]
     pub(crate) idle_timeout: Duration,
+
+    /// How often to look whether a snapshot is due (a random amount up to that is added).
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration,
+          help_heading = SNAPSHOTS)]
+    pub(crate) snapshot_interval: Duration,
+    /// A snapshot is due when this many entries have come since the last one.
+    #[arg(long, value_name = "N", default_value_t = 8192, help_heading = SNAPSHOTS,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) snapshot_threshold: u64,
+    /// Entries that stay in the log behind the newest snapshot, so that a server that was away for a
+    /// moment need not be sent the snapshot.
+    #[arg(long, value_name = "N", default_value_t = 10_240, help_heading = SNAPSHOTS)]
+    pub(crate) trailing_logs: u64,
+    /// Bytes of a snapshot sent to one server in a second at most, such as 500K, 20M or 1G; 0: no
+    /// limit.
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = parse_bytes,
+          help_heading = SNAPSHOTS)]
+    pub(crate) snapshot_rate: u64,
+
+    /// Watch the health of all servers while this one leads (`kv ctl status`). The same on all
+    /// servers. Removes and promotes nobody without the flags below.
+    #[arg(long, help_heading = AUTOPILOT)]
+    pub(crate) autopilot: bool,
+    /// Remove a server that the leader has not heard from for this long. Implies --autopilot.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = AUTOPILOT)]
+    pub(crate) autopilot_dead_after: Option<Duration>,
+    /// Removals leave at least this many voters.
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = AUTOPILOT,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) autopilot_min_quorum: u16,
+    /// Make a nonvoter a voter when it has been healthy for long enough. Implies --autopilot.
+    #[arg(long, help_heading = AUTOPILOT)]
+    pub(crate) autopilot_promote: bool,
+    /// How long is long enough.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration,
+          help_heading = AUTOPILOT)]
+    pub(crate) autopilot_stabilization: Duration,
 
     /// Redis connections at most.
     #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Limits",
@@ -165,9 +233,9 @@ pub(crate) struct Ctl {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Shows how every member is.
+    /// Shows how the asked server and every member are, and snapshots under way.
     Status {
-        /// Print what the asked member says, as JSON.
+        /// Print what the asked server says of itself, as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -197,12 +265,52 @@ pub(crate) enum Action {
         #[arg(value_parser = parse_id)]
         id: String,
     },
+    /// Removes a member and adds it again, with the same address and vote: for a server that comes
+    /// back with an empty directory. It is to be started without --join, before or after.
+    Rejoin {
+        /// Its name.
+        #[arg(value_parser = parse_id)]
+        id: String,
+    },
+    /// Lets the asked server take a snapshot now, and its log forget what the snapshot stands for.
+    Snapshot,
     /// Hands leadership to another voter.
     Transfer {
         /// To whom; the one that is furthest if nobody is named.
         #[arg(value_parser = parse_id)]
         to: Option<String>,
     },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Backup {
+    /// The HTTP address of any member.
+    #[arg(long, env = "KV_HTTP", value_name = "HOST:PORT", default_value = "127.0.0.1:8080",
+          value_parser = parse_address)]
+    pub(crate) http: String,
+    /// Where to write to. While it is being written it has another name.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Have the leader do it, with everything that was acknowledged before.
+    #[arg(long)]
+    pub(crate) leader: bool,
+    /// Replace FILE if it exists.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Restore {
+    /// The HTTP address of any member.
+    #[arg(long, env = "KV_HTTP", value_name = "HOST:PORT", default_value = "127.0.0.1:8080",
+          value_parser = parse_address)]
+    pub(crate) http: String,
+    /// What `kv backup` has written.
+    #[arg(long = "in", value_name = "FILE")]
+    pub(crate) input: PathBuf,
+    /// Do not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -335,7 +443,7 @@ fn parse_log_id(text: &str) -> Result<LogId, String> {
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let explain = || "a time is a number with its unit: 500ms, 5s or 2m".to_owned();
+    let explain = || "a time is a number with its unit: 500ms, 5s, 2m or 24h".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u32 = number.parse().map_err(|_| explain())?;
@@ -343,9 +451,22 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "ms" => Duration::from_millis(1),
         "s" => Duration::from_secs(1),
         "m" => Duration::from_secs(60),
+        "h" => Duration::from_secs(3600),
         _ => return Err(explain()),
     };
     Ok(unit * number)
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let explain = || "bytes are a number, or one with K, M or G behind it: 500K".to_owned();
+    let (number, unit) = match text.split_at_checked(text.len().saturating_sub(1)) {
+        Some((number, "K")) => (number, 1 << 10),
+        Some((number, "M")) => (number, 1 << 20),
+        Some((number, "G")) => (number, 1 << 30),
+        _ => (text, 1),
+    };
+    let number: u64 = number.parse().map_err(|_| explain())?;
+    number.checked_mul(unit).ok_or_else(explain)
 }
 
 #[cfg(test)]
@@ -363,7 +484,13 @@ mod tests {
     fn values_are_read_or_refused() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for text in ["", "5", "s", "1.5s", "-1s", "5h", "99999999999s"] {
+        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(parse_bytes("0"), Ok(0));
+        assert_eq!(parse_bytes("3M"), Ok(3 << 20));
+        for text in ["", "K", "-1", "1.5M", "5T", "99999999999999G", "ä"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+        for text in ["", "5", "s", "1.5s", "-1s", "5d", "99999999999s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert_eq!(parse_peer("a=h:1"), Ok(("a".to_owned(), "h:1".to_owned())));

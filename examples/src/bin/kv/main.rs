@@ -1,7 +1,9 @@
 //! `kv`: a replicated key-value server that speaks the protocol of Redis.
 //!
-//! `kv serve` runs one server, `kv ctl` asks and changes a cluster, `kv inspect` and `kv recover` work
-//! on the directory of a server that does not run, and `kv demo` shows all of it on one machine. The code, in the order in which it is best read:
+//! `kv serve` runs one server, `kv ctl` asks and changes a cluster, `kv backup` and `kv restore` copy
+//! its state to and from a file, `kv inspect` and `kv recover` work on the directory of a server that
+//! does not run, and `kv demo` shows all of it on one machine. The code, in the order in which it is
+//! best read:
 //!
 //! - What is replicated: [`command`], its bytes in the log ([`encoding`]), the [`map`] it changes,
 //!   the state machine around it ([`fsm`]) and its [`snapshot`].
@@ -9,15 +11,18 @@
 //!   answers from being stale, [`announce`] tells everybody where everybody is.
 //! - Around it: [`serve`] puts a [`server`] together, [`identity`] guards its directory, [`stores`] are
 //!   what is in there, [`inspect`] shows it and [`recover`] makes a new cluster of it, [`http`] is for
-//!   operators, [`ctl`] their terminal, and [`demo`] the proof.
+//!   operators, [`figures`] are what it counts, [`ctl`] is a terminal for it, [`backup`] the state in a
+//!   file, and [`demo`] the proof.
 
 mod announce;
+mod backup;
 mod cli;
 mod command;
 mod ctl;
 mod demo;
 mod encoding;
 mod failure;
+mod figures;
 mod fsm;
 mod http;
 mod identity;
@@ -58,7 +63,7 @@ fn run(command: Command) -> Result<(), Failure> {
     let filter = match &command {
         Command::Serve(options) => options.log.as_str(),
         Command::Inspect(_) | Command::Recover(_) => "warn",
-        Command::Ctl(_) | Command::Demo(_) => "error",
+        Command::Ctl(_) | Command::Backup(_) | Command::Restore(_) | Command::Demo(_) => "error",
     };
     log_to_stderr(filter)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -68,6 +73,8 @@ fn run(command: Command) -> Result<(), Failure> {
     let end = match command {
         Command::Serve(options) => runtime.block_on(serve::run(*options)),
         Command::Ctl(options) => ctl::run(&options),
+        Command::Backup(options) => runtime.block_on(backup::take::run(options)),
+        Command::Restore(options) => runtime.block_on(backup::restore::run(options)),
         Command::Inspect(options) => runtime.block_on(inspect::run(options)),
         Command::Recover(options) => runtime.block_on(recover::run(options)),
         Command::Demo(options) => runtime.block_on(demo::run(options)),

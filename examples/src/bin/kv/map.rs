@@ -141,6 +141,11 @@ fn place(name: &[u8]) -> u64 {
     stir(hash).max(1)
 }
 
+/// The running sum of pairs with one more.
+pub(crate) fn digest_with(digest: u64, name: &[u8], value: &[u8]) -> u64 {
+    digest.wrapping_add(pair_digest(place(name), value))
+}
+
 fn pair_digest(place: u64, value: &[u8]) -> u64 {
     let sum = u64::from(crc32fast::hash(value));
     stir(place ^ stir(sum | (value.len() as u64) << 32))

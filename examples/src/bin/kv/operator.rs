@@ -1,15 +1,22 @@
 //! The client's end of the HTTP interface, for `kv ctl`, for a server that joins, and for the demo.
 //! It blocks: call it from a thread that may.
 
-use std::time::Duration;
+use std::{io::Read, time::Duration};
 
 use serde_json::Value;
-use ureq::{Agent, http::StatusCode};
+use ureq::{
+    Agent, Body, SendBody,
+    http::{Response, StatusCode, header},
+};
 
 use crate::failure::Failure;
 
 /// How many times a request is sent on to somebody who should know better.
 const MAX_HOPS: usize = 5;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a transfer may stand still: reading what was sent once more takes its time.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Talks to one server, and to the leader when that server says so.
 #[derive(Clone, Debug)]
@@ -39,6 +46,20 @@ impl Operator {
         Self { agent: config.into(), server: server.into() }
     }
 
+    /// For transfers that take as long as they take: only connecting and the answer once everything
+    /// is there have a limit, and nothing may come to a standstill.
+    pub(crate) fn unhurried(server: impl Into<String>) -> Self {
+        let config = Agent::config_builder()
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(ANSWER_TIMEOUT))
+            .timeout_per_write(Some(ANSWER_TIMEOUT))
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .http_status_as_error(false)
+            .build();
+        Self { agent: config.into(), server: server.into() }
+    }
+
     /// Asks, follows the way to the leader, and returns the answer.
     ///
     /// # Errors
@@ -46,29 +67,66 @@ impl Operator {
     pub(crate) fn ask(&self, path: &str, ask: &Ask) -> Result<Value, Failure> {
         let mut url = format!("http://{}{path}", self.server);
         for _ in 0..MAX_HOPS {
-            let unreachable = |error| Failure::new(format!("cannot ask {url}: {error}"));
             let response = match ask {
                 Ask::Get => self.agent.get(&url).call(),
                 Ask::Post(body) => self.agent.post(&url).send_json(body),
                 Ask::Delete => self.agent.delete(&url).call(),
             };
-            let mut response = response.map_err(unreachable)?;
-            let status = response.status();
-            if status == StatusCode::TEMPORARY_REDIRECT
-                && let Some(place) = response.headers().get("location")
-                && let Ok(place) = place.to_str()
-            {
-                url = place.to_owned();
-                continue;
+            let response = response.map_err(unreachable(&url))?;
+            match elsewhere(&response) {
+                Some(place) => url = place,
+                None => return answer(&url, response),
             }
-            let body: Value = response.body_mut().read_json().map_err(unreachable)?;
-            if status.is_success() {
-                return Ok(body);
-            }
-            let why = body.get("error").and_then(Value::as_str).unwrap_or("no reason was given");
-            return Err(Failure::new(format!("refused ({}): {why}", status.as_u16())));
         }
-        Err(Failure::new(format!("no leader found from {} in {MAX_HOPS} steps", self.server)))
+        Err(self.no_leader())
+    }
+
+    /// Asks, follows the way to the leader, and returns a long answer, with its length if that is
+    /// known.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub(crate) fn download(&self, path: &str) -> Result<(Option<u64>, impl Read + use<>), Failure> {
+        let mut url = format!("http://{}{path}", self.server);
+        for _ in 0..MAX_HOPS {
+            let response = self.agent.get(&url).call().map_err(unreachable(&url))?;
+            if let Some(place) = elsewhere(&response) {
+                url = place;
+            } else if response.status().is_success() {
+                let length = response.body().content_length();
+                return Ok((length, response.into_body().into_reader()));
+            } else {
+                // An error, in JSON.
+                answer(&url, response)?;
+                return Err(Failure::new(format!("{url} has no answer")));
+            }
+        }
+        Err(self.no_leader())
+    }
+
+    /// Sends `length` bytes to this server, which has to be the right one.
+    ///
+    /// # Errors
+    /// When it does not answer, or the answer is an error; the failure is what the server said.
+    pub(crate) fn upload(
+        &self,
+        path: &str,
+        body: &mut dyn Read,
+        length: u64,
+    ) -> Result<Value, Failure> {
+        let url = format!("http://{}{path}", self.server);
+        let request = self
+            .agent
+            .post(&url)
+            .header(header::CONTENT_LENGTH, length)
+            // So that one who refuses is heard before everything is sent.
+            .header(header::EXPECT, "100-continue");
+        let response = request.send(SendBody::from_reader(body)).map_err(unreachable(&url))?;
+        answer(&url, response)
+    }
+
+    fn no_leader(&self) -> Failure {
+        Failure::new(format!("no leader found from {} in {MAX_HOPS} steps", self.server))
     }
 
     /// The whole state of the server, as bytes.
@@ -83,4 +141,26 @@ impl Operator {
         });
         bytes.map_err(|error| Failure::new(format!("cannot read {url}: {error}")))
     }
+}
+
+fn unreachable(url: &str) -> impl FnOnce(ureq::Error) -> Failure {
+    move |error| Failure::new(format!("cannot ask {url}: {error}"))
+}
+
+/// Where the answer says to ask instead.
+fn elsewhere(response: &Response<Body>) -> Option<String> {
+    if response.status() != StatusCode::TEMPORARY_REDIRECT {
+        return None;
+    }
+    Some(response.headers().get(header::LOCATION)?.to_str().ok()?.to_owned())
+}
+
+fn answer(url: &str, mut response: Response<Body>) -> Result<Value, Failure> {
+    let status = response.status();
+    let body: Value = response.body_mut().read_json().map_err(unreachable(url))?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let why = body.get("error").and_then(Value::as_str).unwrap_or("no reason was given");
+    Err(Failure::new(format!("refused ({}): {why}", status.as_u16())))
 }

@@ -167,9 +167,11 @@ impl Router {
                 return Fate::Refused(vec![]);
             }
             // Its own words say so already.
-            (ApplyError::LeadershipLost, _) => Reply::error(format!("UNKNOWN {error}")),
+            (ApplyError::LeadershipLost | ApplyError::ReplacedBySnapshot, _) => {
+                Reply::error(format!("UNKNOWN {error}"))
+            }
             (_, Outcome::Unknown) => unknown(&error),
-            (ApplyError::EnqueueTimeout { .. }, _) => busy(&error),
+            (ApplyError::EnqueueTimeout { .. } | ApplyError::RestoreInProgress, _) => busy(&error),
             (_, Outcome::NotApplied) => Reply::error(format!("ERR {error}; nothing was written")),
         };
         Fate::Answered(vec![reply; run.len()])

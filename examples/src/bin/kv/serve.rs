@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use raft::{Config, Configuration, Fatal, Server as Member};
+use metrics_exporter_prometheus::PrometheusHandle;
+use raft::{
+    Config, Configuration, Fatal, FileSnapshotStore, Server as Member, SnapshotStore,
+    autopilot::{Autopilot, AutopilotConfig, Promotion},
+};
 use raft_tcp::{TcpOptions, TcpTransport};
 use serde_json::json;
 use tokio::{
@@ -17,6 +20,7 @@ use crate::{
     Node, announce,
     cli::Serve,
     failure::Failure,
+    figures,
     fsm::{Contact, KvFsm, Shared},
     http, identity,
     identity::Identity,
@@ -42,6 +46,10 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     let config = config(&options);
     config.validate().map_err(Failure::new)?;
+    let autopilot = autopilot(&options);
+    if let Some(autopilot) = &autopilot {
+        autopilot.validate().map_err(Failure::new)?;
+    }
     let addresses = Addresses::new(&options)?;
 
     let first_members = first_members(&options, &addresses)?;
@@ -59,9 +67,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
         first_members: first_members.clone(),
     };
     let lock = identity::claim(&data, &wanted)?;
-    let metrics = PrometheusBuilder::new()
-        .install_recorder()
-        .map_err(|error| Failure::new(format!("cannot collect metrics: {error}")))?;
+    let metrics = figures::gather()?;
 
     let shared = Shared::new();
     let mut stores = Stores::open(&data).await?;
@@ -69,17 +75,23 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
         bootstrap(&mut stores, &members).await?;
     }
     let Stores { log, stable, snapshots } = stores;
+    let snapshots = Arc::new(snapshots);
     let fsm = KvFsm::new(Arc::clone(&shared));
     let (election_timeout, no_leader_wait) = (options.election_timeout, options.no_leader_wait);
-    let node = Node::new(config, fsm, log, stable, Arc::new(snapshots), transport)
-        .await
-        .map_err(Failure::new)?;
+    let store: Arc<dyn SnapshotStore> = Arc::<FileSnapshotStore>::clone(&snapshots);
+    let node = Node::new(config, fsm, log, stable, store, transport).await.map_err(Failure::new)?;
+    let autopilot = autopilot.map(|config| Autopilot::start(node.clone(), config));
 
     let patience = Patience { no_leader: no_leader_wait, forward: options.forward_timeout };
     let server = Arc::new(Server {
         router: Router::new(node.clone(), Arc::clone(&shared), patience),
         node,
         shared,
+        snapshots,
+        autopilot: autopilot.transpose().map_err(Failure::new)?,
+        cluster: options.cluster.clone(),
+        data: data.clone(),
+        restoring: tokio::sync::Mutex::new(()),
         address: addresses.raft.as_str().into(),
         contact: addresses.contact,
         limits: limits(&options),
@@ -115,8 +127,29 @@ fn config(options: &Serve) -> Config {
         leader_lease_timeout: options.election_timeout / 2,
         write_stall_timeout: defaults.write_stall_timeout.max(options.election_timeout),
         max_command_bytes: u64::from(options.max_request_bytes) + COMMAND_OVERHEAD_BYTES,
+        trailing_logs: options.trailing_logs,
+        snapshot_interval: options.snapshot_interval,
+        snapshot_threshold: options.snapshot_threshold,
+        snapshot_bytes_per_second: options.snapshot_rate,
         ..defaults
     }
+}
+
+/// The autopilot's settings, if there is to be one.
+fn autopilot(options: &Serve) -> Option<AutopilotConfig> {
+    let dead_after = options.autopilot_dead_after;
+    if !options.autopilot && !options.autopilot_promote && dead_after.is_none() {
+        return None;
+    }
+    Some(AutopilotConfig {
+        // Who has been silent for that long may be campaigning by now.
+        last_contact_threshold: options.election_timeout,
+        stabilization_time: options.autopilot_stabilization,
+        promotion: if options.autopilot_promote { Promotion::All } else { Promotion::Never },
+        dead_after,
+        min_quorum: usize::from(options.autopilot_min_quorum),
+        ..AutopilotConfig::default()
+    })
 }
 
 fn limits(options: &Serve) -> Limits {
@@ -205,12 +238,21 @@ async fn bootstrap(stores: &mut Stores, members: &BTreeMap<String, String>) -> R
     raft::bootstrap_cluster(log, stable, &*snapshots, configuration).await.map_err(Failure::new)
 }
 
-/// Asks `member` to make this server a member, until it is one.
+/// Asks `member` to make this server a member, until it is one. One that was a member before stays
+/// what it is.
 async fn join(server: Arc<Server>, member: String, voter: bool) {
     let id = server.node.id().clone();
     let body = json!({ "id": id, "address": server.address, "voter": voter });
-    let is_member = || server.node.configuration().configuration.server(&id).is_some();
-    while !is_member() {
+    if server.node.configuration().configuration.server(&id).is_some() {
+        return;
+    }
+    // It is a member without a vote while it catches up. Whoever waits for that has only so much
+    // patience, and asking again goes on where it was.
+    let is_there = || {
+        let members = server.node.configuration().configuration;
+        members.server(&id).is_some_and(|member| member.is_voter() || !voter)
+    };
+    while !is_there() {
         let (operator, ask) = (Operator::new(&member, JOIN_TIMEOUT), Ask::Post(body.clone()));
         let asked = tokio::task::spawn_blocking(move || operator.ask("/members", &ask)).await;
         match asked {
@@ -243,12 +285,27 @@ async fn until_the_end(server: &Server, stop_with_stdin: bool) -> Result<(), Fai
         biased;
         _ = node_ended.recv() => match server.node.fatal() {
             Some(Fatal::Shutdown) | None => Ok(()),
+            Some(Fatal::Removed) => {
+                say_removed(server);
+                Ok(())
+            }
             Some(end) => Err(Failure::new(end)),
         },
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
         () = stdin_ended(), if stop_with_stdin => Ok(()),
     }
+}
+
+/// It is what an operator wanted, so it is no failure; but it should not look like one's own doing.
+fn say_removed(server: &Server) {
+    eprintln!(
+        "kv: server {} was removed from cluster {} and has stopped; to make it a member again, remove \
+         {} and start it with --join",
+        server.node.id(),
+        server.cluster,
+        server.data.display()
+    );
 }
 
 async fn stdin_ended() {

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use raft::ServerAddress;
+use raft::{FileSnapshotStore, ServerAddress, autopilot::Autopilot};
 use tokio::time::Instant;
 
 use crate::{
@@ -36,6 +37,16 @@ pub(crate) struct Server {
     pub(crate) node: Node,
     pub(crate) shared: Arc<Shared>,
     pub(crate) router: Router,
+    /// Where the node keeps its snapshots.
+    pub(crate) snapshots: Arc<FileSnapshotStore>,
+    /// If it was asked for.
+    pub(crate) autopilot: Option<Autopilot>,
+    /// The cluster's name.
+    pub(crate) cluster: String,
+    /// The data directory.
+    pub(crate) data: PathBuf,
+    /// Held while a restore is being received or carried out.
+    pub(crate) restoring: tokio::sync::Mutex<()>,
     /// Where other servers reach this one.
     pub(crate) address: ServerAddress,
     /// Where everybody else does.

@@ -16,7 +16,10 @@ use bytes::Bytes;
 use raft::{FsmError, FsmSnapshot, LogIndex, ServerId};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
-use crate::fsm::{Contact, State};
+use crate::{
+    fsm::{Contact, Contacts, State},
+    map,
+};
 
 const MAGIC: &[u8; 8] = b"raft-kv\x01";
 
@@ -34,21 +37,12 @@ impl FsmSnapshot for View {
     ) -> Result<(), FsmError> {
         let State { map, contacts, index } = &self.0;
         let mut out = Writer::new(sink);
-        out.raw(MAGIC).await?;
-        out.raw(&index.0.to_le_bytes()).await?;
-        out.len(contacts.len()).await?;
-        for (id, contact) in contacts {
-            out.string(id.as_str().as_bytes()).await?;
-            out.string(contact.resp.as_bytes()).await?;
-            out.string(contact.http.as_bytes()).await?;
-        }
-        out.raw(&(map.len() as u64).to_le_bytes()).await?;
+        out.head(*index, contacts, map.len() as u64).await?;
         for (key, value) in map.iter() {
             out.string(key).await?;
             out.string(value).await?;
         }
-        out.raw(&map.digest().to_le_bytes()).await?;
-        Ok(out.finish().await?)
+        Ok(out.end(map.digest()).await?)
     }
 }
 
@@ -62,6 +56,23 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(sink: &'a mut (dyn AsyncWrite + Send + Unpin)) -> Self {
         Self { sink, buffer: Vec::new(), checksum: crc32fast::Hasher::new() }
+    }
+
+    async fn head(
+        &mut self,
+        index: LogIndex,
+        contacts: &Contacts,
+        keys: u64,
+    ) -> std::io::Result<()> {
+        self.raw(MAGIC).await?;
+        self.raw(&index.0.to_le_bytes()).await?;
+        self.len(contacts.len()).await?;
+        for (id, contact) in contacts {
+            self.string(id.as_str().as_bytes()).await?;
+            self.string(contact.resp.as_bytes()).await?;
+            self.string(contact.http.as_bytes()).await?;
+        }
+        self.raw(&keys.to_le_bytes()).await
     }
 
     async fn raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -89,7 +100,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    async fn finish(mut self) -> std::io::Result<()> {
+    async fn end(mut self, digest: u64) -> std::io::Result<()> {
+        self.raw(&digest.to_le_bytes()).await?;
         self.flush().await?;
         let checksum = self.checksum.finalize();
         self.sink.write_all(&checksum.to_le_bytes()).await?;
@@ -102,26 +114,117 @@ impl<'a> Writer<'a> {
 /// # Errors
 /// When the bytes end early or go on too long, are of another version, or fail a checksum.
 pub(crate) async fn read(reader: impl AsyncRead + Unpin) -> Result<State, FsmError> {
-    let source = BufReader::with_capacity(CHUNK_BYTES, reader);
-    let mut input = Reader { source, checksum: crc32fast::Hasher::new() };
-    if input.array::<8>().await? != *MAGIC {
-        return Err("not a snapshot of this program, or of another version".into());
-    }
-    let mut state = State { index: LogIndex(input.u64().await?), ..State::default() };
-    for _ in 0..input.len().await? {
-        let id = ServerId::new(input.text().await?);
-        let (resp, http) = (input.text().await?, input.text().await?);
-        state.contacts.insert(id, Contact { resp, http });
-    }
-    for _ in 0..input.u64().await? {
-        let (key, value) = (input.string().await?, input.string().await?);
+    let mut pairs = Pairs::begin(reader).await?;
+    let mut state = State { index: pairs.index, ..State::default() };
+    state.contacts = std::mem::take(&mut pairs.contacts);
+    while let Some((key, value)) = pairs.next().await? {
         state.map.insert(key, value);
     }
-    if input.u64().await? != state.map.digest() {
-        return Err("the snapshot's pairs do not add up to its digest".into());
-    }
-    input.end().await?;
+    pairs.end().await?;
     Ok(state)
+}
+
+/// What a snapshot holds, in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// The last command applied.
+    pub(crate) index: LogIndex,
+    pub(crate) keys: u64,
+    pub(crate) digest: u64,
+}
+
+/// Reads a snapshot without keeping it.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn check(reader: impl AsyncRead + Unpin) -> Result<Summary, FsmError> {
+    let mut pairs = Pairs::begin(reader).await?;
+    while pairs.next().await?.is_some() {}
+    pairs.end().await
+}
+
+/// Copies a snapshot to where it will be restored, with other contacts: its own may be those of
+/// another cluster, to which requests would be passed on.
+///
+/// # Errors
+/// As [`read`], and when the copy cannot be written.
+pub(crate) async fn copy(
+    reader: impl AsyncRead + Unpin,
+    sink: &mut (dyn AsyncWrite + Send + Unpin),
+    contacts: &Contacts,
+) -> Result<Summary, CopyError> {
+    let mut pairs = Pairs::begin(reader).await?;
+    let mut out = Writer::new(sink);
+    out.head(pairs.index, contacts, pairs.keys).await.map_err(CopyError::Write)?;
+    while let Some((key, value)) = pairs.next().await? {
+        out.string(&key).await.map_err(CopyError::Write)?;
+        out.string(&value).await.map_err(CopyError::Write)?;
+    }
+    let summary = pairs.end().await?;
+    out.end(summary.digest).await.map_err(CopyError::Write)?;
+    Ok(summary)
+}
+
+/// Why a snapshot was not copied.
+#[derive(Debug)]
+pub(crate) enum CopyError {
+    /// It is wrong.
+    Read(FsmError),
+    /// The copy could not be written.
+    Write(std::io::Error),
+}
+
+impl From<FsmError> for CopyError {
+    fn from(error: FsmError) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// A snapshot being read, pair by pair.
+struct Pairs<R> {
+    input: Reader<R>,
+    index: LogIndex,
+    contacts: Contacts,
+    keys: u64,
+    left: u64,
+    digest: u64,
+}
+
+impl<R: AsyncRead + Unpin> Pairs<R> {
+    async fn begin(reader: R) -> Result<Self, FsmError> {
+        let source = BufReader::with_capacity(CHUNK_BYTES, reader);
+        let mut input = Reader { source, checksum: crc32fast::Hasher::new() };
+        if input.array::<8>().await? != *MAGIC {
+            return Err("not a snapshot of this program, or of another version".into());
+        }
+        let index = LogIndex(input.u64().await?);
+        let mut contacts = Contacts::new();
+        for _ in 0..input.len().await? {
+            let id = ServerId::new(input.text().await?);
+            let (resp, http) = (input.text().await?, input.text().await?);
+            contacts.insert(id, Contact { resp, http });
+        }
+        let keys = input.u64().await?;
+        Ok(Self { input, index, contacts, keys, left: keys, digest: 0 })
+    }
+
+    async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, FsmError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let pair = (self.input.string().await?, self.input.string().await?);
+        self.left -= 1;
+        self.digest = map::digest_with(self.digest, &pair.0, &pair.1);
+        Ok(Some(pair))
+    }
+
+    async fn end(mut self) -> Result<Summary, FsmError> {
+        if self.input.u64().await? != self.digest {
+            return Err("the snapshot's pairs do not add up to its digest".into());
+        }
+        self.input.end().await?;
+        Ok(Summary { index: self.index, keys: self.keys, digest: self.digest })
+    }
 }
 
 struct Reader<R> {
@@ -207,6 +310,27 @@ mod tests {
         let back = read(std::io::Cursor::new(bytes)).await.unwrap();
         assert_eq!(back.contacts, state().contacts);
         assert_eq!((back.index, back.map.digest()), (LogIndex(7), state().map.digest()));
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_the_same_with_other_contacts() {
+        let mut bytes = Vec::new();
+        Box::new(View(state())).persist(&mut bytes).await.unwrap();
+        let contact = Contact { resp: "r2".to_owned(), http: "h2".to_owned() };
+        let contacts = Contacts::from([("b".into(), contact)]);
+        let mut copied = Vec::new();
+        let summary = copy(&bytes[..], &mut copied, &contacts).await.unwrap();
+        assert_eq!(summary, check(&bytes[..]).await.unwrap());
+        assert_eq!(summary, check(&copied[..]).await.unwrap());
+
+        let expected = View(State { contacts, ..state() });
+        bytes.clear();
+        Box::new(expected).persist(&mut bytes).await.unwrap();
+        assert_eq!(copied, bytes);
+
+        bytes.truncate(bytes.len() - 1);
+        let cut = copy(&bytes[..], &mut Vec::new(), &Contacts::new()).await;
+        assert!(matches!(cut, Err(CopyError::Read(_))), "{cut:?}");
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use axum::{
     http::{StatusCode, header::LOCATION},
     response::{IntoResponse, Response},
 };
-use raft::{ConfigurationError, Leader, TransferError};
+use raft::{ConfigurationError, Leader, RestoreError, TransferError};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -26,7 +26,7 @@ impl Problem {
     }
 
     /// For a request that only the leader can carry out: a redirection, if it can be named.
-    fn not_leader(server: &Server, path: &str, leader: Option<&Leader>) -> Self {
+    pub(super) fn not_leader(server: &Server, path: &str, leader: Option<&Leader>) -> Self {
         let Some(leader) = leader else {
             return Self::new(StatusCode::SERVICE_UNAVAILABLE, "no leader is known");
         };
@@ -68,6 +68,22 @@ impl Problem {
             }
             TransferError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             TransferError::Stopped(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error)
+    }
+
+    pub(super) fn of_restore(server: &Server, path: &str, error: &RestoreError) -> Self {
+        let status = match error {
+            RestoreError::NotLeader { leader } => {
+                return Self::not_leader(server, path, leader.as_ref());
+            }
+            RestoreError::RestoreInProgress => StatusCode::CONFLICT,
+            RestoreError::Store(_)
+            | RestoreError::LeadershipLost
+            | RestoreError::Stopped(_)
+            | RestoreError::Read { .. }
+            | RestoreError::Size { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error)

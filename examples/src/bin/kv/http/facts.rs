@@ -9,7 +9,7 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
 };
-use raft::{FsmSnapshot, LogIndex};
+use raft::{FsmSnapshot, LogIndex, autopilot::Autopilot};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
@@ -38,6 +38,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Result<Json<Value>, 
     let raft = server.node.status().await?;
     Ok(Json(json!({
         "id": server.node.id(),
+        "cluster": server.cluster,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": server.started.elapsed().as_secs(),
         "addresses": {
@@ -47,8 +48,18 @@ pub(super) async fn status(State(shared): State<Shared>) -> Result<Json<Value>, 
         },
         "kv": content(server),
         "contacts": server.shared.read(|state| state.contacts.clone()),
+        "autopilot": server.autopilot.as_ref().map(Autopilot::state),
         "raft": raft,
     })))
+}
+
+pub(super) async fn autopilot(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
+    match &shared.server.autopilot {
+        Some(autopilot) => Ok(Json(json!(autopilot.state()))),
+        None => {
+            Err(Problem::new(StatusCode::NOT_FOUND, "this server was started without --autopilot"))
+        }
+    }
 }
 
 pub(super) async fn health(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {

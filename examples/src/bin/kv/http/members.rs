@@ -1,7 +1,5 @@
 //! Looking at the membership and changing it.
 
-use std::time::Duration;
-
 use axum::{
     Json,
     body::Bytes,
@@ -16,13 +14,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Shared,
+    RETRY, Shared,
     answer::{Problem, read_json},
 };
 use crate::{Node, server::Server};
-
-/// How often a change that only has to wait for another is tried again.
-const RETRY: Duration = Duration::from_millis(50);
 
 pub(super) async fn list(State(shared): State<Shared>) -> Json<Value> {
     let server = &shared.server;
@@ -96,6 +91,33 @@ pub(super) async fn remove(
 ) -> Result<Json<Value>, Problem> {
     let change = ConfigurationChange::RemoveServer { id: id.into() };
     changed(&shared.server, uri.path(), change).await
+}
+
+/// Removes a member and adds it again without a vote, whether it runs or not. It is up to whoever
+/// asks to give it its vote back, for which it has to run.
+pub(super) async fn rejoin(
+    State(shared): State<Shared>,
+    uri: Uri,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let (server, id) = (&shared.server, ServerId::from(id));
+    if id == *server.node.id() {
+        let text = format!("{id} leads; hand leadership to another server first");
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text));
+    }
+    let members = server.node.configuration().configuration;
+    let member = members.server(&id).cloned();
+    let change = ConfigurationChange::RemoveServer { id: id.clone() };
+    // Refuses whom the leader does not know either.
+    let Json(removed) = changed(server, uri.path(), change).await?;
+    let Some(Member { address, .. }) = member.clone() else { return Ok(Json(removed)) };
+    let change = ConfigurationChange::AddNonvoter { id, address: address.clone() };
+    let Json(added) = changed(server, uri.path(), change).await?;
+    Ok(Json(json!({
+        "index": added["index"],
+        "address": address,
+        "voter": member.is_some_and(|member| member.is_voter()),
+    })))
 }
 
 /// Makes a change, waiting while the leader is not ready for it or makes another.

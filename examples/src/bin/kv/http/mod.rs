@@ -9,19 +9,25 @@
 //! | `POST /members` | adds `{"id", "address", "voter"}`, or makes a nonvoter a voter |
 //! | `POST /members/{id}/demote` | takes a vote away |
 //! | `DELETE /members/{id}` | removes a member |
+//! | `POST /members/{id}/rejoin` | removes a member and adds it again, without a vote |
 //! | `POST /transfer` | hands leadership over, to `{"to"}` if given |
 //! | `GET /checksum?at=N` | the digest of this server's map once entry N is applied |
 //! | `GET /dump` | this server's whole state, in the format of its snapshots |
+//! | `GET /autopilot` | what the autopilot knows, if there is one |
+//! | `POST /snapshot` | takes a snapshot now |
+//! | `GET /backup` | this server's whole state as a backup; `?leader=true`: the leader's |
+//! | `POST /restore` | puts the backup that is sent in the place of the cluster's state |
 //!
 //! A change that must be made at the leader is answered with 307 and the leader's address, by a
-//! server that knows it. Every answer but `/metrics` and `/dump` is JSON; an error is
-//! `{"error": "…"}`.
+//! server that knows it. Every answer but `/metrics`, `/dump` and `/backup` is JSON; an
+//! error is `{"error": "…"}`.
 
 mod answer;
+mod backups;
 mod facts;
 mod members;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -34,6 +40,9 @@ use tokio::net::TcpListener;
 
 use self::answer::Problem;
 use crate::server::Server;
+
+/// How often a change that only has to wait for another is tried again.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// What the handlers share.
 #[derive(Clone, Debug)]
@@ -54,6 +63,11 @@ pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>, metrics: P
         .route("/members", get(members::list).post(members::add))
         .route("/members/{id}", delete(members::remove))
         .route("/members/{id}/demote", post(members::demote))
+        .route("/members/{id}/rejoin", post(members::rejoin))
+        .route("/autopilot", get(facts::autopilot))
+        .route("/snapshot", post(backups::take_snapshot))
+        .route("/backup", get(backups::take_backup))
+        .route("/restore", post(backups::restore))
         .route("/transfer", post(members::transfer))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
@@ -70,6 +84,7 @@ async fn wrong_method(request: Request) -> Problem {
 
 async fn unknown_path(request: Request) -> Problem {
     let path = request.uri().path();
-    let known = "/status /health /metrics /members /transfer /checksum /dump";
+    let known = "/status /health /metrics /members /transfer /checksum /dump /autopilot \
+                 /snapshot /backup /restore";
     Problem::new(StatusCode::NOT_FOUND, format!("there is no {path} here, but {known}"))
 }

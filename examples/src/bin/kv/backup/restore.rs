@@ -1,0 +1,118 @@
+//! `kv restore`: the state of a cluster out of a file.
+
+use std::{
+    fs::File,
+    io::{self, BufRead},
+    path::Path,
+    time::Duration,
+};
+
+use raft::LogIndex;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{About, progress::Progress, take::blocking};
+use crate::{
+    cli::Restore,
+    failure::Failure,
+    operator::{Ask, Operator},
+    snapshot::Summary,
+};
+
+/// How long to wait for a leader: somewhat longer than an election takes.
+const LEADER_WAIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Restores the cluster and says what came of it.
+///
+/// # Errors
+/// When the file is not a whole backup, nobody leads, the user did not agree, or the leader could not
+/// do it; the failure says which, and whether anything was changed.
+pub(crate) async fn run(options: Restore) -> Result<(), Failure> {
+    let Restore { http, input, yes } = options;
+    let shown = input.display().to_string();
+    let cannot_read = |error| Failure::new(format!("{shown} cannot be read: {error}"));
+    let file = tokio::fs::File::open(&input).await.map_err(cannot_read)?;
+    let (about, summary) = super::check(tokio::io::BufReader::new(file))
+        .await
+        .map_err(|bad| Failure::new(format!("{shown} {bad}; nothing was changed")))?;
+
+    let leader = leader(&http).await?;
+    let operator = Operator::new(leader.as_str(), ASK_TIMEOUT);
+    let there = blocking(move || operator.ask("/status", &Ask::Get)).await?;
+    explain(&input, &about, &summary, &leader, &there);
+    if !yes {
+        confirm()?;
+    }
+    let answer = blocking(move || send(&leader, &input)).await?;
+    println!(
+        "restored: a majority of the servers has the {} keys, as of entry {} of its own log",
+        answer["keys"], answer["index"]
+    );
+    Ok(())
+}
+
+/// The HTTP address of the leader.
+async fn leader(http: &str) -> Result<String, Failure> {
+    let deadline = Instant::now() + LEADER_WAIT;
+    loop {
+        let operator = Operator::new(http, ASK_TIMEOUT);
+        let members = blocking(move || operator.ask("/members", &Ask::Get)).await?;
+        let list = members["members"].as_array().map_or(&[][..], Vec::as_slice);
+        let leader = list.iter().find(|member| member["leader"] == true);
+        if let Some(http) = leader.and_then(|leader| leader["http"].as_str()) {
+            return Ok(http.to_owned());
+        }
+        if deadline < Instant::now() {
+            return Err(Failure::new(format!(
+                "{http} knows no leader, after {LEADER_WAIT:?}; nothing was changed"
+            )));
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn explain(input: &Path, about: &About, summary: &Summary, leader: &str, there: &Value) {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    eprintln!(
+        "{} holds {} keys, as of entry {} of cluster {}, taken on server {} by kv {}.",
+        input.display(),
+        summary.keys,
+        about.snapshot.last,
+        about.cluster,
+        about.server,
+        about.release
+    );
+    eprintln!(
+        "It replaces everything in cluster {}, whose leader {} at {leader} has {} keys at entry {}.",
+        text(&there["cluster"]),
+        text(&there["id"]),
+        there["kv"]["keys"],
+        there["kv"]["index"]
+    );
+    if about.cluster != text(&there["cluster"]) {
+        eprintln!("Mind that the backup is of another cluster.");
+    }
+    if there["kv"]["index"].as_u64().map(LogIndex).is_some_and(|index| summary.index < index) {
+        eprintln!("What was written since the backup will be gone.");
+    }
+}
+
+fn confirm() -> Result<(), Failure> {
+    eprintln!("This cannot be undone. Type yes to go on:");
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(Failure::new)?;
+    if answer.trim() == "yes" {
+        return Ok(());
+    }
+    Err(Failure::new("nothing was changed, as the answer was not yes (--yes does not ask)"))
+}
+
+fn send(leader: &str, input: &Path) -> Result<Value, Failure> {
+    let cannot_read = |error| Failure::new(format!("{} cannot be read: {error}", input.display()));
+    let file = File::open(input).map_err(cannot_read)?;
+    let length = file.metadata().map_err(cannot_read)?.len();
+    let mut body = Progress::new(file, "sent", Some(length));
+    Operator::unhurried(leader).upload("/restore", &mut body, length)
+}

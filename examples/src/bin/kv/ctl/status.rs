@@ -1,0 +1,360 @@
+//! `kv ctl status`: the asked server in words, every member in a line, and snapshots under way.
+
+use std::{fmt::Write, thread, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    list, suffrage,
+    table::{table, text_of},
+};
+use crate::{
+    failure::Failure,
+    operator::{Ask, Operator},
+};
+
+/// For asking each member how it is: one that hangs must not hide the others.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Asks the server, then every member it knows, and says how they are.
+///
+/// # Errors
+/// When the server itself does not answer. Others that do not are named in the text.
+pub(super) fn show(operator: &Operator) -> Result<String, Failure> {
+    let members = operator.ask("/members", &Ask::Get)?;
+    let asked = operator.ask("/status", &Ask::Get)?;
+    let members = thread::scope(|scope| {
+        let asking: Vec<_> =
+            list(&members).iter().map(|member| (member, scope.spawn(|| ask(member)))).collect();
+        let answers = asking.into_iter().map(|(member, asking)| Member {
+            id: text_of(&member["id"]),
+            suffrage: suffrage(member),
+            said: asking.join().unwrap_or_else(|_| Err("could not be asked".to_owned())),
+        });
+        answers.collect::<Vec<_>>()
+    });
+    Ok(page(&asked, &members))
+}
+
+/// What a member says of itself, or why it does not.
+struct Member {
+    id: String,
+    suffrage: String,
+    said: Result<Value, String>,
+}
+
+fn ask(member: &Value) -> Result<Value, String> {
+    let http = member["http"].as_str().ok_or("has not told its address yet")?;
+    let said = Operator::new(http, TIMEOUT)
+        .ask("/status", &Ask::Get)
+        .map_err(|_| format!("does not answer at {http}"))?;
+    if said["id"] == member["id"] {
+        return Ok(said);
+    }
+    Err(format!("its address is {}'s now", text_of(&said["id"])))
+}
+
+fn page(asked: &Value, members: &[Member]) -> String {
+    let mut text = itself(asked);
+    // The leader alone knows how far the others are. Of two that say they lead, the newer does.
+    let statuses = members.iter().filter_map(|member| member.said.as_ref().ok());
+    let leader = statuses
+        .filter(|said| said["raft"]["role"] == "Leader")
+        .max_by_key(|said| said["raft"]["term"].as_u64());
+    if !members.is_empty() {
+        text.push('\n');
+        text += &table_of_members(members, leader);
+    }
+    let transfers = transfers(asked, members);
+    if !transfers.is_empty() {
+        text.push('\n');
+        let head = ["SNAPSHOT", "UP TO ENTRY", "BYTES", "OF", "DONE"].map(str::to_owned);
+        text += &table([head].into_iter().chain(transfers));
+    }
+    text
+}
+
+/// The asked server in words.
+fn itself(asked: &Value) -> String {
+    let (raft, kv) = (&asked["raft"], &asked["kv"]);
+    let (marks, snapshot) = (&raft["marks"], &raft["snapshot"]);
+    let mut text = String::new();
+    let mut line = |what: &str, words: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{what:<11}{words}");
+    };
+    let uptime = Duration::from_secs(asked["uptime_seconds"].as_u64().unwrap_or_default());
+    line(
+        "server",
+        format!(
+            "{} of cluster {}, kv {}, up for {}",
+            text_of(&asked["id"]),
+            text_of(&asked["cluster"]),
+            text_of(&asked["version"]),
+            rough(uptime)
+        ),
+    );
+    line("role", role(raft));
+    line(
+        "log",
+        format!(
+            "entries {} to {}; durable to {}, committed to {}, applied to {}",
+            marks["first"], marks["last"], marks["stable"], marks["committed"], marks["applied"]
+        ),
+    );
+    line(
+        "snapshot",
+        match snapshot["index"].as_u64() {
+            None | Some(0) => "none".to_owned(),
+            Some(index) => format!("up to entry {index} of term {}", snapshot["term"]),
+        },
+    );
+    line("content", format!("{} keys, checksum {}", kv["keys"], text_of(&kv["checksum"])));
+    let latest = raft["latest_configuration"]["index"].as_u64();
+    let change = if marks["committed"].as_u64() < latest { ", not committed yet" } else { "" };
+    let since = &raft["latest_configuration"]["index"];
+    line("members", format!("as of entry {since}{change}"));
+    line("autopilot", autopilot(&asked["autopilot"]));
+    text
+}
+
+fn role(raft: &Value) -> String {
+    let (role, term) = (text_of(&raft["role"]).to_lowercase(), &raft["term"]);
+    if role == "leader" {
+        return format!("leader in term {term}");
+    }
+    match raft["leader"]["id"].as_str() {
+        None => format!("{role} in term {term}; no leader is known"),
+        Some(leader) => {
+            let heard = duration(&raft["last_contact"])
+                .map_or("never".to_owned(), |silence| format!("{} ago", rough(silence)));
+            format!("{role} in term {term}; the leader is {leader}, heard {heard}")
+        }
+    }
+}
+
+fn autopilot(state: &Value) -> String {
+    if state.is_null() {
+        return "off".to_owned();
+    }
+    if state["is_leader"] != true {
+        return "on; the leader's acts".to_owned();
+    }
+    let servers = state["servers"].as_array().map_or(&[][..], Vec::as_slice);
+    let sick: Vec<_> = servers
+        .iter()
+        .filter(|server| server["is_healthy"] != true)
+        .map(|server| text_of(&server["id"]))
+        .collect();
+    let tolerance = match state["failure_tolerance"].as_u64() {
+        None | Some(0) => "no voter may fail".to_owned(),
+        Some(1) => "1 voter may fail".to_owned(),
+        Some(count) => format!("{count} voters may fail"),
+    };
+    match &sick[..] {
+        [] => format!("on; all are healthy, {tolerance}"),
+        sick => format!("on; not healthy: {}; {tolerance}", sick.join(", ")),
+    }
+}
+
+fn table_of_members(members: &[Member], leader: Option<&Value>) -> String {
+    let head = [
+        "ID", "SUFFRAGE", "LAG", "CONTACT", "ROLE", "TERM", "LAST", "COMMIT", "APPLIED",
+        "SNAPSHOT", "KEYS", "CHECKSUM",
+    ];
+    let head = head.map(str::to_owned).to_vec();
+    let row = |Member { id, suffrage, said }: &Member| {
+        let (lag, contact) = seen_from(leader, id);
+        let cells = [id.clone(), suffrage.clone(), lag, contact];
+        let rest = match said {
+            Err(why) => vec![why.clone()],
+            Ok(said) => itself_in_cells(said),
+        };
+        cells.into_iter().chain(rest).collect::<Vec<_>>()
+    };
+    table([head].into_iter().chain(members.iter().map(row)))
+}
+
+fn itself_in_cells(said: &Value) -> Vec<String> {
+    let (raft, kv) = (&said["raft"], &said["kv"]);
+    let cells = [
+        &raft["role"],
+        &raft["term"],
+        &raft["marks"]["last"],
+        &raft["marks"]["committed"],
+        &raft["marks"]["applied"],
+        &raft["snapshot"]["index"],
+        &kv["keys"],
+        &kv["checksum"],
+    ];
+    cells.into_iter().map(|cell| text_of(cell).to_lowercase()).collect()
+}
+
+/// How many entries of the leader's log a member lacks, and when it last answered the leader.
+fn seen_from(leader: Option<&Value>, id: &str) -> (String, String) {
+    let unknown = || ("-".to_owned(), "-".to_owned());
+    let Some(leader) = leader else { return unknown() };
+    if leader["id"] == id {
+        return ("0".to_owned(), "-".to_owned());
+    }
+    let Some(peer) = peers(leader).iter().find(|peer| peer["id"] == id) else { return unknown() };
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    let lag = number(&leader["raft"]["marks"]["last"]).saturating_sub(number(&peer["match_index"]));
+    let contact = duration(&peer["last_contact"]).map_or("-".to_owned(), rough);
+    (lag.to_string(), contact)
+}
+
+fn peers(said: &Value) -> &[Value] {
+    said["raft"]["peers"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A row for each snapshot that is being written, sent or received by anybody who answers.
+fn transfers(asked: &Value, members: &[Member]) -> Vec<[String; 5]> {
+    let mut rows = Vec::new();
+    let mut row = |what: String, last: &Value, bytes: &Value, size: &Value| {
+        let done = match (bytes.as_u64(), size.as_u64()) {
+            (Some(bytes), Some(size)) if 0 < size => format!("{} %", 100 * bytes / size),
+            _ => "-".to_owned(),
+        };
+        rows.push([what, text_of(&last["index"]), text_of(bytes), text_of(size), done]);
+    };
+    let is_member = members.iter().any(|member| asked["id"] == member.id.as_str());
+    let statuses = members.iter().filter_map(|member| member.said.as_ref().ok());
+    for said in statuses.chain((!is_member).then_some(asked)) {
+        let (id, raft) = (text_of(&said["id"]), &said["raft"]);
+        for (what, progress) in
+            [("is written by", &raft["persisting"]), ("is received by", &raft["receiving"])]
+        {
+            if !progress.is_null() {
+                let (bytes, size) = (&progress["bytes"], &progress["size_bytes"]);
+                row(format!("{what} {id}"), &progress["last"], bytes, size);
+            }
+        }
+        for peer in peers(said).iter().filter(|peer| peer["progress"] == "Snapshot") {
+            let what = format!("is sent to {} by {id}", text_of(&peer["id"]));
+            let (bytes, size) = (&peer["snapshot_received_bytes"], &peer["snapshot_size_bytes"]);
+            row(what, &raft["snapshot"], bytes, size);
+        }
+    }
+    rows
+}
+
+fn duration(value: &Value) -> Option<Duration> {
+    let (seconds, nanos) = (value["secs"].as_u64()?, value["nanos"].as_u64()?);
+    Some(Duration::new(seconds, u32::try_from(nanos).ok()?))
+}
+
+/// A time as people say it: one or two units.
+fn rough(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0 => format!("{} ms", time.as_millis()),
+        1..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(id: &str, role: &str, term: u64, peers: Value) -> Value {
+        let receiving = match role {
+            "Leader" => Value::Null,
+            _ => json!({ "last": { "index": 7, "term": 2 }, "bytes": 30, "size_bytes": 120 }),
+        };
+        json!({
+            "id": id, "cluster": "kv", "version": "1.2.3", "uptime_seconds": 125,
+            "kv": { "index": 9, "keys": 3, "checksum": "00ff" },
+            "autopilot": null,
+            "raft": {
+                "role": role, "term": term, "leader": { "id": "a" },
+                "last_contact": { "secs": 0, "nanos": 34_000_000 },
+                "marks": { "first": 5, "last": 10, "stable": 9, "committed": 9, "applied": 8 },
+                "snapshot": { "index": 7, "term": 2 },
+                "persisting": null, "receiving": receiving,
+                "latest_configuration": { "index": 10 },
+                "peers": peers,
+            },
+        })
+    }
+
+    fn member(id: &str, said: Result<Value, &str>) -> Member {
+        let said = said.map_err(str::to_owned);
+        Member { id: id.to_owned(), suffrage: "voter".to_owned(), said }
+    }
+
+    #[test]
+    fn everything_is_on_the_page_and_aligned() {
+        let peer = |id: &str, progress: &str, match_index: u64| {
+            json!({
+                "id": id, "progress": progress, "match_index": match_index,
+                "last_contact": { "secs": 75, "nanos": 0 },
+                "snapshot_received_bytes": 30, "snapshot_size_bytes": 120,
+            })
+        };
+        let peers = json!([peer("a-long-name", "Snapshot", 0), peer("c", "Replicate", 8)]);
+        let (a, b) =
+            (status("a", "Leader", 3, peers), status("a-long-name", "Follower", 3, json!([])));
+        let members = [
+            member("a", Ok(a)),
+            member("a-long-name", Ok(b.clone())),
+            member("c", Err("does not answer at h:1")),
+        ];
+        let expected = "\
+server     a-long-name of cluster kv, kv 1.2.3, up for 2 min 5 s
+role       follower in term 3; the leader is a, heard 34 ms ago
+log        entries 5 to 10; durable to 9, committed to 9, applied to 8
+snapshot   up to entry 7 of term 2
+content    3 keys, checksum 00ff
+members    as of entry 10, not committed yet
+autopilot  off
+
+ID           SUFFRAGE  LAG  CONTACT     ROLE      TERM  LAST  COMMIT  APPLIED  SNAPSHOT  KEYS  CHECKSUM
+a            voter     0    -           leader    3     10    9       8        7         3     00ff
+a-long-name  voter     10   1 min 15 s  follower  3     10    9       8        7         3     00ff
+c            voter     2    1 min 15 s  does not answer at h:1
+
+SNAPSHOT                         UP TO ENTRY  BYTES  OF   DONE
+is sent to a-long-name by a      7            30     120  25 %
+is received by a-long-name       7            30     120  25 %
+";
+        assert_eq!(page(&b, &members), expected);
+    }
+
+    #[test]
+    fn an_old_leader_is_not_believed_and_a_server_without_members_is_shown() {
+        let old = status("old", "Leader", 2, json!([]));
+        let new = status("new", "Leader", 3, json!([{ "id": "old", "match_index": 4 }]));
+        let members = [member("old", Ok(old.clone())), member("new", Ok(new))];
+        let text = page(&old, &members);
+        assert!(text.contains("old  voter     6 "), "{text}");
+
+        let text = page(&old, &[]);
+        assert!(text.starts_with("server     old of") && !text.contains("SUFFRAGE"), "{text}");
+    }
+
+    #[test]
+    fn the_autopilot_says_who_is_not_well() {
+        let server = |id: &str, healthy: bool| json!({ "id": id, "is_healthy": healthy });
+        let state = |servers: Value, tolerance: u64| json!({ "is_leader": true, "failure_tolerance": tolerance, "servers": servers });
+        let well = state(json!([server("a", true)]), 0);
+        assert_eq!(autopilot(&well), "on; all are healthy, no voter may fail");
+        let sick = state(json!([server("a", true), server("b", false), server("c", false)]), 1);
+        assert_eq!(autopilot(&sick), "on; not healthy: b, c; 1 voter may fail");
+        assert_eq!(autopilot(&json!({ "is_leader": false })), "on; the leader's acts");
+    }
+
+    #[test]
+    fn times_are_rough() {
+        let cases = [(0, "0 ms"), (59, "59 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")];
+        for (seconds, text) in cases {
+            assert_eq!(rough(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(rough(Duration::from_secs(90_000)), "1 d 1 h");
+    }
+}

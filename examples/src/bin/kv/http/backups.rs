@@ -1,0 +1,214 @@
+//! Snapshots, backups, and restoring them.
+
+use std::io::{self, SeekFrom};
+
+use axum::{
+    Json,
+    body::{Body, BodyDataStream},
+    extract::{Query, State, rejection::QueryRejection},
+    http::{
+        StatusCode, Uri,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
+    },
+    response::IntoResponse,
+};
+use futures_util::{StreamExt, TryStreamExt};
+use raft::{
+    LogIndex, RestoreError, SnapshotError, SnapshotMeta, SnapshotReader, SnapshotStore, VerifyError,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{
+    fs::File,
+    io::{AsyncSeekExt, AsyncWriteExt},
+    time::{Instant, sleep},
+};
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use super::{RETRY, Shared, answer::Problem};
+use crate::{
+    backup::{self, About, Backup, Bad},
+    server::Server,
+    snapshot,
+};
+
+/// How much of a backup is under way at most.
+const BACKUP_BYTES: usize = 256 << 10;
+
+pub(super) async fn take_snapshot(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
+    let server = &shared.server;
+    let (meta, is_new) = match server.node.snapshot().await {
+        Ok(snapshot) => (Some(snapshot.meta), true),
+        Err(SnapshotError::NothingNew | SnapshotError::Overtaken { .. }) => {
+            let snapshots = server.snapshots.list().await.map_err(not_taken)?;
+            (snapshots.into_iter().next(), false)
+        }
+        Err(error) => return Err(not_taken(error)),
+    };
+    let meta = meta.ok_or_else(nothing_yet)?;
+    Ok(Json(json!({
+        "id": meta.id, "last": meta.last, "size_bytes": meta.size_bytes, "new": is_new,
+    })))
+}
+
+fn not_taken(why: impl ToString) -> Problem {
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, why)
+}
+
+fn nothing_yet() -> Problem {
+    Problem::new(StatusCode::CONFLICT, "this server has no state yet")
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct From {
+    #[serde(default)]
+    leader: bool,
+}
+
+pub(super) async fn take_backup(
+    State(shared): State<Shared>,
+    from: Result<Query<From>, QueryRejection>,
+) -> Result<impl IntoResponse, Problem> {
+    let Query(From { leader }) =
+        from.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let server = &shared.server;
+    if leader {
+        everything_acknowledged(server).await?;
+    }
+    let (meta, reader) = newest_snapshot(server).await?;
+    let about = About::new(&server.cluster, server.node.id().as_str(), meta);
+    let head = about.head().map_err(not_taken)?;
+    let length = about.length(&head);
+    let (mut sink, source) = tokio::io::duplex(BACKUP_BYTES);
+    tokio::spawn(async move {
+        // Whoever asked sees by the length that it broke off, if they have not gone themselves.
+        if let Err(error) = backup::write(&head, reader, &mut sink).await {
+            tracing::warn!(%error, "a backup broke off");
+        }
+    });
+    Ok((
+        [
+            (CONTENT_TYPE, "application/octet-stream".to_owned()),
+            (CONTENT_LENGTH, length.to_string()),
+        ],
+        Body::from_stream(ReaderStream::with_capacity(source, BACKUP_BYTES)),
+    ))
+}
+
+/// Waits until this server holds everything that was acknowledged before, which only a leader can
+/// say.
+async fn everything_acknowledged(server: &Server) -> Result<(), Problem> {
+    let unavailable = |error: VerifyError| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error);
+    match server.node.verify_leader().await {
+        Ok(index) => Ok(server.node.wait_applied(index).await?),
+        Err(VerifyError::NotLeader { leader }) => {
+            Err(Problem::not_leader(server, "/backup?leader=true", leader.as_ref()))
+        }
+        Err(error) => Err(unavailable(error)),
+    }
+}
+
+/// A snapshot of what is applied here now.
+async fn newest_snapshot(server: &Server) -> Result<(SnapshotMeta, SnapshotReader), Problem> {
+    match server.node.snapshot().await {
+        Ok(snapshot) => {
+            let reader = snapshot.open().await.map_err(not_taken)?;
+            Ok((snapshot.meta, reader))
+        }
+        // The newest one there is says it already.
+        Err(SnapshotError::NothingNew | SnapshotError::Overtaken { .. }) => {
+            let snapshots = server.snapshots.list().await.map_err(not_taken)?;
+            let newest = snapshots.first().ok_or_else(nothing_yet)?;
+            server.snapshots.open(&newest.id).await.map_err(not_taken)
+        }
+        Err(error) => Err(not_taken(error)),
+    }
+}
+
+/// Nothing is asked of the cluster before the whole backup is here and known to be good. Until then
+/// it waits in a file without a name, which is gone if this process ends.
+pub(super) async fn restore(
+    State(shared): State<Shared>,
+    uri: Uri,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    let server = &shared.server;
+    let Ok(_restoring) = server.restoring.try_lock() else {
+        return Err(Problem::new(StatusCode::CONFLICT, RestoreError::RestoreInProgress));
+    };
+    let leader = server.node.leader();
+    if leader.as_ref().is_none_or(|leader| leader.id != *server.node.id()) {
+        return Err(Problem::not_leader(server, uri.path(), leader.as_ref()));
+    }
+    let mut body = body.into_data_stream();
+    let received = receive(server, &mut body).await;
+    if received.is_err() {
+        // Who is still sending would not see the answer.
+        while let Some(Ok(_)) = body.next().await {}
+    }
+    let (file, meta, summary) = received?;
+    tracing::info!(keys = summary.keys, last = %meta.last, "restoring a backup");
+    let index = carry_out(server, uri.path(), file, &meta).await?;
+    tracing::info!(%index, "the backup is restored");
+    Ok(Json(json!({
+        "index": index,
+        "keys": summary.keys,
+        "checksum": format!("{:016x}", summary.digest),
+    })))
+}
+
+/// Copies the data of a backup to where it can be read from, if it is good.
+async fn receive(
+    server: &Server,
+    body: &mut BodyDataStream,
+) -> Result<(File, SnapshotMeta, snapshot::Summary), Problem> {
+    let no_room = |error: io::Error| {
+        let text = format!("cannot keep the backup in {}: {error}", server.data.display());
+        Problem::new(StatusCode::INSUFFICIENT_STORAGE, text)
+    };
+    let mut file = File::from_std(tempfile::tempfile_in(&server.data).map_err(no_room)?);
+    let refused =
+        |bad: Bad| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("what was sent {bad}"));
+    let source = StreamReader::new(body.map_err(io::Error::other));
+    let mut backup = Backup::begin(source).await.map_err(refused)?;
+    let mut meta = backup.about.snapshot.clone();
+    let contacts = server.shared.read(|state| state.contacts.clone());
+    let copied = snapshot::copy(backup.data(), &mut file, &contacts).await;
+    if let Err(snapshot::CopyError::Write(error)) = copied {
+        return Err(no_room(error));
+    }
+    backup.end().await.map_err(refused)?;
+    let summary = match copied {
+        Ok(summary) => summary,
+        Err(snapshot::CopyError::Write(error)) => return Err(no_room(error)),
+        Err(snapshot::CopyError::Read(error)) => {
+            return Err(refused(Bad::Content(error.to_string())));
+        }
+    };
+    file.flush().await.map_err(no_room)?;
+    meta.size_bytes = file.stream_position().await.map_err(no_room)?;
+    Ok((file, meta, summary))
+}
+
+/// Restores, waiting while the leader is not ready for it or changes something else.
+async fn carry_out(
+    server: &Server,
+    path: &str,
+    mut file: File,
+    meta: &SnapshotMeta,
+) -> Result<LogIndex, Problem> {
+    let deadline = Instant::now() + server.no_leader_wait;
+    loop {
+        file.seek(SeekFrom::Start(0)).await.map_err(not_taken)?;
+        let reader = file.try_clone().await.map_err(not_taken)?;
+        match server.node.restore(meta, reader).await {
+            Ok(index) => return Ok(index),
+            Err(
+                RestoreError::NotReady
+                | RestoreError::ChangeInProgress { .. }
+                | RestoreError::TransferInProgress,
+            ) if Instant::now() < deadline => sleep(RETRY).await,
+            Err(error) => return Err(Problem::of_restore(server, path, &error)),
+        }
+    }
+}
