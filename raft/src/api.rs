@@ -107,8 +107,9 @@ use crate::{
 /// | `raft.fsm.restore_seconds` | histogram | seconds |  | replacing the state by a snapshot, at the start or later |
 /// | `raft.fsm.last_restore_seconds` | gauge | seconds |  | how long the newest of these took |
 /// | `raft.fsm.view_seconds` | histogram | seconds |  | taking a view for a snapshot, during which nothing is applied |
-/// | `raft.fsm.saturation` | gauge | 0 to 1 |  | share of the last second in which the task that applies had something to do |
-/// | `raft.run.saturation` | gauge | 0 to 1 |  | share of the last second in which the task that owns consensus had something to do |
+/// | `raft.fsm.saturation` | gauge | 0 to 1 |  | share of the last second in which the state machine was at work |
+/// | `raft.run.saturation` | gauge | 0 to 1 |  | share of the last second in which the task that owns consensus was at work |
+/// | `raft.log.saturation` | gauge | 0 to 1 |  | share of the last second in which the log was being written |
 /// | `raft.queue.length` | gauge | see meaning | `queue` | what waits: `requests`, `inbox_urgent` and `inbox_entries` (messages), `writes` not durable, `unapplied` entries committed |
 /// | `raft.snapshot.take_seconds` | histogram | seconds |  | from asking for a view to a durable snapshot |
 /// | `raft.snapshot.persist_seconds` | histogram | seconds |  | of that, writing the view |
@@ -654,12 +655,11 @@ impl<F: Fsm> Raft<F> {
     }
 
     fn enqueue_timeout(&self) -> Duration {
-        self.shared().config.borrow().enqueue_timeout
+        self.shared().enqueue_timeout()
     }
 
     fn check(&self, command: &Bytes) -> Result<(), ApplyError> {
-        let (bytes, limit) =
-            (command.len() as u64, self.shared().config.borrow().max_command_bytes);
+        let (bytes, limit) = (command.len() as u64, self.shared().max_command_bytes());
         if limit < bytes { Err(ApplyError::TooLarge { bytes, limit }) } else { Ok(()) }
     }
 

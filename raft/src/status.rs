@@ -87,10 +87,12 @@ pub struct Status {
     /// was none.
     #[serde(rename = "last_restore_seconds", serialize_with = "optional_seconds")]
     pub last_restore: Option<Duration>,
-    /// How much of the last second the task that owns consensus had something to do, in percent.
+    /// For how much of the last second the task that owns consensus was at work, in percent.
     pub run_busy_percent: u8,
-    /// How much of the last second the task that applies commands had something to do, in percent.
+    /// For how much of the last second the state machine was at work, in percent.
     pub fsm_busy_percent: u8,
+    /// For how much of the last second the log was being written, in percent.
+    pub log_busy_percent: u8,
     /// How often it has waited in vain since it started.
     pub timeouts: Timeouts,
     /// The settings in force.

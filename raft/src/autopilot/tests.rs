@@ -63,6 +63,7 @@ fn status(members: &[Member]) -> Status {
         last_restore: None,
         run_busy_percent: 0,
         fsm_busy_percent: 0,
+        log_busy_percent: 0,
         timeouts: Timeouts::default(),
         config: Arc::new(crate::Config::new("a")),
         peers: members.iter().map(peer).collect(),

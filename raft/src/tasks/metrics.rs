@@ -94,9 +94,8 @@ pub(super) struct Load {
     /// Requests; messages without entries; messages with them; writes not durable; entries committed
     /// and not applied.
     pub(super) queues: [u64; QUEUES.len()],
-    /// The share of time that `run`, and `run_fsm`, did not wait for something to do.
-    pub(super) run_saturation: f64,
-    pub(super) fsm_saturation: f64,
+    /// The share of time in which `run`, `run_fsm` and `run_log` were at work.
+    pub(super) saturation: [f64; 3],
     pub(super) oldest_age: Option<Duration>,
     pub(super) observer_drops: u64,
 }
@@ -133,6 +132,7 @@ pub(super) struct Metrics {
     fsm_view_seconds: Histogram,
     fsm_saturation: Gauge,
     run_saturation: Gauge,
+    log_saturation: Gauge,
     queue_length: [Gauge; QUEUES.len()],
     snapshot_take_seconds: Histogram,
     snapshot_persist_seconds: Histogram,
@@ -150,7 +150,6 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    #[expect(clippy::too_many_lines, reason = "one line for each metric")]
     pub(super) fn new(id: &ServerId) -> Self {
         let server = || id.as_str().to_owned();
         let counter = |name: &'static str| counter!(name, "server" => server());
@@ -188,6 +187,7 @@ impl Metrics {
             fsm_view_seconds: histogram("raft.fsm.view_seconds"),
             fsm_saturation: gauge("raft.fsm.saturation"),
             run_saturation: gauge("raft.run.saturation"),
+            log_saturation: gauge("raft.log.saturation"),
             queue_length: QUEUES
                 .map(|of| gauge!("raft.queue.length", "server" => server(), "queue" => of)),
             snapshot_take_seconds: histogram("raft.snapshot.take_seconds"),
@@ -245,11 +245,13 @@ impl Metrics {
         self.commit_latency_seconds.record(latency);
     }
 
-    pub(super) fn applied(&self, parts: &[Entries], took: Duration) {
+    pub(super) fn applied(&self, parts: &[Entries], took: Option<Duration>) {
         let entries = parts.iter().map(|part| part.len()).sum::<usize>();
         self.apply_entries.increment(entries as u64);
         self.apply_batch_entries.record(entries as f64);
-        self.apply_batch_seconds.record(took);
+        if let Some(took) = took {
+            self.apply_batch_seconds.record(took);
+        }
     }
 
     pub(super) fn log_append(&self, batches: &[Entries]) {
@@ -258,8 +260,10 @@ impl Metrics {
         self.log_append_entries.increment(entries as u64);
     }
 
-    pub(super) fn log_written(&self, took: Duration) {
-        self.log_write_seconds.record(took);
+    pub(super) fn log_written(&self, took: Option<Duration>) {
+        if let Some(took) = took {
+            self.log_write_seconds.record(took);
+        }
     }
 
     pub(super) fn log_compacted(&self, took: Duration) {
@@ -366,8 +370,10 @@ impl Metrics {
         for (gauge, length) in self.queue_length.iter().zip(load.queues) {
             gauge.set(length as f64);
         }
-        self.run_saturation.set(load.run_saturation);
-        self.fsm_saturation.set(load.fsm_saturation);
+        let gauges = [&self.run_saturation, &self.fsm_saturation, &self.log_saturation];
+        for (gauge, share) in gauges.into_iter().zip(load.saturation) {
+            gauge.set(share);
+        }
         self.log_oldest_age_seconds.set(load.oldest_age.unwrap_or_default().as_secs_f64());
         self.observer_dropped.absolute(load.observer_drops);
     }

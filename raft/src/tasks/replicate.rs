@@ -59,7 +59,7 @@ impl Sources {
         let mut entries = Entries::default();
         let (first, last) = (order.prev.index.next(), order.last);
         if first <= last {
-            let bytes = SEND_NOW_BYTES.min(self.shared.config.borrow().max_append_bytes);
+            let bytes = SEND_NOW_BYTES.min(self.shared.max_append_bytes());
             match self.shared.tail.load(*generation, (first, last), bytes) {
                 Load::Entries(all) if all.last_id().is_some_and(|id| id.index == last) => {
                     entries = all;
@@ -186,7 +186,7 @@ impl Replicate {
         (first, last): (LogIndex, LogIndex),
     ) -> Result<Loaded, Fatal> {
         let Sources { shared, reader, .. } = &*self.sources;
-        let max_append_bytes = shared.config.borrow().max_append_bytes;
+        let max_append_bytes = shared.max_append_bytes();
         match shared.tail.load(generation, (first, last), max_append_bytes) {
             Load::Stale => Ok(Loaded::Void),
             Load::Compacted => Ok(Loaded::Compacted),

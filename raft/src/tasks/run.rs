@@ -150,7 +150,7 @@ impl<R: Send + 'static> Run<R> {
         while !self.shared.end.has_begun() {
             self.wait(mail).await;
             let now = self.shared.clock.now();
-            self.shared.run_idle.end(|| now);
+            self.shared.run_busy.begin(|| now);
             if self.sampler.due_at() <= now {
                 let (node, mail) = ((&self.core, &*self.shared), (&mail.requests, &mail.inbox));
                 self.sampler.look(now, node, mail, &self.metrics);
@@ -163,6 +163,7 @@ impl<R: Send + 'static> Run<R> {
             self.take_requests(now);
             self.show_and_act(now);
             self.end_if_removed();
+            self.shared.run_busy.end(|| self.shared.clock.now());
         }
     }
 
@@ -211,11 +212,7 @@ impl<R: Send + 'static> Run<R> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            if is_ready || has_stepped_back {
-                return Poll::Ready(());
-            }
-            shared.run_idle.begin(&shared.clock);
-            Poll::Pending
+            if is_ready || has_stepped_back { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -434,8 +431,7 @@ impl<R: Send + 'static> Run<R> {
         config.validate_for(self.peers.max_entries_bytes())?;
         self.shared.config.borrow().check_reload(&config)?;
         self.core.set_rules(now, Rules::from(&config));
-        self.shared.tail.set_max_bytes(config.log_cache_bytes);
-        self.shared.config.send_replace(Arc::new(config));
+        self.shared.set_config(Arc::new(config));
         tracing::info!(server = %self.shared.id, "other settings are in force");
         Ok(())
     }
@@ -687,8 +683,8 @@ impl<R: Send + 'static> Run<R> {
         for peer in &mut peers {
             peer.snapshot_size_bytes = self.peers.snapshot_size_bytes(&peer.id);
         }
-        let (run, fsm) = self.sampler.saturation();
         let percent = |share: f64| (share * 100.0).round() as u8;
+        let [run, fsm, log] = self.sampler.saturation().map(percent);
         let snapshot = published.known_snapshot();
         Status {
             id: self.shared.id.clone(),
@@ -708,8 +704,9 @@ impl<R: Send + 'static> Run<R> {
             uptime: now.since(Time(0)),
             oldest_entry_age: self.sampler.oldest_age(now),
             last_restore: published.last_restore(),
-            run_busy_percent: percent(run),
-            fsm_busy_percent: percent(fsm),
+            run_busy_percent: run,
+            fsm_busy_percent: fsm,
+            log_busy_percent: log,
             timeouts: core.timeouts(),
             config: Arc::clone(&self.shared.config.borrow()),
             peers,

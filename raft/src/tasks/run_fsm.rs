@@ -110,12 +110,7 @@ impl<F: Fsm> RunFsm<F> {
     ) -> Result<(), Fatal> {
         let mut taken = Vec::new();
         let mut batch = Batch::default();
-        let shared = Arc::clone(&self.shared);
-        loop {
-            let receiving = requests.recv_many(&mut taken, REQUESTS_MAX);
-            if shared.fsm_idle.wait(&shared.clock, receiving).await == 0 {
-                return Ok(());
-            }
+        while requests.recv_many(&mut taken, REQUESTS_MAX).await != 0 {
             let mut target = self.last.index;
             for request in taken.drain(..) {
                 match request {
@@ -136,6 +131,7 @@ impl<F: Fsm> RunFsm<F> {
             }
             self.apply(target, &mut batch).await?;
         }
+        Ok(())
     }
 
     /// Applies everything up to `target`, batch by batch; stops early when the node ends, or when a
@@ -149,9 +145,9 @@ impl<F: Fsm> RunFsm<F> {
             if !self.load(target, &mut batch.parts).await? {
                 return Ok(());
             }
-            let begun = self.shared.clock.now();
+            self.shared.fsm_busy.begin(|| self.shared.clock.now());
             self.carry_out(batch).await?;
-            let took = self.shared.clock.now().since(begun);
+            let took = self.shared.fsm_busy.end(|| self.shared.clock.now());
             if let Some(last) = batch.parts.last().and_then(Entries::last_id) {
                 self.last = last;
             }
@@ -167,7 +163,7 @@ impl<F: Fsm> RunFsm<F> {
     async fn load(&mut self, target: LogIndex, parts: &mut Vec<Entries>) -> Result<bool, Fatal> {
         parts.clear();
         let first = self.last.index.next();
-        let max_batch = self.shared.config.borrow().max_apply_batch;
+        let max_batch = self.shared.max_apply_batch();
         match self.shared.tail.apply((first, target), max_batch, parts) {
             Take::Entries => {}
             Take::OnDisk { up_to } => match self.reader.read(first..=up_to, READ_BYTES).await {
@@ -211,7 +207,7 @@ impl<F: Fsm> RunFsm<F> {
             Err(_) if snapshot.index < self.shared.published.snapshot().index => return Ok(()),
             Err(error) => return Err(failed(error.to_string())),
         };
-        let begun = self.shared.clock.now();
+        self.shared.fsm_busy.begin_timed(self.shared.clock.now());
         let is_blocking = self.host.is_blocking();
         let restored = tokio::select! {
             biased;
@@ -227,7 +223,7 @@ impl<F: Fsm> RunFsm<F> {
         let told = self.host.call(move |fsm| fsm.configuration_changed(&meta.configuration));
         told.await.map_err(|panic| panic.into_fatal("run_fsm"))?;
         self.last = snapshot;
-        let took = self.shared.clock.now().since(begun);
+        let took = self.shared.fsm_busy.end(|| self.shared.clock.now()).unwrap_or_default();
         self.metrics.installed();
         self.metrics.restored(took);
         self.shared.published.publish_restore(took);
@@ -271,9 +267,10 @@ impl<F: Fsm> RunFsm<F> {
         if self.last.index <= newer_than.index {
             return Ok(Err(SnapshotError::NothingNew));
         }
-        let begun = self.shared.clock.now();
+        self.shared.fsm_busy.begin_timed(self.shared.clock.now());
         let taken = self.host.call(F::snapshot).await;
-        self.metrics.view_taken(self.shared.clock.now().since(begun));
+        let took = self.shared.fsm_busy.end(|| self.shared.clock.now()).unwrap_or_default();
+        self.metrics.view_taken(took);
         let snapshot = match taken.map_err(|panic| panic.into_fatal("run_fsm"))? {
             Ok(snapshot) => snapshot,
             Err(error) if error.is::<NoSnapshots>() => return Ok(Err(SnapshotError::Unsupported)),

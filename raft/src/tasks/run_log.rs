@@ -73,15 +73,16 @@ impl RunLog {
             }
             if let Some((id, stamp)) = newest {
                 self.shared.tail.in_progress(stamp);
-                let begun = self.shared.clock.now();
+                self.shared.log_busy.begin(|| self.shared.clock.now());
                 self.write(&mut batch).await.map_err(Fatal::Store)?;
-                self.metrics.log_written(self.shared.clock.now().since(begun));
+                self.metrics.log_written(self.shared.log_busy.end(|| self.shared.clock.now()));
                 self.written(id, stamp);
             }
             if let Some(through) = compacted {
-                let begun = self.shared.clock.now();
+                self.shared.log_busy.begin_timed(self.shared.clock.now());
                 self.log_store.truncate_prefix(through).await.map_err(Fatal::Store)?;
-                self.metrics.log_compacted(self.shared.clock.now().since(begun));
+                let took = self.shared.log_busy.end(|| self.shared.clock.now());
+                self.metrics.log_compacted(took.unwrap_or_default());
             }
         }
         Ok(())

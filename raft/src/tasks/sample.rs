@@ -1,8 +1,10 @@
 //! What is looked at once a second rather than told: marks, lags, queues, how busy the tasks are, and
 //! how old the log is. `run` looks, between two turns, at what is there anyway.
 //!
-//! **Busy** is a task that does not wait for something to do. It notes when it begins to wait and
-//! when that ends ([`Idle`]), which costs a look at the clock only where it would do nothing.
+//! **Busy** is a task between the moment it finds something to do and the moment it waits again
+//! ([`Busy`]). A look at the clock costs as much as a command or two, so of stints that are short only
+//! one in eight is timed, and stands for eight. What takes long is always timed, unless it comes as a
+//! surprise after a short one.
 //!
 //! **Age.** Entries carry no time. Once a second the end of the log is noted together with the time;
 //! the age of an entry is that of the first note that covers it, so it is never overstated, and
@@ -11,15 +13,11 @@
 
 use std::{
     collections::VecDeque,
-    future::{Future, poll_fn},
-    pin::pin,
     sync::atomic::{AtomicU64, Ordering},
-    task::Poll,
     time::Duration,
 };
 
 use super::{
-    clock::Clock,
     metrics::{Load, Metrics, PeerMetrics},
     node::Requests,
     shared::Shared,
@@ -38,70 +36,81 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Notes of the end of the log that are kept at most.
 const NOTES_MAX: usize = 512;
 
-const BUSY: u64 = u64::MAX;
+/// A stint below this is short: to time it would cost a part of it that counts.
+const SHORT: Duration = Duration::from_micros(50);
 
-/// How long a task has waited for something to do. Written by that task only.
-pub(super) struct Idle {
-    /// Of the waits that are over, in microseconds.
+/// One in so many short stints is timed.
+const EVERY: u64 = 8;
+
+const NOT_TIMED: u64 = u64::MAX;
+
+/// How long a task has been at work. Written by that task only.
+pub(super) struct Busy {
+    /// In microseconds, of the stints that are over.
     total: AtomicU64,
-    /// When the one under way began.
+    /// When the one under way began, if it is timed.
     since: AtomicU64,
+    /// Stints that the last one stands for, and that are not timed.
+    skipped: AtomicU64,
 }
 
-impl Idle {
+impl Busy {
     pub(super) fn new() -> Self {
-        Self { total: AtomicU64::new(0), since: AtomicU64::new(BUSY) }
+        let [total, since, skipped] = [0, NOT_TIMED, 0].map(AtomicU64::new);
+        Self { total, since, skipped }
     }
 
-    /// The task has nothing to do.
-    pub(super) fn begin(&self, clock: &Clock) {
-        if self.since.load(Ordering::Relaxed) == BUSY {
-            self.since.store(clock.now().0, Ordering::Relaxed);
+    /// A stint begins. `now` is only asked for if it is to be timed.
+    pub(super) fn begin(&self, now: impl FnOnce() -> Time) {
+        match self.skipped.load(Ordering::Relaxed) {
+            0 => self.begin_timed(now()),
+            skipped => self.skipped.store(skipped - 1, Ordering::Relaxed),
         }
     }
 
-    /// It has something to do again, if it had not; `now` is only asked for then.
-    pub(super) fn end(&self, now: impl FnOnce() -> Time) {
-        let since = self.since.swap(BUSY, Ordering::Relaxed);
-        if since != BUSY {
-            self.total.fetch_add(now().0.saturating_sub(since), Ordering::Relaxed);
+    /// A stint begins that is timed however short the last one was.
+    pub(super) fn begin_timed(&self, now: Time) {
+        self.since.store(now.0, Ordering::Relaxed);
+    }
+
+    /// The stint is over. Returns how long it took if it was timed.
+    pub(super) fn end(&self, now: impl FnOnce() -> Time) -> Option<Duration> {
+        let since = self.since.load(Ordering::Relaxed);
+        if since == NOT_TIMED {
+            return None;
         }
+        let took = now().since(Time(since));
+        let is_short = took < SHORT;
+        let (stands_for, skipped) = if is_short { (EVERY, EVERY - 1) } else { (1, 0) };
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let total = self.total.load(Ordering::Relaxed);
+        self.total.store(total.saturating_add(stands_for * micros), Ordering::Relaxed);
+        self.since.store(NOT_TIMED, Ordering::Relaxed);
+        self.skipped.store(skipped, Ordering::Relaxed);
+        Some(took)
     }
 
-    /// Waits for something to do.
-    pub(super) async fn wait<F: Future>(&self, clock: &Clock, future: F) -> F::Output {
-        let mut future = pin!(future);
-        poll_fn(|cx| {
-            let polled = future.as_mut().poll(cx);
-            match &polled {
-                Poll::Pending => self.begin(clock),
-                Poll::Ready(_) => self.end(|| clock.now()),
-            }
-            polled
-        })
-        .await
-    }
-
-    /// How long it has waited so far, the wait under way included.
+    /// How long it has been at work so far, the stint under way included.
     fn total(&self, now: Time) -> Duration {
         let since = self.since.load(Ordering::Relaxed);
-        let under_way = if since == BUSY { 0 } else { now.0.saturating_sub(since) };
+        let under_way = if since == NOT_TIMED { 0 } else { now.0.saturating_sub(since) };
         Duration::from_micros(self.total.load(Ordering::Relaxed).saturating_add(under_way))
     }
 }
 
-/// The share of the last interval in which a task did not wait.
+/// The share of the last interval in which a task was at work.
 #[derive(Default)]
 struct Saturation {
-    idle: Duration,
+    busy: Duration,
     share: f64,
 }
 
 impl Saturation {
-    fn look(&mut self, idle: Duration, interval: Duration) {
-        let waited = idle.saturating_sub(std::mem::replace(&mut self.idle, idle));
+    fn look(&mut self, busy: Duration, interval: Duration) {
+        let worked = busy.saturating_sub(self.busy);
+        self.busy = self.busy.max(busy);
         if !interval.is_zero() {
-            self.share = (1.0 - waited.as_secs_f64() / interval.as_secs_f64()).clamp(0.0, 1.0);
+            self.share = (worked.as_secs_f64() / interval.as_secs_f64()).min(1.0);
         }
     }
 }
@@ -154,6 +163,7 @@ pub(super) struct Sampler {
     due_at: Time,
     run: Saturation,
     fsm: Saturation,
+    log: Saturation,
     ages: Ages,
     peers: Vec<(ServerId, PeerMetrics)>,
 }
@@ -163,8 +173,8 @@ impl Sampler {
     pub(super) fn new(bounds: (LogIndex, LogIndex), now: Time) -> Self {
         let mut ages = Ages::new();
         ages.note(bounds, now);
-        let (run, fsm) = (Saturation::default(), Saturation::default());
-        Self { looked_at: now, due_at: now + INTERVAL, run, fsm, ages, peers: Vec::new() }
+        let [run, fsm, log] = [(); 3].map(|()| Saturation::default());
+        Self { looked_at: now, due_at: now + INTERVAL, run, fsm, log, ages, peers: Vec::new() }
     }
 
     /// When to look next.
@@ -172,9 +182,9 @@ impl Sampler {
         self.due_at
     }
 
-    /// The share of time in which `run`, and `run_fsm`, had something to do.
-    pub(super) fn saturation(&self) -> (f64, f64) {
-        (self.run.share, self.fsm.share)
+    /// The share of time in which `run`, `run_fsm` and `run_log` were at work.
+    pub(super) fn saturation(&self) -> [f64; 3] {
+        [self.run.share, self.fsm.share, self.log.share]
     }
 
     /// For how long the oldest entry has been in the log at least.
@@ -191,8 +201,9 @@ impl Sampler {
     ) {
         let interval = now.since(self.looked_at);
         (self.looked_at, self.due_at) = (now, now + INTERVAL);
-        self.run.look(shared.run_idle.total(now), interval);
-        self.fsm.look(shared.fsm_idle.total(now), interval);
+        self.run.look(shared.run_busy.total(now), interval);
+        self.fsm.look(shared.fsm_busy.total(now), interval);
+        self.log.look(shared.log_busy.total(now), interval);
         let marks = shared.tail.marks();
         self.ages.note((marks.first, marks.last), now);
         let is_leader = core.role() == Role::Leader;
@@ -209,8 +220,7 @@ impl Sampler {
         let [requests, urgent, entries, writes] = queues;
         metrics.load(&Load {
             queues: [requests, urgent, entries, writes, unapplied],
-            run_saturation: self.run.share,
-            fsm_saturation: self.fsm.share,
+            saturation: self.saturation(),
             oldest_age: self.ages.oldest(now),
             observer_drops: shared.observers.dropped(),
         });
@@ -282,40 +292,61 @@ mod tests {
         assert!((49_000..=50_000).contains(&age), "{age}");
     }
 
-    /// U20: the share of an interval in which a task was busy.
-    #[tokio::test(start_paused = true)]
-    async fn a_task_is_as_busy_as_it_does_not_wait() {
-        let clock = Clock::new();
-        let idle = Idle::new();
-        let mut saturation = Saturation::default();
-        let mut share = async |busy: u64, waiting: u64| {
-            let start = clock.now();
-            tokio::time::sleep(Duration::from_millis(busy)).await;
-            idle.wait(&clock, tokio::time::sleep(Duration::from_millis(waiting))).await;
-            let now = clock.now();
-            saturation.look(idle.total(now), now.since(start));
-            (saturation.share * 100.0).round()
-        };
-        assert_eq!(share(300, 700).await, 30.0);
-        assert_eq!(share(1000, 0).await, 100.0);
-        assert_eq!(share(0, 1000).await, 0.0);
+    fn ms(ms: u64) -> Time {
+        Time(ms * 1000)
     }
 
-    /// U21: a wait that is begun or ended twice counts once, and one under way counts too.
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_counts_once() {
-        let clock = Clock::new();
-        let idle = Idle::new();
-        let pass = async || tokio::time::sleep(Duration::from_secs(1)).await;
-        idle.end(|| clock.now());
-        idle.begin(&clock);
-        pass().await;
-        idle.begin(&clock);
-        assert_eq!(idle.total(clock.now()), Duration::from_secs(1));
-        pass().await;
-        idle.end(|| clock.now());
-        pass().await;
-        idle.end(|| clock.now());
-        assert_eq!(idle.total(clock.now()), Duration::from_secs(2));
+    /// U20: the share of an interval in which a task was at work.
+    #[test]
+    fn a_task_is_as_busy_as_it_does_not_wait() {
+        let busy = Busy::new();
+        let mut saturation = Saturation::default();
+        let mut share = |start: u64, at_work: u64| {
+            busy.begin(|| ms(start));
+            busy.end(|| ms(start + at_work));
+            saturation.look(busy.total(ms(start + 1000)), Duration::from_secs(1));
+            (saturation.share * 100.0).round()
+        };
+        assert_eq!(share(0, 300), 30.0);
+        assert_eq!(share(1000, 1000), 100.0);
+        assert_eq!(share(2000, 0), 0.0);
+    }
+
+    /// U21: a stint that is begun or ended twice counts once, and one under way counts too.
+    #[test]
+    fn a_stint_counts_once() {
+        let busy = Busy::new();
+        assert_eq!(busy.end(|| ms(1000)), None);
+        busy.begin(|| ms(1000));
+        assert_eq!(busy.total(ms(1500)), Duration::from_millis(500));
+        assert_eq!(busy.end(|| ms(3000)), seconds(2));
+        assert_eq!(busy.end(|| ms(4000)), None);
+        busy.begin(|| ms(5000));
+        busy.begin(|| ms(6000));
+        assert_eq!(busy.end(|| ms(7000)), seconds(1));
+        assert_eq!(busy.total(ms(9000)), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn of_short_stints_one_in_eight_stands_for_all() {
+        let busy = Busy::new();
+        let mut looks = 0;
+        for stint in 0..800 {
+            let start = Time(stint * 100);
+            busy.begin(|| {
+                looks += 1;
+                start
+            });
+            busy.end(|| {
+                looks += 1;
+                start + Duration::from_micros(30)
+            });
+        }
+        assert_eq!(looks, 200);
+        assert_eq!(busy.total(at(1)), Duration::from_micros(800 * 30));
+        // One that is wanted to be timed is, and what takes long is not multiplied.
+        busy.begin_timed(at(2));
+        assert_eq!(busy.end(|| at(3)), seconds(1));
+        assert_eq!(busy.total(at(9)), Duration::from_micros(1_000_000 + 800 * 30));
     }
 }

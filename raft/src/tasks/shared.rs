@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::{clock::Clock, sample::Idle};
+use super::{clock::Clock, sample::Busy};
 use crate::{
     config::Config,
     configuration::{IndexedConfiguration, ServerId},
@@ -92,14 +92,21 @@ pub(crate) struct Shared {
     /// The settings in force. Only `run` changes them, everybody else reads them at each use; only
     /// `run_snapshots` waits for changes.
     pub(crate) config: watch::Sender<Arc<Config>>,
+    /// Those of them that are read for each command, message or batch: a lock would cost more than
+    /// what it is read for.
+    max_command_bytes: AtomicU64,
+    enqueue_timeout_nanos: AtomicU64,
+    max_append_bytes: AtomicU64,
+    max_apply_batch: AtomicUsize,
     pub(crate) clock: Clock,
     pub(crate) end: Arc<End>,
     pub(crate) tail: LogTail,
     pub(crate) observers: Observers,
     pub(crate) published: Published,
-    /// How long `run`, and `run_fsm`, have had nothing to do.
-    pub(super) run_idle: Idle,
-    pub(super) fsm_idle: Idle,
+    /// How long `run`, `run_fsm` and `run_log` have been at work.
+    pub(super) run_busy: Busy,
+    pub(super) fsm_busy: Busy,
+    pub(super) log_busy: Busy,
     signals: Signals,
     applied_waiters: AppliedWaiters,
 }
@@ -182,16 +189,21 @@ impl Shared {
         hard_state: &HardState,
     ) -> Self {
         let applied = tail.marks().applied;
-        Self {
+        let shared = Self {
             id: config.local_id.clone(),
-            config: watch::Sender::new(config),
+            config: watch::Sender::new(Arc::clone(&config)),
+            max_command_bytes: AtomicU64::new(0),
+            enqueue_timeout_nanos: AtomicU64::new(0),
+            max_append_bytes: AtomicU64::new(0),
+            max_apply_batch: AtomicUsize::new(0),
             clock,
             end: Arc::new(End::new()),
             observers: Observers::default(),
             published: Published::new(hard_state, applied),
             tail,
-            run_idle: Idle::new(),
-            fsm_idle: Idle::new(),
+            run_busy: Busy::new(),
+            fsm_busy: Busy::new(),
+            log_busy: Busy::new(),
             signals: Signals {
                 wake: Wake::default(),
                 written: AtomicU64::new(0),
@@ -203,7 +215,36 @@ impl Shared {
                 has_snapshots: AtomicBool::new(false),
             },
             applied_waiters: AppliedWaiters { count: AtomicUsize::new(0), notify: Notify::new() },
-        }
+        };
+        shared.set_config(config);
+        shared
+    }
+
+    /// Puts other settings in force, for everybody but the core.
+    pub(super) fn set_config(&self, config: Arc<Config>) {
+        let nanos = u64::try_from(config.enqueue_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.max_command_bytes.store(config.max_command_bytes, Ordering::Relaxed);
+        self.enqueue_timeout_nanos.store(nanos, Ordering::Relaxed);
+        self.max_append_bytes.store(config.max_append_bytes, Ordering::Relaxed);
+        self.max_apply_batch.store(config.max_apply_batch, Ordering::Relaxed);
+        self.tail.set_max_bytes(config.log_cache_bytes);
+        self.config.send_replace(config);
+    }
+
+    pub(crate) fn max_command_bytes(&self) -> u64 {
+        self.max_command_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn max_append_bytes(&self) -> u64 {
+        self.max_append_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn max_apply_batch(&self) -> usize {
+        self.max_apply_batch.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn enqueue_timeout(&self) -> Duration {
+        Duration::from_nanos(self.enqueue_timeout_nanos.load(Ordering::Relaxed))
     }
 
     /// Ends the node, for this reason unless there is one already.
