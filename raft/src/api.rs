@@ -13,8 +13,8 @@ use crate::{
         Configuration, ConfigurationChange, IndexedConfiguration, ServerAddress, ServerId,
     },
     error::{
-        ApplyError, BootstrapError, ConfigurationError, Fatal, Leader, RestoreError, SnapshotError,
-        StartError, TransferError,
+        ApplyError, BootstrapError, ConfigurationError, Fatal, Leader, ReloadError, RestoreError,
+        SnapshotError, StartError, TransferError,
     },
     fsm::Fsm,
     future::{ApplyBatchFuture, ApplyFuture, BarrierFuture, Call, VerifyFuture},
@@ -104,9 +104,6 @@ pub struct Raft<F: Fsm> {
 struct Handle<R> {
     /// Ends with the last clone, and the server with it.
     node: Node<R>,
-    max_command_bytes: u64,
-    enqueue_timeout: Duration,
-    catch_up: CatchUp,
 }
 
 impl<F: Fsm> Raft<F> {
@@ -143,12 +140,9 @@ impl<F: Fsm> Raft<F> {
         snapshot_store: Arc<dyn SnapshotStore>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, StartError> {
-        let Config { max_command_bytes, enqueue_timeout, .. } = config;
-        let catch_up = CatchUp::new(&config);
         let node =
             tasks::start(config, fsm, log_store, stable_store, snapshot_store, transport).await?;
-        let handle = Handle { node, max_command_bytes, enqueue_timeout, catch_up };
-        Ok(Self { handle: Arc::new(handle) })
+        Ok(Self { handle: Arc::new(Handle { node }) })
     }
 
     /// Makes this server, which must be fresh, the first of a new cluster of these members. Resolves
@@ -198,7 +192,7 @@ impl<F: Fsm> Raft<F> {
     /// # Cancel safety
     /// Dropping the future does not cancel the command, unless it still waits for room.
     pub fn apply(&self, command: impl Into<Bytes>) -> ApplyFuture<F::Response> {
-        self.apply_with_timeout(command, self.handle.enqueue_timeout)
+        self.apply_with_timeout(command, self.enqueue_timeout())
     }
 
     /// [`apply`](Self::apply) with another limit for the wait for room in the queue.
@@ -242,7 +236,7 @@ impl<F: Fsm> Raft<F> {
         } else if let Some(error) = commands.iter().find_map(|c| self.check(c).err()) {
             self.refused(error)
         } else {
-            let timeout = self.handle.enqueue_timeout;
+            let timeout = self.enqueue_timeout();
             self.handle.node.call(timeout, |responder| Request::ApplyBatch { commands, responder })
         })
     }
@@ -258,7 +252,7 @@ impl<F: Fsm> Raft<F> {
     /// # Cancel safety
     /// As [`apply`](Self::apply).
     pub fn barrier(&self) -> BarrierFuture {
-        let timeout = self.handle.enqueue_timeout;
+        let timeout = self.enqueue_timeout();
         BarrierFuture::new(
             self.handle.node.call(timeout, |responder| Request::Barrier { responder }),
         )
@@ -277,7 +271,7 @@ impl<F: Fsm> Raft<F> {
     /// # Cancel safety
     /// Dropping the future forgets the question.
     pub fn verify_leader(&self) -> VerifyFuture {
-        let timeout = self.handle.enqueue_timeout;
+        let timeout = self.enqueue_timeout();
         VerifyFuture::new(self.handle.node.call(timeout, |responder| Request::Verify { responder }))
     }
 
@@ -321,7 +315,8 @@ impl<F: Fsm> Raft<F> {
         address: impl Into<ServerAddress>,
         prev_index: Option<LogIndex>,
     ) -> Result<LogIndex, ConfigurationError> {
-        self.add_voter_slowly(id.into(), address.into(), prev_index, self.handle.catch_up).await
+        let catch_up = CatchUp::new(&self.shared().config.borrow());
+        self.add_voter_slowly(id.into(), address.into(), prev_index, catch_up).await
     }
 
     /// Adds a server that receives the log but does not vote, or changes a member's address without
@@ -483,6 +478,40 @@ impl<F: Fsm> Raft<F> {
         Ok(*status)
     }
 
+    /// The settings in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.shared().config.borrow())
+    }
+
+    /// Puts other settings in force, all of them together. Resolves when they are. Start from
+    /// [`config`](Self::config) and change what shall differ.
+    ///
+    /// They act at once, also on what is under way: a shorter
+    /// [`election_timeout`](Config::election_timeout) on a server that waits for its leader, counted
+    /// from the last contact; a shorter heartbeat interval or lease on a leader; a smaller window by
+    /// letting what is under way drain. What is counted in calls ([`Config::enqueue_timeout`],
+    /// [`Config::max_command_bytes`], the settings of [`add_voter`](Self::add_voter)) counts from
+    /// the next call on, and what is counted in transfers
+    /// ([`leadership_transfer`](Self::leadership_transfer), pieces of a snapshot) from the next
+    /// transfer on.
+    ///
+    /// They concern this server only and are not kept for its next start. A cluster changes its
+    /// timing server by server: for shorter timeouts the heartbeats first, on every server that may
+    /// lead; for longer ones the election timeouts first.
+    ///
+    /// # Errors
+    /// [`ReloadError`]: nothing was changed. [`Config`](ReloadError::Config) names a setting that
+    /// breaks a rule, or that differs though it cannot change while the server runs.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels nothing that was accepted.
+    pub async fn reload_config(&self, config: Config) -> Result<(), ReloadError> {
+        let timeout = self.enqueue_timeout();
+        let config = Box::new(config);
+        self.handle.node.call(timeout, |responder| Request::Reload { config, responder }).await
+    }
+
     /// Observes what happens on this server. Up to `capacity` observations wait to be received;
     /// what comes beyond that is dropped and counted, and never holds the server up.
     ///
@@ -550,7 +579,7 @@ impl<F: Fsm> Raft<F> {
             size_bytes: meta.size_bytes,
             reader: Box::new(reader),
         };
-        let timeout = self.handle.enqueue_timeout;
+        let timeout = self.enqueue_timeout();
         self.handle.node.call(timeout, |responder| Request::Restore { data, responder }).await
     }
 
@@ -590,8 +619,13 @@ impl<F: Fsm> Raft<F> {
         &self.handle.node.shared
     }
 
+    fn enqueue_timeout(&self) -> Duration {
+        self.shared().config.borrow().enqueue_timeout
+    }
+
     fn check(&self, command: &Bytes) -> Result<(), ApplyError> {
-        let (bytes, limit) = (command.len() as u64, self.handle.max_command_bytes);
+        let (bytes, limit) =
+            (command.len() as u64, self.shared().config.borrow().max_command_bytes);
         if limit < bytes { Err(ApplyError::TooLarge { bytes, limit }) } else { Ok(()) }
     }
 
@@ -604,14 +638,14 @@ impl<F: Fsm> Raft<F> {
         change: ConfigurationChange,
         prev_index: Option<LogIndex>,
     ) -> Result<LogIndex, ConfigurationError> {
-        let timeout = self.handle.enqueue_timeout;
+        let timeout = self.enqueue_timeout();
         let request =
             |responder| Request::Change(Box::new(Change { change, prev_index, responder }));
         self.handle.node.call(timeout, request).await
     }
 
     async fn transfer(&self, to: Option<ServerId>) -> Result<(), TransferError> {
-        let timeout = self.handle.enqueue_timeout;
+        let timeout = self.enqueue_timeout();
         self.handle.node.call(timeout, |responder| Request::Transfer { to, responder }).await
     }
 }

@@ -8,6 +8,10 @@ use crate::{configuration::ServerId, error::ConfigError};
 ///
 /// Every queue and every timer of the library has its bound here.
 ///
+/// [`Raft::reload_config`](crate::Raft::reload_config) changes the settings of a running server, all
+/// but these: `local_id`, `apply_queue`, `apply_queue_bytes`, `rpc_queue`, `rpc_queue_bytes`,
+/// `restore_on_start` and `seed`.
+///
 /// ```
 /// use std::time::Duration;
 ///
@@ -84,8 +88,9 @@ pub struct Config {
     /// Entries kept in the log behind the newest snapshot, so that a server that is a little behind
     /// is spared the snapshot. Default 10,240; may be 0.
     pub trailing_logs: u64,
-    /// While a snapshot is being sent, the entries after it are kept too, so that the receiver can
-    /// go on from there; but not if more than this many have come since. Default 1,048,576; may be 0.
+    /// While a snapshot is being sent, and until the receiver has come as far as the newest one, the
+    /// entries after it are kept too, so that the receiver can go on from there; but not if more than
+    /// this many have come since. Default 1,048,576; may be 0.
     pub max_held_entries: u64,
     /// How often this server looks whether a snapshot is due; a random amount up to the same length
     /// again is added, so that servers do not all start at once. Default 120 s; at least 1 ms.
@@ -98,7 +103,7 @@ pub struct Config {
     /// 1 KiB.
     pub snapshot_threshold_bytes: u64,
     /// Bytes of a snapshot sent in one message. Default 256 KiB; 1 KiB to 64 MiB. A transport with
-    /// a limit of its own must allow it.
+    /// a limit of its own must allow it. Reloaded, it counts from the next snapshot on.
     pub snapshot_chunk_bytes: u64,
     /// Bytes of a snapshot sent to one follower in a second, at most. 0 (default) sets no limit; at
     /// least 1 KiB otherwise.
@@ -208,6 +213,26 @@ impl Config {
         match self.snapshot_bytes_per_second {
             0 => Ok(()),
             limit => within("snapshot_bytes_per_second", limit, 1 << 10, u64::MAX),
+        }
+    }
+
+    /// Checks that a running server can go from these settings to `next`.
+    pub(crate) fn check_reload(&self, next: &Self) -> Result<(), ConfigError> {
+        let fixed = [
+            ("local_id", self.local_id == next.local_id),
+            ("apply_queue", self.apply_queue == next.apply_queue),
+            ("apply_queue_bytes", self.apply_queue_bytes == next.apply_queue_bytes),
+            ("rpc_queue", self.rpc_queue == next.rpc_queue),
+            ("rpc_queue_bytes", self.rpc_queue_bytes == next.rpc_queue_bytes),
+            ("restore_on_start", self.restore_on_start == next.restore_on_start),
+            ("seed", self.seed == next.seed),
+        ];
+        match fixed.into_iter().find(|(_, is_same)| !is_same) {
+            None => Ok(()),
+            Some((field, _)) => {
+                let rule = "cannot change while the server runs".to_owned();
+                Err(ConfigError { field, rule })
+            }
         }
     }
 

@@ -166,6 +166,25 @@ pub struct ConfigError {
     pub rule: String,
 }
 
+/// Why the settings of a running server were not changed. All of them are as they were, unless it
+/// is [`Stopped`](Self::Stopped).
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// A setting breaks a rule, or cannot change while the server runs.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The node was saturated for the whole enqueue timeout.
+    #[error("the settings were not accepted within {timeout:?}")]
+    EnqueueTimeout {
+        /// How long they waited.
+        timeout: Duration,
+    },
+    /// The node has ended.
+    #[error(transparent)]
+    Stopped(#[from] Fatal),
+}
+
 /// Why [`Raft::new`](crate::Raft::new) failed. Nothing was started.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{
-        ApplyError, BootstrapError, ConfigurationError, Fatal, Outcome, RestoreError,
+        ApplyError, BootstrapError, ConfigurationError, Fatal, Outcome, ReloadError, RestoreError,
         SnapshotError, TransferError, VerifyError,
     },
     log::LogIndex,
@@ -66,6 +66,7 @@ ended!(
     TransferError,
     SnapshotError,
     RestoreError,
+    ReloadError,
     Fatal
 );
 
@@ -248,7 +249,14 @@ macro_rules! enqueue_timeout {
     )*};
 }
 
-enqueue_timeout!(ApplyError, ConfigurationError, VerifyError, TransferError, RestoreError);
+enqueue_timeout!(
+    ApplyError,
+    ConfigurationError,
+    VerifyError,
+    TransferError,
+    RestoreError,
+    ReloadError
+);
 
 macro_rules! future {
     ($(#[$doc:meta])* $name:ident $(<$r:ident>)?, $output:ty, $error:ty) => {

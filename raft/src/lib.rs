@@ -87,8 +87,8 @@ pub use self::{
     },
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
-        RecoverError, RestoreError, SnapshotError, StartError, StoreError, TransferError,
-        TransportError, VerifyError,
+        RecoverError, ReloadError, RestoreError, SnapshotError, StartError, StoreError,
+        TransferError, TransportError, VerifyError,
     },
     file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},

@@ -155,6 +155,16 @@ impl LogTail {
         self.inner.lock().generation
     }
 
+    /// Changes how much of what is durable may be kept.
+    pub(crate) fn set_max_bytes(&self, max_bytes: u64) {
+        let mut removed = Vec::new();
+        let mut inner = self.inner.lock();
+        inner.max_bytes = max_bytes;
+        inner.evict(&mut removed);
+        drop(inner);
+        drop(removed);
+    }
+
     /// Whether a snapshot stands for the entry at `index`, so that the store need not have it.
     pub(crate) fn is_compacted(&self, index: LogIndex) -> bool {
         index < self.inner.lock().marks.first

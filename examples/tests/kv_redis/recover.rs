@@ -90,6 +90,7 @@ async fn one_survivor_of_three_becomes_a_cluster_again() {
     let after = inspect(&data);
     assert_eq!(after["log"], Value::Null);
     assert_eq!(after["end"], before["end"]);
+    assert_eq!(after["committed"], before["end"]["index"]);
     assert_eq!(after["voted_for"], Value::Null);
     assert!(before["term"].as_u64() < after["term"].as_u64());
     assert_eq!(after["configuration"]["index"], before["end"]["index"]);
@@ -171,6 +172,15 @@ async fn a_decision_is_asked_for_and_carried_out() {
     let absent = cluster.directory.path().join("absent.json");
     let said = refused(&["recover", "--data-dir", path(&data), "--peers", path(&absent), "--yes"]);
     assert!(said.contains("cannot read") && said.contains("absent.json"), "{said}");
+
+    let peers = peers_file(&cluster, &format!(r#"[{{"id":"b","address":"{}"}}]"#, survivor.raft));
+    let noted = inspect(&data)["noted_commit"].as_u64().expect("noted with the last write");
+    let args = ["recover", "--data-dir", path(&data), "--peers", &peers, "--yes"];
+    let output = run(&[&args[..], &["--discard-uncommitted"]].concat());
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(said.contains(&format!("  discarded entries {} to ", noted + 1)), "{said}");
+    assert_eq!(inspect(&data)["end"]["index"], noted);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -135,8 +135,7 @@ pub struct AppendOrder {
     pub commit_index: LogIndex,
 }
 
-/// A snapshot to be sent to one follower: the newest one of the snapshot store, which must reach
-/// `needed` at least. A failure is to be reported as
+/// A snapshot to be sent to one follower: the newest one of the snapshot store. A failure is to be reported as
 /// [`handle_snapshot_failed`](super::Consensus::handle_snapshot_failed).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotOrder {

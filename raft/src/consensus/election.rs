@@ -89,12 +89,13 @@ impl Consensus {
         }
     }
 
-    /// One to two election timeouts from now: fixed at the moment of contact, with fresh
+    /// One to two election timeouts after `since`: fixed at the moment of contact, with fresh
     /// randomness each time, so that servers do not drift into step.
-    pub(super) fn reset_election_deadline(&mut self, now: Time) {
+    pub(super) fn reset_election_deadline(&mut self, since: Time) {
         let timeout = self.rules.election_timeout;
         let extra = self.rng.random_range(Duration::ZERO..timeout);
-        self.election_deadline = now + timeout + extra;
+        self.waiting_since = since;
+        self.election_deadline = since + timeout + extra;
     }
 
     pub(super) fn handle_election_timeout(&mut self, now: Time) {

@@ -154,7 +154,7 @@ impl Consensus {
     }
 
     /// Begins a round: everybody is told that this server leads, and asked to answer.
-    fn begin_round(&mut self, now: Time) {
+    pub(super) fn begin_round(&mut self, now: Time) {
         let commit_index = self.commit_index;
         let interval = self.rules.heartbeat_interval;
         let (term, apart) = (self.term(), self.rounds_apart());

@@ -99,7 +99,8 @@ pub struct Consensus {
     leader_contact: Option<Time>,
     /// The last index a leader of the current term has vouched for; zero in a new term.
     vouched: LogIndex,
-    /// When a server that does not lead gives up waiting.
+    /// Since when a server that does not lead is waiting, and when it gives up.
+    waiting_since: Time,
     election_deadline: Time,
     transfer: Option<Transfer>,
     /// Writes that are not durable yet, oldest first.
@@ -136,14 +137,8 @@ impl Consensus {
     /// If the state machine says that it has applied more than the log has.
     #[must_use]
     pub fn new(rules: Rules, saved: Saved, seed: u64, now: Time) -> Self {
-        let Saved { mut hard_state, mut log, mut membership, commit_index, last_applied } = saved;
+        let Saved { hard_state, mut log, mut membership, commit_index, last_applied } = saved;
         log.restored();
-        // A snapshot may have become durable before the term in which it came. A log never does.
-        let is_hard_state_dirty =
-            log.last() == log.snapshot() && hard_state.current_term < log.last().term;
-        if is_hard_state_dirty {
-            hard_state = HardState { current_term: log.last().term, voted_for: None };
-        }
         let last_applied = last_applied.max(log.snapshot().index);
         assert!(last_applied <= log.last().index, "the state machine is ahead of the log");
         let commit_index = commit_index.min(log.last().index).max(last_applied);
@@ -152,7 +147,7 @@ impl Consensus {
             rules,
             rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5eed),
             hard_state,
-            is_hard_state_dirty,
+            is_hard_state_dirty: false,
             log,
             membership,
             commit_index,
@@ -162,6 +157,7 @@ impl Consensus {
             leader: None,
             leader_contact: None,
             vouched: LogIndex::ZERO,
+            waiting_since: now,
             election_deadline: now,
             transfer: None,
             writes: VecDeque::new(),
@@ -174,7 +170,7 @@ impl Consensus {
         consensus.reset_election_deadline(now);
         consensus.emit_peers();
         consensus.emit_commit();
-        consensus.finish(now);
+        consensus.assert_invariants();
         consensus
     }
 

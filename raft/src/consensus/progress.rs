@@ -43,6 +43,9 @@ pub(super) struct Progress {
     probe: Option<Probe>,
     inflight: VecDeque<Inflight>,
     inflight_bytes: u64,
+    /// How many of them may be under way even if the rules allow fewer, because older rules allowed
+    /// them. Never more than there are, so it falls as they drain.
+    draining: usize,
     /// How many messages may be under way, if the rules do not allow fewer. A conflict that empties
     /// the window halves it, and each message that is acknowledged adds one: in a network that
     /// reorders nearly all of a large window is refused, and would be sent anew for every entry.
@@ -100,6 +103,7 @@ impl Progress {
             probe: None,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
+            draining: 0,
             window: usize::MAX,
             conflict_round: 0,
             first_round,
@@ -115,6 +119,11 @@ impl Progress {
 
     pub(super) fn inflight(&self) -> usize {
         self.inflight.len()
+    }
+
+    /// The rules have changed: what is under way may be more than they allow now.
+    pub(super) fn let_drain(&mut self) {
+        self.draining = self.inflight.len();
     }
 
     /// Whether an answer of this round belongs to this session.
@@ -213,6 +222,7 @@ impl Progress {
                 self.window = self.window.saturating_add(1);
             }
         }
+        self.draining = self.draining.min(self.inflight.len());
         match self.state {
             // Still unreachable: the answer is an old one. Only a sign of life ends the wait.
             ProgressState::Probe if self.probe == Some(UNREACHABLE) => {
@@ -371,12 +381,14 @@ impl Progress {
     fn clear_inflight(&mut self) {
         self.inflight.clear();
         self.inflight_bytes = 0;
+        self.draining = 0;
     }
 
     pub(super) fn assert_invariants(&self, last: LogIndex, rules: &Rules) {
         assert!(self.match_index < self.next_index, "I7: match index reaches next index");
         assert!(self.next_index <= last.next(), "I7: next index beyond the log");
-        assert!(self.inflight.len() <= rules.max_inflight_appends, "I7: window overrun");
+        let most = rules.max_inflight_appends.max(self.draining);
+        assert!(self.inflight.len() <= most, "I7: window overrun");
     }
 }
 

@@ -60,7 +60,8 @@ pub(super) struct Leader {
     /// Where a user's restore that is under way will end.
     pub(super) restore: Option<LogId>,
     pub(super) next_heartbeat: Time,
-    /// The start of the newest round a majority has answered, or of the leadership.
+    /// The start of the newest round a majority has answered, or of the leadership; later by as much
+    /// as the lease was shortened since.
     pub(super) majority_contact: Time,
 }
 

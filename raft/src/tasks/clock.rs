@@ -73,17 +73,27 @@ impl Alarm {
 }
 
 /// Rings after each of a row of lengths of time.
-pub(crate) struct Ticker(Pin<Box<Sleep>>);
+pub(crate) struct Ticker {
+    /// When the length of time under way began.
+    began: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
 
 impl Ticker {
     /// One that rings after `first`.
     pub(crate) fn new(first: Duration) -> Self {
-        Self(Box::pin(tokio::time::sleep(first)))
+        Self { began: Instant::now(), sleep: Box::pin(tokio::time::sleep(first)) }
     }
 
     /// Rings again this long from now.
     pub(crate) fn restart(&mut self, after: Duration) {
-        self.0.as_mut().reset(Instant::now() + after);
+        self.began = Instant::now();
+        self.change(after);
+    }
+
+    /// Gives the length of time under way another length: it may be over already.
+    pub(crate) fn change(&mut self, length: Duration) {
+        self.sleep.as_mut().reset(self.began + length);
     }
 
     /// Waits until it rings. Once it has, it must be restarted.
@@ -91,36 +101,51 @@ impl Ticker {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub(crate) async fn rings(&mut self) {
-        self.0.as_mut().await;
+        self.sleep.as_mut().await;
     }
 }
+
+/// How long a wait for the pace goes on before it looks whether that has changed.
+const LOOK_AT_PACE: Duration = Duration::from_secs(1);
 
 /// Spreads bytes over time.
 pub(crate) struct Pace {
-    /// Zero: as fast as it goes.
-    bytes_per_second: u64,
-    free_at: Instant,
+    /// Bytes that have passed and not had their time yet at `since`.
+    owed: u64,
+    since: Instant,
 }
 
 impl Pace {
-    pub(crate) fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second, free_at: Instant::now() }
+    pub(crate) fn new() -> Self {
+        Self { owed: 0, since: Instant::now() }
     }
 
-    /// Waits until the bytes passed so far have had their time.
-    pub(crate) async fn wait(&self) {
-        if self.bytes_per_second != 0 {
-            tokio::time::sleep_until(self.free_at).await;
+    /// Waits until the bytes passed so far have had their time. `bytes_per_second` may change
+    /// meanwhile; zero is as fast as it goes.
+    pub(crate) async fn wait(&mut self, bytes_per_second: impl Fn() -> u64) {
+        loop {
+            let rate = bytes_per_second();
+            let now = Instant::now();
+            let micros = now.duration_since(self.since).as_micros() * u128::from(rate);
+            let had = u64::try_from(micros / 1_000_000).unwrap_or(u64::MAX);
+            self.since = now;
+            self.owed = if rate == 0 { 0 } else { self.owed.saturating_sub(had) };
+            if self.owed == 0 {
+                return;
+            }
+            let micros = u128::from(self.owed) * 1_000_000 / u128::from(rate.max(1));
+            let takes = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+            // A moment more, so that nothing is left over when it is.
+            tokio::time::sleep((takes + Duration::from_micros(1)).min(LOOK_AT_PACE)).await;
         }
     }
 
     /// So many bytes have passed.
     pub(crate) fn passed(&mut self, bytes: u64) {
-        if self.bytes_per_second != 0 {
-            let micros = u128::from(bytes) * 1_000_000 / u128::from(self.bytes_per_second);
-            let takes = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
-            self.free_at = self.free_at.max(Instant::now()) + takes;
+        if self.owed == 0 {
+            self.since = Instant::now();
         }
+        self.owed = self.owed.saturating_add(bytes);
     }
 }
 

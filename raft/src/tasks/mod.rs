@@ -118,7 +118,7 @@ pub(crate) async fn start<F: Fsm>(
     };
     let (entrance, requests) = node::queue(config.apply_queue, config.apply_queue_bytes);
     let mail = Mail { requests, inbox: received };
-    let shared = spawn_all(&config, restored, stores, transport, mail);
+    let shared = spawn_all(Arc::new(config), restored, stores, transport, mail);
     Ok(Node { shared, entrance })
 }
 
@@ -129,7 +129,7 @@ struct Stores {
 }
 
 fn spawn_all<F: Fsm>(
-    config: &Config,
+    config: Arc<Config>,
     restored: Restored<F>,
     stores: Stores,
     transport: Arc<dyn Transport>,
@@ -138,9 +138,9 @@ fn spawn_all<F: Fsm>(
     let Restored { host, hard_state, saved, snapshot, applied, .. } = restored;
     let clock = Clock::new();
     let tail = LogTail::new(restored.bounds, applied.index, config.log_cache_bytes);
-    let shared = Arc::new(Shared::new(config.local_id.clone(), clock, tail, &hard_state));
-    let seed = config.seed.unwrap_or_else(|| seed(config));
-    let core = Consensus::new(Rules::from(config), saved, seed, clock.now());
+    let shared = Arc::new(Shared::new(Arc::clone(&config), clock, tail, &hard_state));
+    let seed = config.seed.unwrap_or_else(|| seed(&config));
+    let core = Consensus::new(Rules::from(&*config), saved, seed, clock.now());
     shared.published.publish_start(&core, clock.now());
     let metrics = Metrics::new(&config.local_id);
     let reader = stores.log.reader();
@@ -162,7 +162,6 @@ fn spawn_all<F: Fsm>(
         snapshots: Arc::clone(&stores.snapshots),
         shared: Arc::clone(&shared),
         metrics: metrics.clone(),
-        max_batch: config.max_apply_batch,
         last: applied,
         configuration: restored.configuration,
         waiters: std::collections::VecDeque::new(),
@@ -188,12 +187,8 @@ fn spawn_all<F: Fsm>(
         shared: Arc::clone(&shared),
         reader,
         transport: Arc::clone(&transport),
-        max_append_bytes: config.max_append_bytes,
         snapshots: stores.snapshots,
         metrics: metrics.clone(),
-        snapshot_chunk_bytes: config.snapshot_chunk_bytes,
-        snapshot_bytes_per_second: config.snapshot_bytes_per_second,
-        patience: config.election_timeout,
     };
     let run = Run {
         core,
@@ -203,8 +198,6 @@ fn spawn_all<F: Fsm>(
         tasks,
         metrics,
         alarm: Alarm::new(clock),
-        election_timeout: config.election_timeout,
-        shutdown_on_remove: config.shutdown_on_remove,
         run_log,
         run_fsm,
         run_snapshots,

@@ -74,6 +74,11 @@ impl Peers {
         Self { known: Vec::new(), strangers: VecDeque::new(), sources: Arc::new(sources) }
     }
 
+    /// The largest message that can be sent to them, as the transport counts.
+    pub(super) fn max_entries_bytes(&self) -> u64 {
+        self.sources.transport.max_entries_bytes()
+    }
+
     /// Where snapshots are kept.
     pub(super) fn snapshots(&self) -> Arc<dyn SnapshotStore> {
         Arc::clone(&self.sources.snapshots)

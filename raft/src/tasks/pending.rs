@@ -1,6 +1,6 @@
 //! The callers `run` has promised an answer to.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use super::request::{Pending, Waiter};
 use crate::{
@@ -17,7 +17,8 @@ pub(super) struct Waiters<R> {
     proposals: VecDeque<Proposals<R>>,
     /// Verifications by round; rounds only grow within a term, and no verification outlives one.
     verifications: VecDeque<(Verification, Vec<Responder<LogIndex, VerifyError>>)>,
-    transfer: Option<Responder<(), TransferError>>,
+    /// And how long it was given.
+    transfer: Option<(Responder<(), TransferError>, Duration)>,
     bootstrap: Option<(WriteId, Responder<(), BootstrapError>)>,
 }
 
@@ -99,16 +100,17 @@ impl<R> Waiters<R> {
         }
     }
 
-    pub(super) fn transferring(&mut self, responder: Responder<(), TransferError>) {
-        self.transfer = Some(responder);
+    /// Files the one who wants leadership transferred within `timeout`.
+    pub(super) fn transferring(
+        &mut self,
+        responder: Responder<(), TransferError>,
+        timeout: Duration,
+    ) {
+        self.transfer = Some((responder, timeout));
     }
 
-    pub(super) fn transferred(
-        &mut self,
-        result: Result<(), TransferFailure>,
-        timeout: std::time::Duration,
-    ) {
-        let Some(responder) = self.transfer.take() else { return };
+    pub(super) fn transferred(&mut self, result: Result<(), TransferFailure>) {
+        let Some((responder, timeout)) = self.transfer.take() else { return };
         responder.answer(result.map_err(|failure| match failure {
             TransferFailure::TimedOut => TransferError::TimedOut { timeout },
             TransferFailure::LeadershipLost { leader } => TransferError::LeadershipLost { leader },

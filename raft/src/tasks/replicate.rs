@@ -14,7 +14,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use tokio::sync::mpsc;
@@ -49,13 +48,8 @@ pub(super) struct Sources {
     pub(super) shared: Arc<Shared>,
     pub(super) reader: Arc<dyn LogReader>,
     pub(super) transport: Arc<dyn Transport>,
-    pub(super) max_append_bytes: u64,
     pub(super) snapshots: Arc<dyn SnapshotStore>,
     pub(super) metrics: Metrics,
-    pub(super) snapshot_chunk_bytes: u64,
-    pub(super) snapshot_bytes_per_second: u64,
-    /// How long the answer to a piece of a snapshot is waited for.
-    pub(super) patience: Duration,
 }
 
 impl Sources {
@@ -65,7 +59,7 @@ impl Sources {
         let mut entries = Entries::default();
         let (first, last) = (order.prev.index.next(), order.last);
         if first <= last {
-            let bytes = SEND_NOW_BYTES.min(self.max_append_bytes);
+            let bytes = SEND_NOW_BYTES.min(self.shared.config.borrow().max_append_bytes);
             match self.shared.tail.load(*generation, (first, last), bytes) {
                 Load::Entries(all) if all.last_id().is_some_and(|id| id.index == last) => {
                     entries = all;
@@ -187,13 +181,14 @@ impl Replicate {
         generation: u64,
         (first, last): (LogIndex, LogIndex),
     ) -> Result<Loaded, Fatal> {
-        let Sources { shared, reader, max_append_bytes, .. } = &*self.sources;
-        match shared.tail.load(generation, (first, last), *max_append_bytes) {
+        let Sources { shared, reader, .. } = &*self.sources;
+        let max_append_bytes = shared.config.borrow().max_append_bytes;
+        match shared.tail.load(generation, (first, last), max_append_bytes) {
             Load::Stale => Ok(Loaded::Void),
             Load::Compacted => Ok(Loaded::Compacted),
             Load::Entries(entries) => Ok(Loaded::Entries(entries)),
             Load::OnDisk { up_to } => {
-                let read = reader.read(first..=up_to, *max_append_bytes).await;
+                let read = reader.read(first..=up_to, max_append_bytes).await;
                 // Looked at after reading: what was read belongs to the order only if nothing was
                 // truncated until then. An error may only mean that it was, or was compacted.
                 if shared.tail.generation() != generation {

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
+    config::Config,
     configuration::{Configuration, ConfigurationChange, ServerId},
     consensus::Refusal,
     error::{
-        ApplyError, BootstrapError, ConfigurationError, Fatal, RestoreError, SnapshotError,
-        TransferError, VerifyError,
+        ApplyError, BootstrapError, ConfigurationError, Fatal, ReloadError, RestoreError,
+        SnapshotError, TransferError, VerifyError,
     },
     future::{Applied, Responder},
     log::{EntryPayload, LogIndex},
@@ -29,6 +30,7 @@ pub(crate) enum Request<R> {
     Transfer { to: Option<ServerId>, responder: Responder<(), TransferError> },
     Snapshot { responder: Responder<Snapshot, SnapshotError> },
     Restore { data: RestoreData, responder: Responder<LogIndex, RestoreError> },
+    Reload { config: Box<Config>, responder: Responder<(), ReloadError> },
     Status { responder: Responder<Box<Status>, Fatal> },
 }
 
@@ -55,6 +57,7 @@ impl<R> Request<R> {
             | Self::Transfer { .. }
             | Self::Snapshot { .. }
             | Self::Restore { .. }
+            | Self::Reload { .. }
             | Self::Status { .. } => EntryPayload::OVERHEAD_BYTES,
         }
     }

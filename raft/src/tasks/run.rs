@@ -9,7 +9,7 @@
 //! entries either: they stay in their bounded queues, and whoever fills these waits. Heartbeats and
 //! votes have a lane of their own and go on.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,8 +30,12 @@ use super::{
     shared::{Shared, SnapshotNews},
 };
 use crate::{
-    consensus::{Action, Consensus, Time, Write, WriteId},
-    error::{BootstrapError, Fatal, Leader, RestoreError, SnapshotError, VerifyError},
+    config::Config,
+    consensus::{Action, Consensus, Rules, Time, Write, WriteId},
+    error::{
+        BootstrapError, ConfigError, Fatal, Leader, ReloadError, RestoreError, SnapshotError,
+        VerifyError,
+    },
     future::Responder,
     log::{EntryPayload, LogId, LogIndex},
     observer::Observation,
@@ -63,8 +67,6 @@ pub(super) struct Run<R> {
     pub(super) tasks: Tasks,
     pub(super) metrics: Metrics,
     pub(super) alarm: Alarm,
-    pub(super) election_timeout: Duration,
-    pub(super) shutdown_on_remove: bool,
     pub(super) run_log: mpsc::UnboundedSender<LogRequest>,
     pub(super) run_fsm: mpsc::UnboundedSender<FsmRequest<R>>,
     pub(super) run_snapshots: mpsc::Sender<SnapshotRequest>,
@@ -376,7 +378,10 @@ impl<R: Send + 'static> Run<R> {
                 // An earlier transfer may have ended in this very turn: its caller comes first.
                 self.show_and_act(now);
                 match self.core.transfer_leadership(now, to.as_ref()) {
-                    Ok(()) => self.waiters.transferring(responder.taken()),
+                    Ok(()) => {
+                        let timeout = self.shared.config.borrow().election_timeout;
+                        self.waiters.transferring(responder.taken(), timeout);
+                    }
                     Err(refusal) => responder.answer(Err(request::transfer_error(refusal))),
                 }
             }
@@ -400,8 +405,24 @@ impl<R: Send + 'static> Run<R> {
                 self.propose(now);
                 self.begin_restore(now, data, responder);
             }
+            Request::Reload { config, responder } => {
+                self.propose(now);
+                responder.answer(self.reload(now, *config).map_err(ReloadError::Config));
+            }
             Request::Status { responder } => responder.answer(Ok(Box::new(self.status(now)))),
         }
+    }
+
+    /// Puts other settings in force, all of them or none.
+    fn reload(&mut self, now: Time, config: Config) -> Result<(), ConfigError> {
+        config.validate()?;
+        config.validate_for(self.peers.max_entries_bytes())?;
+        self.shared.config.borrow().check_reload(&config)?;
+        self.core.set_rules(now, Rules::from(&config));
+        self.shared.tail.set_max_bytes(config.log_cache_bytes);
+        self.shared.config.send_replace(Arc::new(config));
+        tracing::info!(server = %self.shared.id, "other settings are in force");
+        Ok(())
     }
 
     /// Notes who waits for the payload pushed last.
@@ -511,9 +532,7 @@ impl<R: Send + 'static> Run<R> {
             }
             Action::SetPeers(servers) => self.peers.set(servers, &mut self.tasks),
             Action::Verified { round } => self.waiters.verified(round),
-            Action::TransferDone(result) => {
-                self.waiters.transferred(result, self.election_timeout);
-            }
+            Action::TransferDone(result) => self.waiters.transferred(result),
             Action::Restored => self.waiters.replaced(),
             Action::SteppedDown { committed } => {
                 self.peers.end_snapshots();
@@ -607,7 +626,7 @@ impl<R: Send + 'static> Run<R> {
             }
             Observation::Removed { configuration_index } => {
                 tracing::warn!(%server, %configuration_index, "removed from the cluster");
-                if self.shutdown_on_remove {
+                if self.shared.config.borrow().shutdown_on_remove {
                     self.turn.ends_at.get_or_insert(self.core.commit_index());
                 }
             }

@@ -94,7 +94,6 @@ pub(super) struct RunFsm<F: Fsm> {
     pub(super) snapshots: Arc<dyn SnapshotStore>,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Metrics,
-    pub(super) max_batch: usize,
     /// The last entry applied.
     pub(super) last: LogId,
     /// The newest configuration applied.
@@ -162,7 +161,8 @@ impl<F: Fsm> RunFsm<F> {
     async fn load(&mut self, target: LogIndex, parts: &mut Vec<Entries>) -> Result<bool, Fatal> {
         parts.clear();
         let first = self.last.index.next();
-        match self.shared.tail.apply((first, target), self.max_batch, parts) {
+        let max_batch = self.shared.config.borrow().max_apply_batch;
+        match self.shared.tail.apply((first, target), max_batch, parts) {
             Take::Entries => {}
             Take::OnDisk { up_to } => match self.reader.read(first..=up_to, READ_BYTES).await {
                 Ok(read) => parts.push(read),

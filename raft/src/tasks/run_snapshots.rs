@@ -57,9 +57,8 @@ pub(super) struct SnapshotRequest {
 
 /// When a snapshot is due.
 pub(super) struct Policy {
-    interval: Duration,
-    threshold: u64,
-    threshold_bytes: u64,
+    /// The settings in force, as far as this task knows.
+    config: Arc<Config>,
     rng: Pcg64Mcg,
     /// The newest snapshot this knows of, what the log had grown to by then, and how much it may
     /// grow until the next.
@@ -74,11 +73,9 @@ pub(super) struct Policy {
 
 impl Policy {
     /// `last` is the newest snapshot, and `base_bytes` what the log holds of what it covers.
-    pub(super) fn new(config: &Config, seed: u64, last: LogId, base_bytes: u64) -> Self {
+    pub(super) fn new(config: Arc<Config>, seed: u64, last: LogId, base_bytes: u64) -> Self {
         let mut policy = Self {
-            interval: config.snapshot_interval,
-            threshold: config.snapshot_threshold,
-            threshold_bytes: config.snapshot_threshold_bytes,
+            config,
             rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5a95),
             last,
             base_bytes,
@@ -92,15 +89,32 @@ impl Policy {
 
     /// Until the number of entries is looked at again.
     fn wait(&mut self) -> Duration {
-        self.interval + self.rng.random_range(Duration::ZERO..=self.interval)
+        let interval = self.config.snapshot_interval;
+        interval + self.rng.random_range(Duration::ZERO..=interval)
+    }
+
+    /// How much the log may grow from one snapshot to the next.
+    fn growth(&mut self) -> u64 {
+        let threshold = self.config.snapshot_threshold_bytes;
+        threshold.saturating_add(self.rng.random_range(0..=threshold / 4))
+    }
+
+    /// Goes by other settings from now on. Returns how long the wait under way is to last now, from
+    /// its beginning, if that has changed.
+    fn reload(&mut self, config: Arc<Config>) -> Option<Duration> {
+        let before = std::mem::replace(&mut self.config, config);
+        if before.snapshot_threshold_bytes != self.config.snapshot_threshold_bytes {
+            self.growth_bytes = self.growth();
+        }
+        let is_changed = before.snapshot_interval != self.config.snapshot_interval;
+        is_changed.then(|| self.wait())
     }
 
     /// There is a newer snapshot; the log had grown to this when it was taken.
     fn renew(&mut self, last: LogId, base_bytes: u64) {
-        let extra = self.rng.random_range(0..=self.threshold_bytes / 4);
         self.last = last;
         self.base_bytes = base_bytes;
-        self.growth_bytes = self.threshold_bytes.saturating_add(extra);
+        self.growth_bytes = self.growth();
         self.is_failing = false;
     }
 }
@@ -111,6 +125,8 @@ enum Look {
     Asked,
     Entries,
     Bytes,
+    /// Other settings are in force: there is nothing to do but to go by them.
+    Reloaded,
     /// `run` is gone.
     End,
 }
@@ -132,11 +148,20 @@ impl<R: Send + 'static> RunSnapshots<R> {
         let mut waiting = Vec::new();
         let mut entries = Ticker::new(self.policy.wait());
         let mut bytes = Ticker::new(LOOK_AT_BYTES);
+        let mut reloads = self.shared.config.subscribe();
         loop {
             let look = tokio::select! {
                 biased;
                 count = requests.recv_many(&mut waiting, SNAPSHOTS_MAX) => {
                     if count == 0 { Look::End } else { Look::Asked }
+                }
+                // Its other end is in `self`.
+                _ = reloads.changed() => {
+                    let config = Arc::clone(&reloads.borrow_and_update());
+                    if let Some(length) = self.policy.reload(config) {
+                        entries.change(length);
+                    }
+                    Look::Reloaded
                 }
                 () = entries.rings() => {
                     entries.restart(self.policy.wait());
@@ -173,9 +198,9 @@ impl<R: Send + 'static> RunSnapshots<R> {
         let applied = self.shared.last_applied().since(newest.index);
         match look {
             Look::Asked => true,
-            Look::End => false,
+            Look::Reloaded | Look::End => false,
             Look::Entries | Look::Bytes if policy.is_unsupported || applied == 0 => false,
-            Look::Entries => policy.is_failing || policy.threshold <= applied,
+            Look::Entries => policy.is_failing || policy.config.snapshot_threshold <= applied,
             Look::Bytes => {
                 let growth = appended.saturating_sub(policy.base_bytes);
                 !policy.is_failing && policy.growth_bytes <= growth

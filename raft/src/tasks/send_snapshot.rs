@@ -79,8 +79,10 @@ impl SendSnapshot {
         let sources = Arc::clone(&self.sources);
         let mut source = Source::newest(&*sources.snapshots, &self.order).await?;
         self.size.set(source.meta.size_bytes);
-        let mut window = Window::new(source.meta.size_bytes, sources.snapshot_chunk_bytes);
-        let mut pace = Pace::new(sources.snapshot_bytes_per_second);
+        let piece_bytes = sources.shared.config.borrow().snapshot_chunk_bytes;
+        let mut window = Window::new(source.meta.size_bytes, piece_bytes);
+        let mut pace = Pace::new();
+        let bytes_per_second = || sources.shared.config.borrow().snapshot_bytes_per_second;
         loop {
             while let Ok(next_offset) = self.answers.try_recv() {
                 window.answered(next_offset);
@@ -90,7 +92,7 @@ impl SendSnapshot {
                 continue;
             };
             let data = source.read(&*sources.snapshots, offset, len).await?;
-            pace.wait().await;
+            pace.wait(bytes_per_second).await;
             if self.send_piece(&source.meta, offset, data).await {
                 pace.passed(len);
                 window.sent(len);
@@ -106,7 +108,8 @@ impl SendSnapshot {
 
     /// Waits for an answer; without one in time, what is under way counts as lost.
     async fn listen(&mut self, window: &mut Window) {
-        match within(self.sources.patience, self.answers.recv()).await {
+        let patience = self.sources.shared.config.borrow().election_timeout;
+        match within(patience, self.answers.recv()).await {
             Some(Some(next_offset)) => window.answered(next_offset),
             // `run` has let go of this transfer and is about to drop the task.
             Some(None) => std::future::pending().await,

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::clock::Clock;
 use crate::{
+    config::Config,
     configuration::{IndexedConfiguration, ServerId},
     consensus::{Consensus, ReceiptStep, SnapshotReceipt, Time, WriteId},
     error::{Fatal, Leader, RestoreError},
@@ -88,6 +89,9 @@ impl End {
 /// Shared by the handle and all tasks of one node.
 pub(crate) struct Shared {
     pub(crate) id: ServerId,
+    /// The settings in force. Only `run` changes them, everybody else reads them at each use; only
+    /// `run_snapshots` waits for changes.
+    pub(crate) config: watch::Sender<Arc<Config>>,
     pub(crate) clock: Clock,
     pub(crate) end: Arc<End>,
     pub(crate) tail: LogTail,
@@ -168,10 +172,16 @@ struct AppliedWaiters {
 }
 
 impl Shared {
-    pub(super) fn new(id: ServerId, clock: Clock, tail: LogTail, hard_state: &HardState) -> Self {
+    pub(super) fn new(
+        config: Arc<Config>,
+        clock: Clock,
+        tail: LogTail,
+        hard_state: &HardState,
+    ) -> Self {
         let applied = tail.marks().applied;
         Self {
-            id,
+            id: config.local_id.clone(),
+            config: watch::Sender::new(config),
             clock,
             end: Arc::new(End::new()),
             observers: Observers::default(),

@@ -5,8 +5,8 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use raft::{
-    BootstrapError, Configuration, IndexedConfiguration, LogId, Message, Raft, RestoreError, Role,
-    Server, SnapshotId, SnapshotMeta,
+    BootstrapError, Config, Configuration, IndexedConfiguration, LogId, Message, Raft, ReloadError,
+    RestoreError, Role, Server, SnapshotId, SnapshotMeta,
     testing::{Cluster, Journal},
 };
 use tokio::{
@@ -63,6 +63,13 @@ fn bootstrap_error(error: BootstrapError) -> String {
     }
 }
 
+fn reload_error(error: ReloadError) -> String {
+    match error {
+        ReloadError::Stopped(fatal) => end(&fatal),
+        other => format!("unexpected: {other}"),
+    }
+}
+
 fn restore_error(error: RestoreError) -> String {
     match error {
         RestoreError::NotLeader { .. } => "not leader".into(),
@@ -84,7 +91,7 @@ fn described() -> SnapshotMeta {
 
 type Call = (&'static str, Kind, fn(Raft<Journal>) -> Answer);
 
-const CALLS: [Call; 16] = [
+const CALLS: [Call; 17] = [
     ("apply", Kind::Command, |raft| ask(raft.apply("x"), apply_error)),
     ("apply_batch", Kind::Command, |raft| ask(raft.apply_batch(vec!["y".into(); 3]), apply_error)),
     ("barrier", Kind::Command, |raft| ask(raft.barrier(), apply_error)),
@@ -128,6 +135,10 @@ const CALLS: [Call; 16] = [
         )
     }),
     ("status", Kind::Status, |raft| ask(async move { raft.status().await }, |it| end(&it))),
+    ("reload_config", Kind::Status, |raft| {
+        let config = Config { trailing_logs: 7, ..Config::clone(&raft.config()) };
+        ask(async move { raft.reload_config(config).await }, reload_error)
+    }),
     ("wait_applied", Kind::Waiting, |raft| {
         let next = raft.last_index().next();
         ask(async move { raft.wait_applied(next).await }, |it| end(&it))

@@ -28,6 +28,7 @@ mod model_transfer;
 mod observers;
 mod planted_defects;
 mod recover;
+mod reload;
 mod restart;
 mod restore;
 mod shutdown;

@@ -32,7 +32,7 @@ Then, and only then:
      ends last: with the greatest term, and of equal ones the greatest index.
   3. Write the new members into a file:
        [{\"id\": \"a\", \"address\": \"10.0.0.1:7000\"}]
-     With \"non_voter\": true a member has no vote. A list of addresses is read too.
+     With \"non_voter\": true a member has no vote.
   4. kv recover --data-dir DIR --peers FILE
   5. Start the server as before, without --join. Start all others with empty directories and --join.
 

@@ -128,13 +128,19 @@ impl Found {
         log.max(snapshot)
     }
 
+    /// Up to where the log is known to be committed: by its note, or because a snapshot says so.
+    fn committed(&self) -> LogIndex {
+        let snapshot = self.snapshots.first().map(|meta| meta.last.index).unwrap_or_default();
+        self.noted_commit.unwrap_or_default().max(snapshot)
+    }
+
     async fn print(
         &self,
         out: &mut impl Write,
         reader: &dyn LogReader,
         entries: Option<RangeInclusive<LogIndex>>,
     ) -> Result<(), Stop> {
-        let Self { identity, hard_state, log, noted_commit, snapshots, configuration } = self;
+        let Self { identity, hard_state, log, snapshots, configuration, .. } = self;
         writeln!(out, "server      {}", identity.id)?;
         writeln!(out, "cluster     {}", identity.cluster.as_deref().unwrap_or("not noted"))?;
         writeln!(out, "term        {}", hard_state.current_term)?;
@@ -147,9 +153,9 @@ impl Found {
             None => writeln!(out, "log         empty")?,
         }
         writeln!(out, "end         {}", self.end())?;
-        match noted_commit {
-            Some(index) => writeln!(out, "committed   at least up to entry {index}")?,
-            None => writeln!(out, "committed   nothing is noted")?,
+        match self.committed() {
+            LogIndex::ZERO => writeln!(out, "committed   nothing is known to be")?,
+            index => writeln!(out, "committed   at least up to entry {index}")?,
         }
         for SnapshotMeta { id, last, size_bytes, configuration } in snapshots {
             writeln!(
@@ -214,6 +220,7 @@ impl Found {
             "voted_for": hard_state.voted_for,
             "log": log.map(|(first, last)| json!({ "first": first, "last": last })),
             "end": self.end(),
+            "committed": self.committed(),
             "noted_commit": noted_commit,
             "snapshots": snapshots,
             "configuration": members(configuration),

@@ -109,7 +109,7 @@ fn report(id: &str, recovered: &Recovered) -> String {
     if let Some(discarded) = discarded {
         line(format!("discarded {discarded}, which were not known to be committed"));
     }
-    line(format!("raised the term to {term}, in which the server has not voted"));
+    line(format!("the term is {term}, in which the server has not voted"));
     line(format!("members since entry {}:", snapshot.configuration.index));
     for member in list(&snapshot.configuration.configuration).lines() {
         line(member.to_owned());

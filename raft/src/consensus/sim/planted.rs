@@ -28,7 +28,7 @@ pub(super) enum Bug {
     /// The state machine sometimes gets a batch back to front.
     AppliesOutOfOrder,
     /// A snapshot is taken with the newest configuration of the log, committed or not.
-    ForgetsConfiguration,
+    SnapshotsTheNewestConfiguration,
     /// The log on disk forgets one entry more than it was told to.
     CompactsOneMore,
     /// The state machine does not take on the state of a snapshot.
@@ -51,7 +51,7 @@ impl Bug {
         (Self::MixesVotes, 50),
         (Self::OrdersOutliveTruncation, 1000),
         (Self::AppliesOutOfOrder, 20),
-        (Self::ForgetsConfiguration, 100),
+        (Self::SnapshotsTheNewestConfiguration, 100),
         (Self::CompactsOneMore, 100),
         (Self::IgnoresRestore, 100),
         (Self::MixesTransfers, 1000),

@@ -95,7 +95,7 @@ impl World {
             return Ok(());
         }
         let mut snapshot = alive.machine.clone();
-        if self.bug == Some(Bug::ForgetsConfiguration) {
+        if self.bug == Some(Bug::SnapshotsTheNewestConfiguration) {
             snapshot.configuration = alive.log.configuration();
         }
         self.schedule(at, Event::SnapshotKept { server, life, snapshot });

@@ -72,6 +72,24 @@ fn assert_enough(stats: &Stats, seeds: u64) {
         ("pauses", stats.pauses, 700),
         ("strikes", stats.strikes, 2_500),
         ("void orders", stats.void_orders, 15),
+        ("snapshots", stats.snapshots, 15_000),
+        ("late snapshots", stats.late_snapshots, 20),
+        ("compactions", stats.compactions, 10_000),
+        ("held compactions", stats.held, 80),
+        ("compacted orders", stats.compacted_orders, 10),
+        ("shipments", stats.shipments, 1_500),
+        ("resumed shipments", stats.resumed, 2_000),
+        ("arrived snapshots", stats.arrived, 1_200),
+        ("refused snapshots", stats.refused, 100),
+        ("installs", stats.installs, 1_000),
+        ("installs over a conflict", stats.conflicts, 10),
+        ("snapshots without news", stats.matching, 80),
+        ("restores", stats.restores, 1_000),
+        ("crashes before a reset", stats.cut_before_reset, 10),
+        ("crashes before a restore", stats.cut_before_restore, 7),
+        ("lost compactions", stats.lost_compactions, 50),
+        ("installs ended at a start", stats.ended_at_start, 5),
+        ("replays of noted commits", stats.replays, 900),
     ] {
         let least = least_in_a_thousand * (seeds / 1_000);
         assert!(
@@ -137,5 +155,5 @@ fn known_bugs_still_apply() {
             }
         }
     }
-    assert!(30 <= count, "only {count} known bugs");
+    assert!(50 <= count, "only {count} known bugs");
 }

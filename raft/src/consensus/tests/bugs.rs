@@ -4,10 +4,13 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    cluster::{Cluster, Filter, command, configuration, log_of, n, rules},
+    cluster::{
+        Cluster, Filter, Snapshot, command, configuration, log_of, n, piece, rules, snapshot,
+    },
     messages::{
-        append, append_entries, conflict, entry, heartbeat, heartbeat_reply, matched, pre_vote,
-        pre_vote_reply, stale_term, timeout_now, transfer_vote, vote, vote_reply,
+        append, append_entries, conflict, entry, heartbeat, heartbeat_reply, install_reply,
+        installed, matched, pre_vote, pre_vote_reply, removed, stale_term, timeout_now,
+        transfer_vote, vote, vote_reply,
     },
 };
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
     consensus::{Action, Consensus, Refusal, Saved, Time, TransferFailure, Verification, WriteId},
     log::{EntryPayload, LogId, LogIndex, Term},
     observer::Role,
-    rpc::Message,
+    rpc::{InstallOutcome, Message},
     stable::HardState,
     status::ProgressState,
 };
@@ -1384,5 +1387,364 @@ mod appends {
             answer(&mut core, append(4, prev, terms, commit));
             assert_eq!(core.commit_index(), LogIndex(expected), "{prev:?} {terms:?} {commit}");
         }
+    }
+}
+
+mod snapshots {
+    use super::*;
+
+    /// A cluster of three whose n1 leads term 2 and keeps no trailing entries; everything up to 5 is
+    /// committed, and n1 has a snapshot of it. Nothing is under way.
+    fn snapshotted() -> Cluster {
+        let mut cluster = Cluster::with(3, 0, |rules| rules.trailing_logs = 0);
+        cluster.elect(&n(1));
+        cluster.propose_many(&n(1), 3);
+        cluster.stabilize();
+        cluster.run(HEARTBEAT);
+        cluster.snapshot(&n(1));
+        cluster.take_trace();
+        cluster
+    }
+
+    /// The same, but n3 was away and lacks what the log of n1 has forgotten.
+    fn left_behind() -> Cluster {
+        let mut cluster = Cluster::with(3, 0, |rules| rules.trailing_logs = 0);
+        cluster.elect(&n(1));
+        cluster.run(HEARTBEAT);
+        cluster.partition(&[n(3)]);
+        cluster.propose_many(&n(1), 3);
+        cluster.stabilize();
+        cluster.snapshot(&n(1));
+        cluster.heal();
+        cluster.take_trace();
+        cluster
+    }
+
+    /// Where the snapshot, the log's first entry and its last are.
+    fn marks(cluster: &Cluster, number: usize) -> (u64, u64, u64) {
+        let core = cluster.core(&n(number));
+        (core.snapshot().index.0, core.first_index().0, core.last().index.0)
+    }
+
+    /// hashicorp #248: a local snapshot that ended after a newer one was installed moved the last
+    /// snapshot back; the server then voted for candidates that lacked what it had acknowledged.
+    #[test]
+    fn a_late_local_snapshot_is_ignored() {
+        let mut cluster = snapshotted();
+        cluster.begin_snapshot(&n(2));
+        cluster.receive_whole(&n(2), &n(1), 2, &snapshot(2, 9, 3));
+        cluster.written_all(&n(2));
+        assert_eq!(marks(&cluster, 2), (9, 10, 9));
+        cluster.end_snapshot(&n(2));
+        assert_eq!(marks(&cluster, 2), (9, 10, 9));
+        cluster.pool.clear();
+        cluster.server_mut(&n(2)).now = cluster.server(&n(2)).now + 2 * ELECTION;
+        cluster.tell(&n(3), &n(2), vote(3, (2, 8)));
+        cluster.written_all(&n(2));
+        assert!(cluster.take_messages(&n(2), &n(3)).contains(&vote_reply(3, 3, false)));
+    }
+
+    /// hashicorp, present today: an older snapshot from the current leader was installed without
+    /// question, and the state machine lost data.
+    #[test]
+    fn an_older_snapshot_is_not_installed() {
+        for index in [2, 4, 5] {
+            let mut cluster = snapshotted();
+            let before = cluster.core(&n(2)).last_applied();
+            cluster.tell(&n(1), &n(2), piece(2, 7, &snapshot(2, index, 3), 0));
+            assert_eq!(cluster.take_messages(&n(2), &n(1)), [installed(2, 7, index)]);
+            // Even if the receiver had it whole.
+            cluster.receive_whole(&n(2), &n(1), 2, &snapshot(2, index, 3));
+            assert_eq!(marks(&cluster, 2), (0, 1, 5));
+            assert_eq!(cluster.core(&n(2)).last_applied(), before);
+        }
+    }
+
+    /// hashicorp #697, #704: entries that contradict the snapshot survived it, and it was installed
+    /// again and again.
+    #[test]
+    fn a_log_that_contradicts_the_snapshot_is_dropped() {
+        let mut cluster = follower(3, &[1, 2, 2, 2, 2]);
+        cluster.receive_whole(&n(1), &n(2), 3, &snapshot(3, 4, 3));
+        assert_eq!(marks(&cluster, 1), (4, 5, 4));
+        cluster.written_all(&n(1));
+        assert_eq!((cluster.terms(&n(1)), cluster.server(&n(1)).disk.log.len()), (vec![], 0));
+        // It goes on from there, and what was dropped does not come back with a restart.
+        cluster.tell(&n(2), &n(1), append(3, (3, 4), &[3], 5));
+        cluster.written_all(&n(1));
+        cluster.crash(&n(1));
+        cluster.restart(&n(1));
+        assert_eq!((cluster.terms(&n(1)), marks(&cluster, 1)), (vec![3], (4, 5, 5)));
+    }
+
+    /// hashicorp #358, #362: a log shorter than the trailing entries was compacted over a negative
+    /// range.
+    #[test]
+    fn a_log_shorter_than_the_trailing_entries_is_left_alone() {
+        for (trailing, first) in [(0, 6), (1, 5), (4, 2), (5, 1), (6, 1), (u64::MAX, 1)] {
+            let mut cluster = Cluster::with(1, 0, |rules| rules.trailing_logs = trailing);
+            cluster.elect(&n(1));
+            cluster.propose_many(&n(1), 3);
+            cluster.stabilize();
+            cluster.snapshot(&n(1));
+            assert_eq!(marks(&cluster, 1), (5, first, 5), "{trailing} trailing entries");
+        }
+    }
+
+    /// hashicorp #212: a failed installation ended in an endless loop. Here it is tried again after a
+    /// while, as often as need be, and the leader waits for nobody.
+    #[test]
+    fn a_refused_installation_is_tried_again_in_peace() {
+        let mut cluster = left_behind();
+        cluster.server_mut(&n(3)).is_refusing = true;
+        let mut begun = 0;
+        for _ in 0..5 {
+            cluster.run(ELECTION);
+            let trace = cluster.take_trace();
+            begun += trace.iter().filter(|line| line.starts_with("n1 snapshot -> n3")).count();
+        }
+        assert!((3..=6).contains(&begun), "{begun} transfers");
+        let index = cluster.propose(&n(1), "x");
+        cluster.stabilize();
+        assert_eq!(cluster.core(&n(1)).commit_index(), index);
+        cluster.server_mut(&n(3)).is_refusing = false;
+        cluster.run(2 * ELECTION);
+        assert_eq!(cluster.core(&n(3)).commit_index(), index);
+    }
+
+    /// hashicorp #465: the members of an install request were malformed, and the receiver panicked.
+    /// Here a snapshot may be of a configuration that this server is not in, or of none.
+    #[test]
+    fn a_snapshot_without_this_server_is_installed() {
+        let others = Configuration::new([Member::voter(n(2), "n2:1")]);
+        for configuration in [others, Configuration::default()] {
+            let mut cluster = follower(3, &[1]);
+            let configuration = IndexedConfiguration { index: LogIndex(1), configuration };
+            let snapshot = Snapshot { last: LogId::new(3, 4), configuration };
+            cluster.receive_whole(&n(1), &n(2), 3, &snapshot);
+            cluster.written_all(&n(1));
+            [2, 3].into_iter().for_each(|other| cluster.crash(&n(other)));
+            cluster.run(5 * ELECTION);
+            let core = cluster.core(&n(1));
+            assert_eq!(
+                (core.role(), core.term(), core.last_applied().0),
+                (Role::Follower, Term(3), 4)
+            );
+        }
+    }
+
+    /// etcd #10864: a snapshot that demotes its receiver was refused.
+    #[test]
+    fn a_snapshot_may_demote_its_receiver() {
+        let mut cluster = follower(3, &[1]);
+        let configuration =
+            Configuration::new([Member::nonvoter(n(1), "n1:1"), Member::voter(n(2), "n2:1")]);
+        let configuration = IndexedConfiguration { index: LogIndex(3), configuration };
+        cluster.receive_whole(&n(1), &n(2), 3, &Snapshot { last: LogId::new(3, 4), configuration });
+        cluster.written_all(&n(1));
+        let latest = &cluster.core(&n(1)).latest_configuration().configuration;
+        assert!(!latest.is_voter(&n(1)));
+        [2, 3].into_iter().for_each(|other| cluster.crash(&n(other)));
+        cluster.run(5 * ELECTION);
+        assert_eq!(cluster.core(&n(1)).term(), Term(3), "it does not campaign");
+    }
+
+    /// openraft #1808: a configuration that was appended and is covered by the snapshot stayed in
+    /// force, and quorums were disjoint.
+    #[test]
+    fn an_appended_configuration_does_not_survive_the_snapshot_that_covers_it() {
+        let mut cluster = follower(3, &[1]);
+        let wrong = EntryPayload::Configuration(configuration(5, 0));
+        let change = crate::log::Entry { term: Term(3), index: LogIndex(2), payload: wrong };
+        cluster.tell(&n(2), &n(1), append_entries(3, (1, 1), vec![change], 1));
+        cluster.written_all(&n(1));
+        assert_eq!(cluster.core(&n(1)).latest_configuration().index, LogIndex(2));
+        cluster.tell(&n(3), &n(1), heartbeat(4, 1, 0));
+        cluster.receive_whole(&n(1), &n(3), 4, &snapshot(4, 6, 3));
+        for configuration in [
+            cluster.core(&n(1)).latest_configuration(),
+            cluster.core(&n(1)).committed_configuration(),
+        ] {
+            assert_eq!(configuration.index, LogIndex(1));
+            assert_eq!(configuration.configuration.voters().count(), 3);
+        }
+    }
+
+    /// openraft (from async-raft, dba24036): the second compaction lost the membership. It travels
+    /// from snapshot to snapshot.
+    #[test]
+    fn the_second_snapshot_has_the_configuration_of_the_first() {
+        let mut cluster = snapshotted();
+        cluster.propose(&n(1), "x");
+        cluster.stabilize();
+        cluster.snapshot(&n(1));
+        cluster.crash(&n(1));
+        cluster.restart(&n(1));
+        assert_eq!(marks(&cluster, 1), (6, 7, 6));
+        assert_eq!(cluster.core(&n(1)).latest_configuration().configuration, configuration(3, 0));
+        cluster.run(5 * ELECTION);
+        assert_eq!(cluster.leaders().len(), 1);
+    }
+
+    /// openraft #1828: a log of which nothing was left sent nothing to a follower that was behind.
+    #[test]
+    fn an_empty_log_means_a_snapshot() {
+        let mut cluster = left_behind();
+        assert_eq!(marks(&cluster, 1), (5, 6, 5));
+        cluster.run(ELECTION);
+        assert_eq!(cluster.core(&n(3)).snapshot(), cluster.core(&n(1)).snapshot());
+    }
+
+    /// willemt/raft #118, RedisLabs/raft #49, and eight further slips: whatever a follower has, from
+    /// nothing to everything, beside the start of a compacted log.
+    #[test]
+    fn followers_around_the_start_of_the_log_catch_up() {
+        for len in 1..=5 {
+            for trailing in 0..=5 {
+                let mut cluster = Cluster::with(3, 0, |rules| rules.trailing_logs = trailing);
+                cluster.elect(&n(1));
+                cluster.propose_many(&n(1), 3);
+                cluster.stabilize();
+                cluster.run(HEARTBEAT);
+                cluster.snapshot(&n(1));
+                // A leadership that does not know what n3 has had.
+                cluster.crash(&n(1));
+                let log = cluster.server(&n(3)).disk.log[..len].to_vec();
+                cluster.set_disk(&n(3), 2, None, log);
+                cluster.restart(&n(1));
+                cluster.elect(&n(1));
+                cluster.run(ELECTION);
+                let marks = |number| {
+                    let core = cluster.core(&n(number));
+                    (core.last(), core.last_applied(), core.commit_index())
+                };
+                assert_eq!(marks(3), marks(1), "{len} entries, {trailing} trailing");
+            }
+        }
+    }
+
+    /// openraft #1892, ac3e5a89: a snapshot that contradicts what is committed was accepted.
+    #[test]
+    #[should_panic(expected = "law 4")]
+    fn a_snapshot_that_contradicts_what_is_committed_ends_the_node() {
+        let mut cluster = snapshotted();
+        cluster.tell(&n(1), &n(2), piece(2, 1, &snapshot(1, 4, 3), 0));
+    }
+
+    /// raft-rs #410, #417: what a snapshot covers was taken for durable too early. Nothing is said
+    /// before the write that resets the log is durable: no acknowledgement, no vote, no sign of life.
+    #[test]
+    fn nothing_is_promised_before_the_reset_is_durable() {
+        let mut cluster = follower(3, &[1, 2, 2]);
+        cluster.tell(&n(2), &n(1), heartbeat(3, 1, 0));
+        cluster.pool.clear();
+        cluster.receive_whole(&n(1), &n(2), 3, &snapshot(3, 6, 3));
+        cluster.tell(&n(2), &n(1), append(3, (3, 6), &[3], 7));
+        cluster.tell(&n(2), &n(1), heartbeat(3, 2, 6));
+        cluster.tell(&n(2), &n(1), piece(3, 1, &snapshot(3, 6, 3), 0));
+        assert!(cluster.pool.is_empty(), "{:?}", cluster.pool);
+        assert!(cluster.take_trace().iter().all(|line| !line.contains("restore")));
+        assert_eq!(cluster.server(&n(1)).applied, LogIndex(0));
+        cluster.written(&n(1));
+        assert!(cluster.take_trace().iter().any(|line| line == "n1 restore 6@3"));
+        let said = cluster.take_messages(&n(1), &n(2));
+        assert!(said.contains(&installed(3, 1, 6)) && said.contains(&heartbeat_reply(3, 2, 7, 6)));
+        assert!(!said.contains(&matched(3, 1, 7)));
+        cluster.written(&n(1));
+        assert_eq!(cluster.take_messages(&n(1), &n(2)), [matched(3, 1, 7)]);
+        assert_eq!(cluster.server(&n(1)).applied, LogIndex(7));
+    }
+
+    /// TiKV #9349: a second snapshot was begun before the first ended. Answers that belong to
+    /// another transfer than the newest change nothing.
+    #[test]
+    fn answers_of_other_transfers_are_dropped() {
+        let mut cluster = left_behind();
+        cluster.act(&n(1), |core, now| core.handle_unreachable(now, &n(3)));
+        let round = cluster.act(&n(1), Consensus::verify_leader).expect("n1 leads").round;
+        cluster.tell(&n(3), &n(1), heartbeat_reply(2, round, 0, 0));
+        cluster.pool.clear();
+        let peers = |cluster: &Cluster| cluster.core(&n(1)).peers(Time(0))[1].clone();
+        let before = peers(&cluster);
+        for transfer in [0, 2, 7] {
+            for outcome in [
+                InstallOutcome::Received { next_offset: 10 },
+                InstallOutcome::Installed { match_index: LogIndex(5) },
+                InstallOutcome::Refused,
+            ] {
+                cluster.tell(&n(3), &n(1), install_reply(2, transfer, outcome));
+            }
+        }
+        let is_passed_on = |line: &String| line.starts_with("n1 snapshot answered");
+        assert!(!cluster.take_trace().iter().any(is_passed_on));
+        assert_eq!(peers(&cluster), before);
+    }
+
+    /// openraft 97d92771, etcd: what was known to be committed had to be learnt anew after a restart.
+    /// The note beside the entries is believed as far as the log goes, and no further.
+    #[test]
+    fn noted_commits_are_handed_out_at_the_start() {
+        for (noted, expected) in [(0, 0), (2, 2), (3, 3), (9, 3)] {
+            let mut saved = Saved::new(HardState::default(), LogId::ZERO, <_>::default());
+            saved.hard_state.current_term = Term(2);
+            saved.push(&[entry(1, 1), entry(1, 2), entry(2, 3)]);
+            saved.committed(LogIndex(noted));
+            let mut core = Consensus::new(rules(&n(1)), saved, 1, Time(0));
+            assert_eq!(core.commit_index(), LogIndex(expected));
+            let mut up_to = 0;
+            while let Some(action) = core.poll_action() {
+                if let Action::Commit { up_to: index } = action {
+                    up_to = index.0;
+                }
+            }
+            assert_eq!(up_to, expected);
+        }
+    }
+
+    /// etcd #13766: a state machine that keeps its own state is not given again what it has, nor less
+    /// than its snapshot.
+    #[test]
+    fn a_state_machine_is_not_given_again_what_it_has() {
+        for (kept, expected) in [(0, 2), (2, 2), (3, 3), (4, 4)] {
+            let hard_state = HardState { current_term: Term(2), voted_for: None };
+            let mut saved = Saved::new(hard_state, LogId::new(1, 2), <_>::default());
+            saved.push(&[entry(1, 2), entry(2, 3), entry(2, 4)]);
+            saved.applied(LogIndex(kept));
+            let mut core = Consensus::new(rules(&n(1)), saved, 1, Time(0));
+            assert_eq!(core.last_applied(), LogIndex(expected));
+            assert!(core.commit_index() == core.last_applied());
+            let is_commit = |action| matches!(action, Action::Commit { .. });
+            assert!(!std::iter::from_fn(|| core.poll_action()).any(is_commit));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the state machine is ahead of the log")]
+    fn a_state_machine_ahead_of_the_log_ends_the_node() {
+        let mut saved = Saved::new(HardState::default(), LogId::ZERO, <_>::default());
+        saved.applied(LogIndex(1));
+        let _ = Consensus::new(rules(&n(1)), saved, 1, Time(0));
+    }
+
+    /// hashicorp: a removed server is told nothing, and one that was added again must not believe old
+    /// news.
+    #[test]
+    fn a_notice_of_removal_is_believed_unless_it_is_old() {
+        let observed = |cluster: &mut Cluster| {
+            cluster.take_trace().iter().any(|line| line.contains("Removed {"))
+        };
+        let mut cluster = led(3, 0);
+        change(&mut cluster, &n(1), &remove(3)).expect("n1 leads");
+        cluster.stabilize();
+        assert!(observed(&mut cluster), "the farewell");
+        change(&mut cluster, &n(1), &add(3)).expect("n1 leads");
+        cluster.stabilize();
+        cluster.take_trace();
+        cluster.tell(&n(1), &n(3), removed(2, 3));
+        assert!(!observed(&mut cluster), "it is a member again since index 4");
+        cluster.tell(&n(1), &n(3), removed(1, 9));
+        assert!(!observed(&mut cluster), "an old term");
+        cluster.tell(&n(1), &n(3), removed(2, 9));
+        assert!(observed(&mut cluster));
     }
 }

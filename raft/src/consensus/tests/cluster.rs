@@ -433,6 +433,21 @@ impl Cluster {
         known.max_by_key(|it| it.index).unwrap_or_default()
     }
 
+    /// Tells `id` that it has received all of a snapshot, which `from` sent in this term.
+    pub(super) fn receive_whole(
+        &mut self,
+        id: &ServerId,
+        from: &ServerId,
+        term: u64,
+        snapshot: &Snapshot,
+    ) {
+        let Snapshot { last, configuration } = snapshot.clone();
+        self.server_mut(id).disk.keep(snapshot.clone());
+        let step = ReceiptStep::Complete { last, configuration };
+        let receipt = SnapshotReceipt { from: from.clone(), term: Term(term), transfer: 1, step };
+        self.act(id, |core, now| core.handle_snapshot_receipt(now, receipt));
+    }
+
     /// Begins a snapshot of what `id` has applied.
     pub(super) fn begin_snapshot(&mut self, id: &ServerId) {
         let index = self.server(id).applied;
@@ -831,6 +846,13 @@ impl Cluster {
         }));
         lines
     }
+}
+
+/// A snapshot that ends there, with a configuration of `voters` that stood at index 1.
+pub(super) fn snapshot(term: u64, index: u64, voters: usize) -> Snapshot {
+    let configuration =
+        IndexedConfiguration { index: LogIndex(1), configuration: configuration(voters, 0) };
+    Snapshot { last: LogId::new(term, index), configuration }
 }
 
 /// A piece of a snapshot.

@@ -3,14 +3,19 @@
 use std::time::Duration;
 
 use super::{
-    cluster::{Cluster, configuration, n, rules},
-    messages::{conflict, entry, heartbeat, heartbeat_reply, matched},
+    cluster::{Cluster, configuration, log_of, n, rules, snapshot},
+    messages::{
+        conflict, entry, heartbeat, heartbeat_reply, install_reply, installed, matched, vote_reply,
+    },
 };
 use crate::{
     configuration::ConfigurationChange,
     consensus::{Consensus, Refusal, Saved, Time},
     log::{LogId, LogIndex, Term},
+    observer::Role,
+    rpc::InstallOutcome,
     stable::HardState,
+    status::ProgressState,
 };
 
 const ELECTION: Duration = Duration::from_secs(1);
@@ -146,4 +151,137 @@ fn an_old_answer_does_not_end_the_wait_for_an_unreachable_peer() {
     assert_eq!(orders(&mut cluster), 1);
     cluster.tell(&n(2), &n(1), matched(2, round, 5));
     assert_eq!(orders(&mut cluster), 0);
+}
+
+/// A cluster of two whose n1 leads term 2 and has forgotten the entries up to 5; n2 is known to have
+/// those up to 2, and is sent a snapshot.
+fn sending() -> Cluster {
+    let mut cluster = Cluster::with(3, 0, |rules| rules.trailing_logs = 0);
+    cluster.elect(&n(1));
+    cluster.run(Duration::from_millis(100));
+    cluster.partition(&[n(2)]);
+    cluster.propose_many(&n(1), 3);
+    cluster.stabilize();
+    cluster.snapshot(&n(1));
+    let round = round(&mut cluster);
+    cluster.heal();
+    cluster.tell(&n(2), &n(1), heartbeat_reply(2, round, 2, 2));
+    cluster.act(&n(1), |core, now| core.handle_unreachable(now, &n(2)));
+    cluster.tell(&n(2), &n(1), heartbeat_reply(2, round, 2, 2));
+    assert_eq!(second(&cluster), (ProgressState::Snapshot, 2));
+    cluster.pool.clear();
+    cluster.take_trace();
+    cluster
+}
+
+/// What n1 believes of n2.
+fn second(cluster: &Cluster) -> (ProgressState, u64) {
+    let peers = cluster.core(&n(1)).peers(cluster.server(&n(1)).now);
+    let peer = peers.iter().find(|peer| peer.id == n(2)).expect("a peer");
+    (peer.progress, peer.match_index.0)
+}
+
+/// How many snapshots n1 has begun to send since this was last asked.
+fn transfers(cluster: &mut Cluster) -> usize {
+    cluster.take_trace().iter().filter(|line| line.starts_with("n1 snapshot ->")).count()
+}
+
+/// The transfers of each leadership are numbered from one. The refusal of a piece of an earlier one
+/// ended the transfer of the same number, and nothing was sent to that follower ever after.
+#[test]
+fn the_refusal_of_an_old_piece_ends_no_transfer() {
+    let mut cluster = sending();
+    cluster.tell(&n(2), &n(1), install_reply(2, 1, InstallOutcome::StaleTerm));
+    assert_eq!(cluster.take_trace().len(), 1, "only its arrival");
+    assert_eq!(second(&cluster), (ProgressState::Snapshot, 2));
+}
+
+/// A follower that could not keep a snapshot said with each heartbeat what it had, and each of those
+/// answers began another transfer.
+#[test]
+fn signs_of_life_do_not_repeat_a_refused_transfer() {
+    let mut cluster = sending();
+    let round = round(&mut cluster);
+    cluster.tell(&n(2), &n(1), install_reply(2, 1, InstallOutcome::Refused));
+    for _ in 0..5 {
+        cluster.tell(&n(2), &n(1), heartbeat_reply(2, round, 2, 2));
+    }
+    assert_eq!(transfers(&mut cluster), 0);
+    let later = cluster.server(&n(1)).now + ELECTION;
+    cluster.server_mut(&n(1)).now = later;
+    cluster.tell(&n(2), &n(1), heartbeat_reply(2, round, 2, 2));
+    assert_eq!(transfers(&mut cluster), 1);
+}
+
+/// The log had gone on beyond the snapshot when it was installed. The follower was taken to be sent a
+/// snapshot still, but nobody sent one.
+#[test]
+fn an_installed_snapshot_that_is_not_enough_is_followed_by_another() {
+    let mut cluster = Cluster::with(3, 0, |rules| {
+        (rules.trailing_logs, rules.max_held_entries) = (0, 0);
+    });
+    cluster.elect(&n(1));
+    cluster.run(Duration::from_millis(100));
+    cluster.partition(&[n(2)]);
+    cluster.propose_many(&n(1), 3);
+    cluster.stabilize();
+    cluster.snapshot(&n(1));
+    let round = round(&mut cluster);
+    cluster.act(&n(1), |core, now| core.handle_unreachable(now, &n(2)));
+    cluster.heal();
+    cluster.tell(&n(2), &n(1), heartbeat_reply(2, round, 2, 2));
+    assert_eq!(transfers(&mut cluster), 1);
+    cluster.partition(&[n(2)]);
+    cluster.propose_many(&n(1), 3);
+    cluster.stabilize();
+    cluster.snapshot(&n(1));
+    cluster.heal();
+    cluster.tell(&n(2), &n(1), installed(2, 1, 5));
+    assert_eq!(transfers(&mut cluster), 1);
+    cluster.stabilize();
+    cluster.run(ELECTION);
+    assert_eq!(second(&cluster), (ProgressState::Replicate, 8));
+}
+
+/// What followed a snapshot was forgotten in the moment in which the snapshot was installed: on a busy
+/// cluster one snapshot was sent after the other for ever.
+#[test]
+fn a_slow_installation_on_a_busy_cluster_ends() {
+    let mut cluster = sending();
+    // Meanwhile a newer snapshot is taken.
+    cluster.propose_many(&n(1), 3);
+    cluster.written_all(&n(1));
+    for (from, to) in [(1, 3), (3, 1), (1, 3), (3, 1)] {
+        for message in cluster.take_messages(&n(from), &n(to)) {
+            cluster.tell(&n(from), &n(to), message);
+        }
+        cluster.written_all(&n(to));
+    }
+    cluster.snapshot(&n(1));
+    assert_eq!(cluster.core(&n(1)).snapshot().index, LogIndex(8));
+    cluster.take_trace();
+    cluster.tell(&n(2), &n(1), installed(2, 1, 5));
+    let trace = cluster.take_trace();
+    let order = "n1 replicate -> n2 prev=5@2 last=8 commit=8".to_owned();
+    assert!(trace.contains(&order), "{trace:?}");
+    assert_eq!(cluster.core(&n(1)).first_index(), LogIndex(6));
+    // It has come as far as the newest snapshot: now the log may forget.
+    let round = round(&mut cluster);
+    cluster.tell(&n(2), &n(1), matched(2, round, 8));
+    assert_eq!(cluster.core(&n(1)).first_index(), LogIndex(9));
+}
+
+/// A candidate whose log gives way to a snapshot has asked for votes with another log than it has.
+#[test]
+fn a_candidate_that_adopts_a_snapshot_gives_its_campaign_up() {
+    let mut cluster = Cluster::with(3, 0, |rules| rules.pre_vote = false);
+    cluster.set_disk(&n(1), 3, None, log_of(&configuration(3, 0), &[1, 2, 2, 2]));
+    cluster.campaign(&n(1));
+    cluster.written_all(&n(1));
+    assert_eq!(cluster.core(&n(1)).role(), Role::Candidate);
+    cluster.receive_whole(&n(1), &n(2), 3, &snapshot(3, 3, 3));
+    assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
+    cluster.tell(&n(3), &n(1), vote_reply(4, 4, true));
+    assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
+    assert_eq!(cluster.core(&n(1)).last(), LogId::new(3, 3));
 }

@@ -8,23 +8,25 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    cluster::{configuration, n, rules},
+    cluster::{configuration, n, piece, rules, snapshot},
     messages::{
-        append, conflict, entry, heartbeat, heartbeat_reply, matched, stale_term, timeout_now,
+        append, conflict, entry, heartbeat, heartbeat_reply, install_reply, installed, matched,
+        removed, stale_term, timeout_now,
     },
 };
 use crate::{
     configuration::{Configuration, IndexedConfiguration, ServerId},
     consensus::{
-        Action, AppendOrder, Consensus, PendingWrite, Rules, Saved, Time, Write, WriteId,
+        Action, AppendOrder, Consensus, PendingWrite, ReceiptStep, Rules, Saved, SnapshotReceipt,
+        Time, Write, WriteId,
         log_view::LogView,
         membership::Membership,
         progress::Progress,
         role::{Campaign, Leader, RoleState},
     },
     log::{Entries, EntryPayload, LogId, LogIndex, Term},
-    observer::Role,
-    rpc::{AppendOutcome, Message, RequestVoteReply, RequestVoteRequest},
+    observer::{Observation, Role},
+    rpc::{AppendOutcome, InstallOutcome, Message, RequestVoteReply, RequestVoteRequest},
     stable::HardState,
     status::ProgressState,
 };
@@ -1215,5 +1217,303 @@ mod written {
         assert_eq!(core.commit_index(), LogIndex::ZERO);
         core.handle_written(NOW, writes[0].id);
         assert_eq!(core.commit_index(), LogIndex(2));
+    }
+}
+
+/// The same with logs that begin after a base of up to two entries.
+mod snapshots {
+    use super::*;
+
+    /// What is in the way of all of these tests: n1 in term 3 with a compacted log, everything
+    /// durable, everything that is committed applied.
+    struct Case {
+        state: State,
+        base: u64,
+    }
+
+    impl Case {
+        fn core(&self, world: &World) -> Consensus {
+            let mut core = world.core(&self.state);
+            if 0 < self.base {
+                core.log.set_snapshot(self.id(self.base).expect("an entry"));
+                core.log.compact(LogIndex(self.base));
+            }
+            core
+        }
+
+        fn id(&self, index: u64) -> Option<LogId> {
+            term_at(&self.state.log, index).map(|term| LogId::new(term, index))
+        }
+
+        /// First and last index, commit index and snapshot.
+        fn marks(&self) -> (u64, LogId, u64, LogId) {
+            let (term, last) = last_id(&self.state.log);
+            let snapshot = self.id(self.base).expect("an entry");
+            (self.base + 1, LogId::new(term, last), self.state.commit, snapshot)
+        }
+    }
+
+    fn marks(core: &Consensus) -> (u64, LogId, u64, LogId) {
+        (core.first_index().0, core.last(), core.commit_index().0, core.snapshot())
+    }
+
+    /// Every log, base, commit index and role.
+    fn each_case(mut check: impl FnMut(&Case)) {
+        for log in all_logs() {
+            let len = log.len() as u64;
+            for commit in 0..=len {
+                for base in 0..=commit.min(2) {
+                    let state = State { commit, ..State::follower(MAX_TERM, &log) };
+                    for state in state.in_every_role() {
+                        check(&Case { state, base });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Every last entry that a snapshot can have.
+    fn each_last() -> impl Iterator<Item = LogId> {
+        (1..=MAX_TERM).flat_map(|term| (1..=6).map(move |index| LogId::new(term, index)))
+    }
+
+    fn actions(core: &mut Consensus) -> Vec<Action> {
+        std::iter::from_fn(|| core.poll_action()).collect()
+    }
+
+    fn sent(actions: &[Action]) -> Vec<(ServerId, Message)> {
+        let message = |action: &Action| match action {
+            Action::Send { to, message } => Some((to.clone(), message.clone())),
+            _ => None,
+        };
+        actions.iter().filter_map(message).collect()
+    }
+
+    /// A snapshot is whole: it is adopted exactly if it is beyond what is committed, in one write if
+    /// the log lacks its last entry; and only the present leader is told, when that is durable.
+    #[test]
+    fn receipt_of_a_whole_snapshot() {
+        let world = World::new(3);
+        let mut cases = 0;
+        each_case(|case| {
+            for (last, term, from) in
+                each_last().flat_map(|last| [(last, 3, 2), (last, 3, 3), (last, 2, 2)])
+            {
+                let mut core = case.core(&world);
+                let of_snapshot = snapshot(last.term.0, last.index.0, 2).configuration;
+                let step = ReceiptStep::Complete { last, configuration: of_snapshot.clone() };
+                let from = world.ids[from].clone();
+                let receipt =
+                    SnapshotReceipt { from: from.clone(), term: Term(term), transfer: 7, step };
+                core.handle_snapshot_receipt(NOW, receipt);
+                let did = actions(&mut core);
+                let before = case.marks();
+                let is_awaited = term == 3 && case.state.leader == 2 && from == world.ids[2];
+                let answer = vec![(from, installed(3, 7, last.index.0))];
+                let answer = if is_awaited { answer } else { Vec::new() };
+                cases += 1;
+                if case.state.role == Role::Leader {
+                    assert_eq!((marks(&core), did.len()), (before, 0), "a leader adopts nothing");
+                } else if last.index.0 <= case.state.commit {
+                    assert_eq!((marks(&core), sent(&did)), (before, answer), "it is no news");
+                    assert_eq!(core.role(), case.state.role);
+                } else if case.id(last.index.0) == Some(last) {
+                    let expected = (before.0, before.1, last.index.0, before.3);
+                    assert_eq!((marks(&core), sent(&did)), (expected, answer), "a prefix");
+                    assert!(did.contains(&Action::Commit { up_to: last.index }));
+                    assert_eq!(core.role(), case.state.role);
+                } else {
+                    let index = last.index.0;
+                    assert_eq!(marks(&core), (index + 1, last, index, last), "it is adopted");
+                    assert_eq!(*core.latest_configuration(), of_snapshot);
+                    assert_eq!(*core.committed_configuration(), of_snapshot);
+                    assert_eq!(core.role(), Role::Follower);
+                    assert_eq!(sent(&did), [], "nothing is said before it is durable");
+                    let is_write = |action: &&Action| matches!(action, Action::Write(_));
+                    let writes: Vec<&Action> = did.iter().filter(is_write).collect();
+                    let [Action::Write(write)] = writes[..] else { panic!("{writes:?}") };
+                    assert_eq!(write.reset_to, Some(last.index));
+                    assert!(write.entries.is_empty() && write.truncate_from.is_none());
+                    assert_eq!(write.commit_index, last.index);
+                    let is_restore = |action: &Action| matches!(action, Action::Restore { .. });
+                    assert!(!did.iter().any(is_restore));
+                    core.handle_written(NOW, write.id);
+                    let did = actions(&mut core);
+                    assert_eq!(sent(&did), answer);
+                    assert!(did.contains(&Action::Restore { snapshot: last }));
+                    core.handle_applied(NOW, last.index);
+                }
+            }
+        });
+        assert_eq!(cases, 95_850);
+    }
+
+    /// A piece: refused if it is of an old term, answered for all if it is no news, kept otherwise.
+    #[test]
+    fn install_snapshot() {
+        let world = World::new(3);
+        let mut cases = 0;
+        each_case(|case| {
+            for (last, term) in each_last().flat_map(|last| (2..=4).map(move |term| (last, term))) {
+                let is_legal = last.term.0 <= term
+                    && (case.state.commit < last.index.0 || case.id(last.index.0) == Some(last))
+                    // Law 1: no other server leads this term.
+                    && (term != 3 || case.state.role != Role::Leader);
+                if !is_legal {
+                    continue;
+                }
+                let mut core = case.core(&world);
+                let message = piece(term, 7, &snapshot(last.term.0, last.index.0, 3), 0);
+                core.handle_message(NOW, &world.ids[2], message);
+                let did = actions(&mut core);
+                let later = sent(&did).into_iter().chain(complete(&mut core).sent);
+                let said: Vec<Message> = later.map(|(_, message)| message).collect();
+                let keep = |action: &Action| matches!(action, Action::ReceiveSnapshot { .. });
+                let is_kept = did.iter().any(keep);
+                assert_eq!(marks(&core), case.marks(), "a piece changes no log");
+                if term < 3 {
+                    let refusal = install_reply(3, 7, InstallOutcome::StaleTerm);
+                    assert_eq!((said, is_kept), (vec![refusal], false));
+                    assert_eq!(core.role(), case.state.role);
+                } else {
+                    let is_news = case.state.commit < last.index.0;
+                    let answer = installed(term, 7, last.index.0);
+                    let expected = if is_news { vec![] } else { vec![answer] };
+                    assert_eq!((said, is_kept), (expected, is_news));
+                    assert_eq!((core.role(), core.term()), (Role::Follower, Term(term)));
+                    assert_eq!(core.leader.as_ref(), Some(&world.ids[2]));
+                }
+                cases += 1;
+            }
+        });
+        assert_eq!(cases, 62_977);
+    }
+
+    /// A snapshot of its own: what is news moves the snapshot on, and the log forgets what it may.
+    #[test]
+    fn snapshot_taken() {
+        let mut cases = 0;
+        for trailing in [0, 1, 2, 9] {
+            let mut world = World::new(3);
+            world.rules.trailing_logs = trailing;
+            each_case(|case| {
+                // Everything that could have been applied here at any time.
+                for index in 1..=case.state.commit {
+                    let mut core = case.core(&world);
+                    let last = case.id(index).expect("an entry");
+                    core.handle_snapshot_taken(NOW, last);
+                    let did = actions(&mut core);
+                    let (_, end, commit, _) = case.marks();
+                    let kept = end.index.0.saturating_sub(trailing);
+                    let is_news = case.base < index;
+                    let base = if is_news { case.base.max(index.min(kept)) } else { case.base };
+                    let newest = if is_news { last } else { case.marks().3 };
+                    assert_eq!(marks(&core), (base + 1, end, commit, newest));
+                    let compact = Action::Compact { through: LogIndex(base) };
+                    let expected = if case.base < base { vec![compact] } else { vec![] };
+                    assert_eq!(did, expected);
+                    cases += 1;
+                }
+            });
+        }
+        assert_eq!(cases, 14_852);
+    }
+
+    /// Answers to a snapshot that is being sent: only those to the newest transfer count, only what
+    /// is installed moves the match index, and a refusal is followed by a pause.
+    #[test]
+    fn install_snapshot_reply() {
+        let mut world = World::new(3);
+        world.rules.trailing_logs = 0;
+        let log = [1, 3, 3, 3];
+        let leading = State {
+            role: Role::Leader,
+            leader: 1,
+            vote: 1,
+            commit: 3,
+            ..State::follower(MAX_TERM, &log)
+        };
+        let mut cases = 0;
+        for (known, transfer, round) in
+            (0..2).flat_map(|m| (0..3).flat_map(move |t| (0..8).map(move |r| (m, t, r))))
+        {
+            let mut core = Case { state: leading.clone(), base: 2 }.core(&world);
+            let peer = world.ids[2].clone();
+            let leader = core.role.leader_mut().expect("it leads");
+            let progress = leader.peers.get_mut(&peer).expect("a peer");
+            (progress.match_index, progress.next_index) = (LogIndex(known), LogIndex(known + 1));
+            core.replicate(NOW, &peer);
+            let began = actions(&mut core);
+            assert!(matches!(began[0], Action::SendSnapshot(_)), "{began:?}");
+            let outcome = match round {
+                0 => InstallOutcome::Received { next_offset: 9 },
+                1 => InstallOutcome::Refused,
+                2 => InstallOutcome::StaleTerm,
+                index => InstallOutcome::Installed { match_index: LogIndex(index - 2) },
+            };
+            core.handle_message(NOW, &peer, install_reply(3, transfer, outcome.clone()));
+            let did = actions(&mut core);
+            let peers = core.peers(NOW);
+            let after = (peers[0].progress, peers[0].match_index.0);
+            let is_passed_on =
+                did.iter().any(|action| matches!(action, Action::SnapshotAnswered { .. }));
+            let begins_anew = did.iter().any(|action| matches!(action, Action::SendSnapshot(_)));
+            let counts = transfer == 1 && outcome != InstallOutcome::StaleTerm;
+            assert_eq!(is_passed_on, counts);
+            let expected = match outcome {
+                _ if !counts => (ProgressState::Snapshot, known),
+                InstallOutcome::Refused => (ProgressState::Probe, known),
+                InstallOutcome::Installed { match_index } if match_index.0 <= 4 => {
+                    let matched = known.max(match_index.0);
+                    let is_served = 2 <= matched;
+                    let state =
+                        if is_served { ProgressState::Replicate } else { ProgressState::Snapshot };
+                    assert_eq!(
+                        begins_anew, !is_served,
+                        "what is not enough is followed by another"
+                    );
+                    (state, matched)
+                }
+                // More than the leader has: nothing is known by that, and it is sent anew.
+                InstallOutcome::Installed { .. } => {
+                    assert!(begins_anew);
+                    (ProgressState::Snapshot, known)
+                }
+                _ => (ProgressState::Snapshot, known),
+            };
+            assert_eq!(after, expected, "{outcome:?} of transfer {transfer}");
+            cases += 1;
+        }
+        assert_eq!(cases, 48);
+    }
+
+    /// A notice of removal is believed from the leader of this term or a newer one, unless it is older
+    /// than a configuration with this server in it.
+    #[test]
+    fn removed_notice() {
+        let mut cases = 0;
+        for voters in [0, 3] {
+            let world = World::new(voters);
+            for (latest, notice, term) in
+                (0..3).flat_map(|l| (0..4).flat_map(move |n| (2..=4).map(move |term| (l, n, term))))
+            {
+                let mut core = world.core(&State::follower(MAX_TERM, &[1, 2]));
+                let members = IndexedConfiguration {
+                    index: LogIndex(latest),
+                    configuration: world.configuration.clone(),
+                };
+                core.membership = Membership::new(members);
+                core.handle_message(NOW, &world.ids[2], removed(term, notice));
+                let is_told = actions(&mut core).iter().any(|action| {
+                    let index = LogIndex(notice);
+                    let removed = Observation::Removed { configuration_index: index };
+                    *action == Action::Observe(removed)
+                });
+                assert_eq!(is_told, 3 <= term && (voters == 0 || latest <= notice));
+                assert_eq!(core.term(), Term(term.max(3)));
+                cases += 1;
+            }
+        }
+        assert_eq!(cases, 72);
     }
 }

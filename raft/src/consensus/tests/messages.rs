@@ -5,7 +5,8 @@ use crate::{
     log::{Entries, Entry, LogId, LogIndex, Term},
     rpc::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
-        Message, RequestVoteReply, RequestVoteRequest, TimeoutNowRequest,
+        InstallOutcome, InstallSnapshotReply, Message, RemovedNotice, RequestVoteReply,
+        RequestVoteRequest, TimeoutNowRequest,
     },
 };
 
@@ -110,4 +111,18 @@ pub(super) fn pre_vote_reply(term: u64, requested: u64, is_granted: bool) -> Mes
 
 pub(super) fn timeout_now(term: u64) -> Message {
     Message::TimeoutNow(TimeoutNowRequest { term: Term(term) })
+}
+
+pub(super) fn install_reply(term: u64, transfer: u64, outcome: InstallOutcome) -> Message {
+    Message::InstallSnapshotReply(InstallSnapshotReply { term: Term(term), transfer, outcome })
+}
+
+pub(super) fn installed(term: u64, transfer: u64, index: u64) -> Message {
+    let match_index = LogIndex(index);
+    install_reply(term, transfer, InstallOutcome::Installed { match_index })
+}
+
+pub(super) fn removed(term: u64, configuration: u64) -> Message {
+    let configuration_index = LogIndex(configuration);
+    Message::Removed(RemovedNotice { term: Term(term), configuration_index })
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    cluster::{Cluster, Packet, command, configuration, log_of, n, rules},
+    cluster::{Cluster, Packet, command, configuration, log_of, n, piece, rules, snapshot},
     messages::{
         append, conflict, heartbeat, heartbeat_reply, matched, pre_vote, pre_vote_reply,
         stale_term, timeout_now, transfer_vote, vote, vote_reply,
@@ -1017,4 +1017,186 @@ fn entries_are_sent_ahead_of_their_answers() {
     assert_eq!(commit(&cluster, 1), 4);
     let is_refusal = |line: &String| line.starts_with("n1 <- n2") && line.contains("conflict=3");
     assert!(cluster.take_trace().iter().any(is_refusal));
+}
+
+/// A cluster of three whose n1 leads term 2 with entries up to 5, which everybody has applied.
+fn applied() -> Cluster {
+    let mut cluster = Cluster::with(3, 0, |rules| {
+        (rules.pre_vote, rules.trailing_logs) = (false, 0);
+    });
+    cluster.elect(&n(1));
+    cluster.propose_many(&n(1), 3);
+    cluster.stabilize();
+    cluster.run(HEARTBEAT);
+    cluster.take_trace();
+    cluster
+}
+
+/// The last entry of a server's snapshot, and the first index of its log.
+fn snapshot_of(cluster: &Cluster, number: usize) -> (LogId, u64) {
+    let core = cluster.core(&n(number));
+    (core.snapshot(), core.first_index().0)
+}
+
+/// §5.1: "Each server takes snapshots independently, covering just the committed entries in its log."
+#[test]
+fn server_takes_a_snapshot_others_keep_their_logs() {
+    let mut cluster = applied();
+    cluster.propose(&n(1), "not committed");
+    cluster.snapshot(&n(1));
+    assert_eq!(snapshot_of(&cluster, 1), (LogId::new(2, 5), 6));
+    assert_eq!(cluster.core(&n(1)).last(), LogId::new(2, 6));
+    assert_eq!(snapshot_of(&cluster, 2), (LogId::ZERO, 1));
+    cluster.snapshot(&n(2));
+    assert_eq!(snapshot_of(&cluster, 2), (LogId::new(2, 5), 6));
+}
+
+/// §5.1: "Once a server completes writing a snapshot, it may delete all log entries up through the
+/// last included index".
+#[test]
+fn snapshot_is_complete_log_is_compacted() {
+    let mut cluster = applied();
+    cluster.begin_snapshot(&n(1));
+    cluster.propose(&n(1), "x");
+    cluster.stabilize();
+    assert_eq!(snapshot_of(&cluster, 1), (LogId::ZERO, 1));
+    cluster.end_snapshot(&n(1));
+    assert_eq!(cluster.take_trace().last().map(String::as_str), Some("n1 compact 5"));
+    assert_eq!(cluster.terms(&n(1)), [2]);
+}
+
+/// §5.1: the last included index and term are kept "to support the AppendEntries consistency check
+/// for the first log entry following the snapshot".
+#[test]
+fn first_entry_follows_the_snapshot_is_checked_against_it() {
+    let mut cluster = applied();
+    cluster.snapshot(&n(2));
+    cluster.tell(&n(1), &n(2), append(2, (2, 5), &[2], 5));
+    cluster.written_all(&n(2));
+    assert_eq!(cluster.take_messages(&n(2), &n(1)), [matched(2, 1, 6)]);
+    let mut cluster = Cluster::new(3);
+    cluster.set_disk(&n(1), 3, None, log_of(&configuration(3, 0), &[1]));
+    cluster.receive_whole(&n(1), &n(2), 3, &snapshot(2, 5, 3));
+    cluster.written_all(&n(1));
+    cluster.pool.clear();
+    cluster.tell(&n(2), &n(1), append(3, (2, 5), &[3], 5));
+    cluster.written_all(&n(1));
+    assert_eq!(cluster.take_messages(&n(1), &n(2)), [matched(3, 1, 6)]);
+    // Votes are compared with it, too.
+    cluster.server_mut(&n(1)).now = cluster.server(&n(1)).now + 2 * ELECTION;
+    cluster.tell(&n(3), &n(1), vote(4, (2, 9)));
+    cluster.written_all(&n(1));
+    assert_eq!(cluster.take_messages(&n(1), &n(3)), [vote_reply(4, 4, false)]);
+}
+
+/// §5.1 (paper §7): "the snapshot also includes the latest configuration in the log as of last
+/// included index".
+#[test]
+fn configuration_is_compacted_snapshot_keeps_it() {
+    let mut cluster = applied();
+    cluster.snapshot(&n(2));
+    assert!(cluster.server(&n(2)).log.is_empty());
+    assert_eq!(cluster.server(&n(2)).disk.snapshots[0].configuration.index, LogIndex(1));
+    cluster.crash(&n(2));
+    cluster.restart(&n(2));
+    let latest = cluster.core(&n(2)).latest_configuration();
+    assert_eq!((latest.index, latest.configuration.voters().count()), (LogIndex(1), 3));
+}
+
+/// §5.1 (paper §7): "the leader must occasionally send snapshots to followers that lag behind", namely
+/// when it has discarded the next entry they need.
+#[test]
+fn follower_needs_what_is_compacted_is_sent_a_snapshot() {
+    let mut cluster = Cluster::with(3, 0, |rules| rules.trailing_logs = 1);
+    cluster.elect(&n(1));
+    cluster.run(HEARTBEAT);
+    cluster.partition(&[n(3)]);
+    cluster.propose_many(&n(1), 3);
+    cluster.stabilize();
+    cluster.snapshot(&n(1));
+    cluster.heal();
+    cluster.add(&n(4));
+    let add = ConfigurationChange::AddVoter { id: n(4), address: "n4:1".into() };
+    cluster.act(&n(1), |core, now| core.change_configuration(now, &add, None)).expect("n1 leads");
+    cluster.run(ELECTION);
+    for number in [3, 4] {
+        assert_eq!(snapshot_of(&cluster, number), (LogId::new(2, 5), 6));
+        assert_eq!(commit(&cluster, number), 6);
+    }
+    assert_eq!(snapshot_of(&cluster, 2), (LogId::ZERO, 1));
+}
+
+/// §5.1: "Usually the snapshot will contain new information not already in the recipient's log. In
+/// this case, the follower discards its entire log".
+#[test]
+fn snapshot_has_news_whole_log_is_discarded() {
+    for log in [&[1][..], &[1, 2, 2, 2], &[1, 2, 2, 2, 2, 2, 2]] {
+        let mut cluster = follower(3, log);
+        cluster.receive_whole(&n(1), &n(2), 3, &snapshot(3, 5, 3));
+        cluster.written_all(&n(1));
+        assert_eq!(snapshot_of(&cluster, 1), (LogId::new(3, 5), 6));
+        assert_eq!((cluster.terms(&n(1)), commit(&cluster, 1)), (vec![], 5));
+        assert_eq!(cluster.server(&n(1)).applied, LogIndex(5));
+    }
+}
+
+/// §5.1: if "the follower receives a snapshot that describes a prefix of its log", then "entries
+/// following the snapshot are still valid and must be retained".
+#[test]
+fn snapshot_is_a_prefix_of_the_log_rest_is_kept() {
+    for index in 1..=5 {
+        let mut cluster = follower(2, &[1, 1, 2, 2, 2]);
+        let term = if index < 3 { 1 } else { 2 };
+        cluster.receive_whole(&n(1), &n(2), 2, &snapshot(term, index, 3));
+        assert_eq!(cluster.terms(&n(1)), [1, 1, 2, 2, 2]);
+        assert_eq!(commit(&cluster, 1), index);
+        assert_eq!(cluster.server(&n(1)).applied, LogIndex(index));
+    }
+}
+
+/// §5.1: each piece of a snapshot is a sign of life of the leader.
+#[test]
+fn piece_arrives_election_is_put_off() {
+    let mut cluster = follower(2, &[1]);
+    let deadline = cluster.core(&n(1)).election_deadline;
+    cluster.server_mut(&n(1)).now = deadline;
+    cluster.tell(&n(2), &n(1), piece(2, 1, &snapshot(2, 5, 3), 0));
+    assert!(deadline < cluster.core(&n(1)).election_deadline);
+    assert_eq!(role(&cluster, 1), (Role::Follower, 2));
+    // Not if it comes from an old term; that is refused.
+    let deadline = cluster.core(&n(1)).election_deadline;
+    cluster.server_mut(&n(1)).now = deadline;
+    cluster.tell(&n(3), &n(1), piece(1, 1, &snapshot(1, 5, 3), 0));
+    assert_eq!(cluster.core(&n(1)).election_deadline, deadline);
+}
+
+/// §5.1.1: the state machine is told to load a snapshot, and goes on with the entries after it.
+#[test]
+fn snapshot_is_adopted_state_machine_follows_in_order() {
+    let mut cluster = follower(3, &[1]);
+    cluster.tell(&n(2), &n(1), append(3, (1, 1), &[], 1));
+    cluster.receive_whole(&n(1), &n(2), 3, &snapshot(3, 5, 3));
+    cluster.tell(&n(2), &n(1), append(3, (3, 5), &[3, 3], 7));
+    cluster.take_trace();
+    cluster.written_all(&n(1));
+    let told = |line: &String| line.contains(" restore ") || line.contains(" commit ");
+    let trace: Vec<String> = cluster.take_trace().into_iter().filter(told).collect();
+    assert_eq!(trace, ["n1 restore 5@3", "n1 commit 7"]);
+}
+
+/// §5.2: a state machine that is durable by itself remembers its last applied index, and is given
+/// what comes after.
+#[test]
+fn state_machine_keeps_its_state_goes_on_after_it() {
+    let hard_state = HardState { current_term: Term(2), voted_for: None };
+    let members = IndexedConfiguration { index: LogIndex(1), configuration: configuration(1, 0) };
+    let mut saved = Saved::new(hard_state, LogId::ZERO, members);
+    saved.push(&log_of(&configuration(1, 0), &[1, 2, 2, 2]));
+    saved.committed(LogIndex(4));
+    saved.applied(LogIndex(3));
+    let mut core = Consensus::new(rules(&n(1)), saved, 1, Time(0));
+    assert_eq!((core.last_applied(), core.commit_index()), (LogIndex(3), LogIndex(4)));
+    let actions: Vec<String> =
+        std::iter::from_fn(|| core.poll_action()).map(|action| action.to_string()).collect();
+    assert!(actions.contains(&"commit 4".to_owned()), "{actions:?}");
 }
