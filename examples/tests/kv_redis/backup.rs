@@ -156,7 +156,7 @@ async fn a_backup_of_another_cluster_brings_its_data_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_restored_is_named_and_changes_nothing() {
-    let mut cluster = Cluster::three(&CALM).await;
+    let cluster = Cluster::three(&CALM).await;
     fill(&cluster.servers[0], 200, 50).await;
     let before = cluster.checksum().await;
     let good = file(&cluster, "good");
@@ -215,6 +215,16 @@ async fn what_cannot_be_restored_is_named_and_changes_nothing() {
     let said = refused(&child.wait_with_output().unwrap());
     assert!(said.contains("nothing was changed, as the answer was not yes"), "{said}");
     assert_eq!(cluster.checksum().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_has_the_leader_for_itself_and_needs_one() {
+    let mut cluster = Cluster::three(&CALM).await;
+    fill(&cluster.servers[0], 200, 50).await;
+    let before = cluster.checksum().await;
+    let good = file(&cluster, "good");
+    done(&backup(&cluster.servers[0], &good, &["--leader"]));
+    let good_bytes = fs::read(&good).unwrap();
 
     // One at a time: this one has begun and does not go on.
     let leader = cluster.leader().await;
@@ -268,12 +278,12 @@ async fn what_cannot_be_restored_is_named_and_changes_nothing() {
 
 /// A restore whose second half does not come.
 fn half_sent(server: &Server, bytes: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(&server.http).unwrap();
+    let mut stream = TcpStream::connect(&server.http).expect("sent");
     let (host, length) = (&server.http, bytes.len());
     let head =
         format!("POST /restore HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n");
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(&bytes[..length / 2]).unwrap();
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream.write_all(&bytes[..length / 2]).expect("sent");
     stream
 }
 
@@ -308,6 +318,25 @@ async fn a_leader_that_dies_in_the_middle_of_a_restore_leaves_one_state_or_the_o
 
     cluster.leader_other_than(&leader).await;
     cluster.server_mut(&leader).start(&flags);
+    let is_well = until("it is back, or has noticed that it went too far", async || {
+        if let Some(status) = cluster.server_mut(&leader).has_ended() {
+            assert_eq!(status.code(), Some(1));
+            return Some(false);
+        }
+        let sums = cluster.servers.iter().map(|server| server.http("GET", "/checksum", "").1);
+        let mut sums: Vec<_> = sums.collect();
+        sums.dedup();
+        (sums.len() == 1 && sums[0]["checksum"].is_string()).then_some(true)
+    })
+    .await;
+    if !is_well {
+        // It alone had the restored state, and the others have gone on with theirs.
+        fs::remove_dir_all(cluster.server(&leader).data()).unwrap();
+        let asked = cluster.servers.iter().find(|server| server.is_running()).unwrap();
+        let child = asked.ctl_in_the_background(&["rejoin", &leader]);
+        cluster.server_mut(&leader).start(&flags);
+        done(&child.wait_with_output().unwrap());
+    }
     cluster.leader().await;
     let after = cluster.checksum().await;
     assert!(after == full || after == empty, "{after}");

@@ -122,8 +122,14 @@ impl Server {
 
     /// Waits until it ends by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("running");
-        until("the server ends", async || child.try_wait().expect("a status")).await
+        until("the server ends", async || self.has_ended()).await
+    }
+
+    /// Whether it has ended by itself, and how.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("a status")?;
+        self.child = None;
+        Some(status)
     }
 
     /// What it has logged.
