@@ -36,6 +36,7 @@ mod api;
 pub mod autopilot;
 mod bootstrap;
 mod future;
+mod rejoin;
 
 // Contracts: data.
 pub mod config;
@@ -96,6 +97,6 @@ pub use self::{
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status},
+    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, WrongDisk},
     transport::{Inbox, Received, Transport},
 };

@@ -14,6 +14,7 @@ mod determinism;
 mod disk_stall;
 mod file_snapshot;
 mod futures;
+mod incarnations;
 mod install;
 mod membership;
 mod observers;
