@@ -180,3 +180,6 @@ impl Consensus {
         self.membership.latest().configuration.server(id).map_or(0, |server| server.incarnation)
     }
 }
+
+#[cfg(test)]
+mod tests;

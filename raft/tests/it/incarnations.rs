@@ -239,31 +239,38 @@ async fn swapped_disks_are_noticed_and_harm_nobody() {
 }
 
 /// Somebody was away while another server was rejoined, and knows it by its old disk. It must still
-/// be able to follow that server, and to vote for it.
+/// be able to vote for that server and to follow it: here nobody else can lead.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_was_away_follows_one_that_was_rejoined_meanwhile() {
+    const FIVE: [&str; 5] = ["a", "b", "c", "d", "e"];
     for is_snapshot in [false, true] {
         let configure = |config| Config { trailing_logs: 0, ..config };
-        let mut cluster = Cluster::with_incarnations(ABC, configure).await;
+        let mut cluster = Cluster::with_incarnations(FIVE, configure).await;
         let leader = cluster.leader().await;
         sleep(Duration::from_secs(1)).await;
-        let (wiped, away) = two_others(&leader);
-        cluster.stop(&away).await;
-        let raft = wipe(&mut cluster, &wiped).await;
-        leader.rejoin_server(wiped.as_str()).await.unwrap();
+        let others: Vec<&str> = FIVE.into_iter().filter(|id| *id != leader.id().as_str()).collect();
+        let [wiped, away, lagging, third] = others.try_into().unwrap();
+        cluster.stop(away).await;
+        let raft = wipe(&mut cluster, wiped).await;
+        leader.rejoin_server(wiped).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        cluster.stop(lagging).await;
         leader.apply("x").await.unwrap();
         sleep(Duration::from_secs(1)).await;
         if is_snapshot {
             raft.snapshot().await.unwrap();
         }
         cluster.stop(leader.id().as_str()).await;
-        let behind = cluster.start(&away).await;
+        cluster.stop(third).await;
+        let behind = cluster.start(away).await;
+        assert_ne!(recorded(&behind, wiped), recorded(&raft, wiped));
+        cluster.start(lagging).await;
         let next = cluster.leader().await;
         assert_eq!(next.id(), raft.id());
         next.apply("y").await.unwrap();
         cluster.converge().await;
-        assert_eq!(cluster.journal(&away).commands(), ["x", "y"]);
-        assert_eq!(recorded(&behind, &wiped), recorded(&raft, &wiped));
+        assert_eq!(cluster.journal(away).commands(), ["x", "y"]);
+        assert_eq!(recorded(&behind, wiped), recorded(&raft, wiped));
         for raft in [raft, behind] {
             assert_eq!(raft.status().await.unwrap().wrong_disk, None, "{}", raft.id());
         }
