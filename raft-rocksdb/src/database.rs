@@ -72,21 +72,38 @@ impl Database {
         adjust(&mut settings);
         let db = DB::open_cf_descriptors(&settings, dir, options.column_families())
             .map_err(|error| cannot_open(dir, error))?;
-        let mut synced = WriteOptions::default();
-        synced.set_sync(true);
-        let database = Self {
-            db,
-            dir: dir.to_owned(),
-            synced,
-            extent: RwLock::default(),
-            writer: Mutex::new(Writer::default()),
-        };
+        let database = Self::new(db, dir);
         if stage == Stage::Creating {
             database.create()?;
             identity::complete(dir)?;
         }
         database.check()?;
         Ok(database)
+    }
+
+    /// As [`Self::open`], where there has to be a store. Nothing is made.
+    pub(crate) fn open_existing(dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
+        identity::require(dir)?;
+        Self::open(dir, options)
+    }
+
+    /// For reading. RocksDB replays its write-ahead log into memory and touches no file.
+    pub(crate) fn open_read_only(dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
+        options.validate()?;
+        identity::require(dir)?;
+        let (settings, families) = (options.database(false), options.column_families());
+        let db = DB::open_cf_descriptors_read_only(&settings, dir, families, false)
+            .map_err(|error| cannot_open(dir, error))?;
+        let database = Self::new(db, dir);
+        database.check()?;
+        Ok(database)
+    }
+
+    fn new(db: DB, dir: &Path) -> Self {
+        let mut synced = WriteOptions::default();
+        synced.set_sync(true);
+        let (extent, writer) = (RwLock::default(), Mutex::new(Writer::default()));
+        Self { db, dir: dir.to_owned(), synced, extent, writer }
     }
 
     /// Writes the records every database has.

@@ -56,6 +56,14 @@ pub(crate) fn inspect(dir: &Path) -> Result<Stage, StoreError> {
     Ok(Stage::Creating)
 }
 
+/// Finds out whether the directory holds a complete store of a known format, and changes nothing.
+pub(crate) fn require(dir: &Path) -> Result<(), StoreError> {
+    match read(&dir.join(IDENTITY))? {
+        Some(text) => check_version(dir, &text),
+        None => refuse(format!("{} holds no Raft store: it has no file {IDENTITY}", dir.display())),
+    }
+}
+
 /// From now on the directory holds a database.
 pub(crate) fn complete(dir: &Path) -> Result<(), StoreError> {
     let finish = || {

@@ -39,6 +39,33 @@ impl RocksStore {
         Ok(Self { database })
     }
 
+    /// Opens the store in `dir` as [`open`](Self::open) does, but makes none: for tools that work on
+    /// what is there.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); [`StoreError::Refused`] also when the directory is missing or
+    /// holds no store. Nothing is made then.
+    pub fn open_existing(dir: impl AsRef<Path>, options: RocksOptions) -> Result<Self, StoreError> {
+        let database = Arc::new(Database::open_existing(dir.as_ref(), &options)?);
+        Ok(Self { database })
+    }
+
+    /// Opens the store in `dir` for reading: no file is made, changed or locked, and every write
+    /// fails. It shows what was there when it was opened.
+    ///
+    /// As nothing is locked, it is the caller who has to see to it that no server writes to the
+    /// directory meanwhile: RocksDB may then find files gone that it is about to read.
+    ///
+    /// # Errors
+    /// As for [`open_existing`](Self::open_existing).
+    pub fn open_read_only(
+        dir: impl AsRef<Path>,
+        options: RocksOptions,
+    ) -> Result<Self, StoreError> {
+        let database = Arc::new(Database::open_read_only(dir.as_ref(), &options)?);
+        Ok(Self { database })
+    }
+
     /// The log. Take one: it is meant to have a single owner, though two would only take turns.
     #[must_use]
     pub fn log_store(&self) -> RocksLogStore {

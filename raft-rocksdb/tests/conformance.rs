@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 
 use common::open;
-use raft::testing::{log_store_suite, stable_store_suite};
+use raft::testing::{log_store_reopen_suite, log_store_suite, stable_store_suite};
 
 /// Opens a new directory below `parent` each time.
 fn fresh(parent: &Path) -> impl FnMut() -> raft_rocksdb::RocksStore {
@@ -46,6 +46,16 @@ async fn log_store_on_one_thread() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_store_on_several_threads() {
     log_store().await;
+}
+
+#[tokio::test]
+async fn log_store_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    log_store_reopen_suite(|| {
+        let store = open(dir.path()).log_store();
+        async { store }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{all, bounds, command, commands, noted, open};
 use raft::{
     Configuration, Entries, Entry, EntryPayload, HardState, LogIndex, LogStore, Server,
@@ -217,4 +219,47 @@ async fn a_truncated_prefix_gives_its_space_back() {
     assert_eq!(bounds(&log).await, Some((1991, 2000)));
     let after = size();
     assert!(after < before / 2, "{before} bytes before, {after} after");
+}
+
+#[tokio::test]
+async fn a_tool_finds_what_is_there_and_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let absent = dir.path().join("absent");
+    let existing = |dir: &Path| RocksStore::open_existing(dir, RocksOptions::default());
+    let read_only = |dir: &Path| RocksStore::open_read_only(dir, RocksOptions::default());
+    for place in [&absent, &dir.path().to_owned()] {
+        for opened in [existing(place), read_only(place)] {
+            let refused = opened.unwrap_err();
+            assert!(matches!(refused, StoreError::Refused { .. }), "{refused}");
+            assert!(refused.to_string().contains("holds no Raft store"), "{refused}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+
+    let mut log = open(dir.path()).log_store();
+    log.append(&[commands(1, 1..=10)]).await.unwrap();
+    drop(log);
+    let files = || {
+        let files = std::fs::read_dir(&dir).unwrap().map(Result::unwrap);
+        let mut files: Vec<_> = files
+            .map(|file| (file.file_name(), std::fs::read(file.path()).unwrap_or_default()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    for is_read_only in [true, false] {
+        let opened = if is_read_only { read_only(dir.path()) } else { existing(dir.path()) };
+        let mut log = opened.unwrap().log_store();
+        assert_eq!(bounds(&log).await, Some((1, 10)));
+        if is_read_only {
+            assert_eq!(files(), before);
+            // Opened for reading: it cannot be written either.
+            assert!(log.append(&[commands(1, 11..=11)]).await.is_err());
+            assert_eq!(files(), before);
+        } else {
+            log.append(&[commands(1, 11..=11)]).await.unwrap();
+        }
+    }
+    assert_eq!(bounds(&open(dir.path()).log_store()).await, Some((1, 11)));
 }

@@ -3,10 +3,13 @@
 //! *Configuration* is membership; settings are [`Config`](crate::Config). Changes are single-server
 //! changes (thesis §4.1): any two consecutive configurations share a majority.
 
+mod peers;
+
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::peers::{InvalidPeers, PeersFileError, read_peers_json};
 use crate::log::LogIndex;
 
 /// The identity of a server, for ever: text chosen by the user, unique in the cluster.

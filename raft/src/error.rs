@@ -9,6 +9,7 @@ use std::{io, sync::Arc, time::Duration};
 use crate::{
     configuration::{InvalidConfiguration, ServerAddress, ServerId},
     log::{LogId, LogIndex, Term},
+    recover::UncommittedEntries,
 };
 
 /// What is known about a command whose future ended with an error.
@@ -225,6 +226,79 @@ pub enum BootstrapError {
     /// Live only: the node has ended.
     #[error(transparent)]
     Stopped(#[from] Fatal),
+}
+
+/// Why [`recover_cluster`](crate::recover_cluster) did not recover a server. Unless a store failed,
+/// nothing was changed; if one did, the call can be repeated once it is mended.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoverError {
+    /// The configuration breaks a rule; correct it.
+    #[error("cannot recover: {0}")]
+    InvalidConfiguration(#[from] InvalidConfiguration),
+    /// The server is not in the configuration, so that it would serve nobody. Correct the id, or add
+    /// the server.
+    #[error("cannot recover: server {id:?} is not in the configuration")]
+    NotMember {
+        /// The server.
+        id: ServerId,
+    },
+    /// There is neither an entry nor a snapshot. Use the stores of another server, or bootstrap a
+    /// new cluster.
+    #[error("cannot recover: there is neither a log nor a snapshot")]
+    NoState,
+    /// The log goes on beyond what is known to be committed, and what becomes of that was left
+    /// open. Choose: [`Uncommitted`](crate::Uncommitted) says how.
+    #[error(
+        "cannot recover without a decision: up to entry {committed} the log is known to be \
+         committed; {uncommitted} may or may not be, and may have been acknowledged: keep or discard \
+         them"
+    )]
+    Undecided {
+        /// Up to where the log is known to be committed; zero if nothing is known.
+        committed: LogIndex,
+        /// What comes after it.
+        uncommitted: UncommittedEntries,
+    },
+    /// Nothing is known to be committed, so that nothing at all would be left. Keep the entries, or
+    /// bootstrap a new cluster on empty stores.
+    #[error(
+        "cannot recover: nothing is known to be committed; without {uncommitted} nothing is left"
+    )]
+    NothingCommitted {
+        /// What would be discarded.
+        uncommitted: UncommittedEntries,
+    },
+    /// The state of this server would end elsewhere than that of a server recovered before. The two
+    /// must not be in one cluster: keep the one whose last entry is the greater (term first), and
+    /// let the other begin with an empty directory.
+    #[error("cannot recover: the server's state would end with entry {found}, not {expected}")]
+    EndsElsewhere {
+        /// Where it was to end.
+        expected: LogId,
+        /// Where it would end.
+        found: LogId,
+    },
+    /// No snapshot in the store could be restored into the state machine. Mend one of them, or use
+    /// the stores of another server.
+    #[error(
+        "cannot recover: none of the {tried} snapshots could be restored, the newest because {reason}"
+    )]
+    Snapshot {
+        /// How many were tried.
+        tried: usize,
+        /// Why the newest one failed.
+        reason: String,
+    },
+    /// The state machine could not take or write a view of its state.
+    #[error("cannot recover: the state machine could not be snapshot: {reason}")]
+    Fsm {
+        /// What it said.
+        reason: String,
+    },
+    /// A store failed, or what the stores hold does not belong together.
+    #[error("cannot recover: {0}")]
+    Store(#[from] StoreError),
 }
 
 /// Why an `apply`, `apply_batch` or `barrier` did not succeed.

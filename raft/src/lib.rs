@@ -19,6 +19,7 @@
 //! | keep snapshots in production | [`FileSnapshotStore`] |
 //! | try things out without disk or network | [`inmem`] |
 //! | bring your own store or transport | [`LogStore`], [`StableStore`], [`SnapshotStore`], [`Transport`] and the suites in `testing` |
+//! | start again after a majority was lost for good | [`recover_cluster`] |
 //! | have nonvoters promoted and dead servers removed | [`autopilot`] |
 //! | watch a node | [`Raft::status`], [`Raft::observe`], [`Raft::leader_changes`] |
 //!
@@ -36,6 +37,7 @@ mod api;
 pub mod autopilot;
 mod bootstrap;
 mod future;
+mod recover;
 mod rejoin;
 
 // Contracts: data.
@@ -81,19 +83,20 @@ pub use self::{
     bootstrap::{bootstrap_cluster, has_existing_state},
     config::Config,
     configuration::{
-        Configuration, ConfigurationChange, IndexedConfiguration, InvalidConfiguration, Server,
-        ServerAddress, ServerId, Suffrage,
+        Configuration, ConfigurationChange, IndexedConfiguration, InvalidConfiguration,
+        InvalidPeers, PeersFileError, Server, ServerAddress, ServerId, Suffrage, read_peers_json,
     },
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
-        RestoreError, SnapshotError, StartError, StoreError, TransferError, TransportError,
-        VerifyError,
+        RecoverError, RestoreError, SnapshotError, StartError, StoreError, TransferError,
+        TransportError, VerifyError,
     },
     file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},
     future::{Applied, ApplyBatchFuture, ApplyFuture, BarrierFuture, VerifyFuture},
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     observer::{Observation, Observer, Role},
+    recover::{RecoverOptions, Recovered, Uncommitted, UncommittedEntries, recover_cluster},
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},

@@ -291,7 +291,8 @@ impl<'de> Deserialize<'de> for Entries {
 /// it is there or none of it. A store that returns an error from a write is never written again by
 /// this process: the node stops (a failed fsync must not be retried).
 ///
-/// Test an implementation with `raft::testing::log_store_suite` (feature `testing`).
+/// Test an implementation with `raft::testing::log_store_suite` and `log_store_reopen_suite` (feature
+/// `testing`).
 ///
 /// # Cancel safety
 /// The library never drops a write's future before it ends, except when the whole runtime stops.

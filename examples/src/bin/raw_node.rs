@@ -102,10 +102,11 @@ impl Node {
                 }
                 self.core.handle_applied(now, up_to);
             }
-            // Nobody takes snapshots here, so the core never compacts the log, which is all there
-            // is: nobody can need a snapshot either.
+            // Nobody takes or restores snapshots here, so the core never compacts the log, which is
+            // all there is: nobody can need a snapshot either.
             Action::Compact { .. }
             | Action::Restore { .. }
+            | Action::Restored
             | Action::SendSnapshot(_)
             | Action::SnapshotAnswered { .. }
             | Action::ReceiveSnapshot { .. } => {}

@@ -5,4 +5,5 @@ mod cluster;
 mod commands;
 mod garbage;
 mod harness;
+mod recover;
 mod start;

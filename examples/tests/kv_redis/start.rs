@@ -147,7 +147,14 @@ async fn a_child_ends_with_its_parent() {
 
 #[test]
 fn help_is_help_and_nonsense_is_refused() {
-    for args in [&["--help"][..], &["serve", "--help"], &["ctl", "--help"], &["demo", "--help"]] {
+    for args in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["ctl", "--help"],
+        &["inspect", "--help"],
+        &["recover", "--help"],
+        &["demo", "--help"],
+    ] {
         let output = run(args);
         assert!(output.status.success());
         assert!(text(&output.stdout).contains("Usage: kv"), "{args:?}");

@@ -134,7 +134,8 @@ fn an_error_reads_as_one_sentence() {
     );
 }
 
-/// An entry that no message can carry would be sent, refused and sent again for ever.
+/// An entry that no message can carry would be sent, refused and sent again for ever; so would a
+/// piece of a snapshot.
 #[test]
 fn what_is_accepted_must_fit_into_a_message_of_the_transport() {
     let config = Config {

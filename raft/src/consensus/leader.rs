@@ -287,7 +287,8 @@ impl Consensus {
 
     /// Counts on a server no longer that lacks what it acknowledged.
     fn notice_loss(&mut self, peer: &ServerId, round: u64, prev_index: LogIndex) {
-        let Some(progress) = self.progress_mut(peer) else { return };
+        let Some(leader) = self.role.leader_mut() else { return };
+        let Some(progress) = leader.peers.get_mut(peer) else { return };
         if progress.proves_loss(round, prev_index) && !progress.has_lost_entries {
             progress.has_lost_entries = true;
             self.observe(Observation::PeerLostEntries { peer: peer.clone() });
@@ -315,24 +316,20 @@ impl Consensus {
         true
     }
 
-    fn progress_mut(&mut self, peer: &ServerId) -> Option<&mut Progress> {
-        self.role.leader_mut()?.peers.get_mut(peer)
-    }
-
-    fn matched(&mut self, now: Time, from: &ServerId, index: LogIndex) {
+    /// A peer has everything up to `index`, durably.
+    pub(super) fn matched(&mut self, now: Time, from: &ServerId, index: LogIndex) {
         if self.log.last().index < index {
             return;
         }
-        let (first, last) = (self.log.first_index(), self.log.last().index);
-        let Some(progress) = self.progress_mut(from) else { return };
+        let Some(leader) = self.role.leader_mut() else { return };
+        let Some(progress) = leader.peers.get_mut(from) else { return };
         let (before, was_held) = (progress.match_index, progress.held().is_some());
-        progress.matched(index, first);
-        progress.leave_snapshot(last);
-        let has_moved = before < progress.match_index;
-        if was_held && progress.held().is_none() {
+        progress.matched(index, &self.log);
+        let (after, is_held) = (progress.match_index, progress.held().is_some());
+        if was_held && !is_held {
             self.compact();
         }
-        if has_moved {
+        if before < after {
             self.advance_commit(now);
             self.continue_transfer(from);
         }

@@ -54,6 +54,12 @@ impl LogView {
                 self.base_term = (self.base == LogIndex::ZERO).then_some(Term(0));
                 self.last = LogId { term: Term(0), index: self.base };
             }
+            assert!(
+                entry.index != self.snapshot.index || entry.term == self.snapshot.term,
+                "law 3: the log has {} where the snapshot ends with {}",
+                entry.id(),
+                self.snapshot
+            );
             self.push(entry);
         }
         self.stable = self.last.index;
@@ -103,6 +109,11 @@ impl LogView {
         }
         let after = self.terms.partition_point(|first| first.index <= index);
         after.checked_sub(1).and_then(|at| self.terms.get(at)).map(|first| first.term)
+    }
+
+    /// Whether entries from `next` on can be sent: they and the term of the entry before are known.
+    pub(super) fn serves(&self, next: LogIndex) -> bool {
+        self.base < next && self.term_at(next.prev()).is_some()
     }
 
     pub(super) fn has(&self, id: LogId) -> bool {

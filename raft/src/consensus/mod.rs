@@ -141,9 +141,15 @@ impl Consensus {
     /// If the state machine says that it has applied more than the log has.
     #[must_use]
     pub fn new(rules: Rules, saved: Saved, seed: u64, now: Time) -> Self {
-        let Saved { hard_state, incarnation, mut log, mut membership, commit_index, last_applied } =
-            saved;
+        let Saved { mut hard_state, incarnation, mut log, mut membership, .. } = saved;
+        let (commit_index, last_applied) = (saved.commit_index, saved.last_applied);
         log.restored();
+        // A snapshot may have become durable before the term in which it came. A log never does.
+        let is_hard_state_dirty =
+            log.last() == log.snapshot() && hard_state.current_term < log.last().term;
+        if is_hard_state_dirty {
+            hard_state = HardState { current_term: log.last().term, voted_for: None };
+        }
         let last_applied = last_applied.max(log.snapshot().index);
         assert!(last_applied <= log.last().index, "the state machine is ahead of the log");
         let commit_index = commit_index.min(log.last().index).max(last_applied);
@@ -153,7 +159,7 @@ impl Consensus {
             incarnation,
             rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5eed),
             hard_state,
-            is_hard_state_dirty: false,
+            is_hard_state_dirty,
             log,
             membership,
             commit_index,
@@ -175,7 +181,7 @@ impl Consensus {
         consensus.reset_election_deadline(now);
         consensus.emit_peers();
         consensus.emit_commit();
-        consensus.assert_invariants();
+        consensus.finish(now);
         consensus
     }
 

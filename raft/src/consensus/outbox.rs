@@ -6,7 +6,7 @@ use super::action::{Action, WriteId};
 use crate::{
     configuration::ServerId,
     log::Term,
-    rpc::{AppendEntriesReply, AppendOutcome, Message},
+    rpc::{AppendEntriesReply, AppendOutcome, InstallOutcome, InstallSnapshotReply, Message},
 };
 
 /// A message and the write it waits for.
@@ -72,6 +72,12 @@ fn repeats(newer: &Message, older: &Message) -> bool {
             newer.term == older.term && older.round <= newer.round
         }
         (Message::RequestVote(newer), Message::RequestVote(older)) => newer == older,
+        (Message::InstallSnapshotReply(newer), Message::InstallSnapshotReply(older)) => {
+            let is_installed =
+                |it: &InstallSnapshotReply| matches!(it.outcome, InstallOutcome::Installed { .. });
+            (newer.term, newer.transfer) == (older.term, older.transfer)
+                && is_installed(newer) == is_installed(older)
+        }
         _ => false,
     }
 }

@@ -80,9 +80,8 @@ struct Transfer {
     snapshot: LogIndex,
     /// How many bytes of it are known to have arrived.
     received_bytes: u64,
-    /// Where the log ended when the follower had it: how far it has to come to need nothing that is
-    /// kept for its sake.
-    goal: Option<LogIndex>,
+    /// Whether the entries after it are kept, see [`Progress::held`].
+    is_holding: bool,
 }
 
 /// What to send next: the entry before, and the last index.
@@ -156,7 +155,7 @@ impl Progress {
     /// The next range to send now, if any; counts it as sent.
     pub(super) fn next_range(&mut self, log: &LogView, rules: &Rules, now: Time) -> Option<Range> {
         let is_due = match self.state {
-            ProgressState::Probe => self.probe.is_none() && self.retry_at <= now,
+            ProgressState::Probe => self.probe.is_none(),
             ProgressState::Replicate => self.may_send(log, rules),
             ProgressState::Snapshot => false,
         };
@@ -165,11 +164,12 @@ impl Progress {
         }
         let prev_index = self.next_index.prev();
         let last = log.fitting(prev_index, rules.max_append_entries, rules.max_append_bytes);
-        let Some(prev_term) =
-            log.term_at(prev_index).filter(|_| log.first_index() <= self.next_index)
+        let Some(prev_term) = log.term_at(prev_index).filter(|_| log.serves(self.next_index))
         else {
-            self.state = ProgressState::Snapshot;
-            self.clear_inflight();
+            if self.retry_at <= now {
+                self.state = ProgressState::Snapshot;
+                self.clear_inflight();
+            }
             return None;
         };
         match self.state {
@@ -202,10 +202,11 @@ impl Progress {
                 .is_none_or(|bytes| rules.max_append_bytes <= bytes)
     }
 
-    /// A positive answer: everything up to `index` is durable there. `first` is where our log
-    /// begins: what ends before that still needs a snapshot.
-    pub(super) fn matched(&mut self, index: LogIndex, first: LogIndex) {
+    /// A positive answer: everything up to `index` is durable there. What `log` cannot go on from
+    /// still needs a snapshot.
+    pub(super) fn matched(&mut self, index: LogIndex, log: &LogView) {
         self.match_index = self.match_index.max(index);
+        let is_served = log.serves(self.match_index.next());
         while self.inflight.front().is_some_and(|sent| sent.last <= self.match_index) {
             if let Some(sent) = self.inflight.pop_front() {
                 self.inflight_bytes -= sent.cost_bytes;
@@ -217,7 +218,7 @@ impl Progress {
             ProgressState::Probe if self.probe == Some(UNREACHABLE) => {
                 self.next_index = self.next_index.max(self.match_index.next());
             }
-            ProgressState::Snapshot if self.match_index.next() < first => {
+            ProgressState::Snapshot if !is_served => {
                 self.next_index = self.next_index.max(self.match_index.next());
             }
             ProgressState::Probe | ProgressState::Snapshot => {
@@ -229,6 +230,9 @@ impl Progress {
             ProgressState::Replicate => {
                 self.next_index = self.next_index.max(self.match_index.next());
             }
+        }
+        if self.state != ProgressState::Snapshot && log.snapshot().index <= self.match_index {
+            self.let_go();
         }
     }
 
@@ -297,7 +301,7 @@ impl Progress {
 
     /// A snapshot has been ordered for it.
     pub(super) fn begin_snapshot(&mut self, number: u64, snapshot: LogIndex) {
-        self.transfer = Some(Transfer { number, snapshot, received_bytes: 0, goal: None });
+        self.transfer = Some(Transfer { number, snapshot, received_bytes: 0, is_holding: true });
     }
 
     /// Whether this is the newest snapshot that was ordered.
@@ -310,23 +314,17 @@ impl Progress {
         self.state == ProgressState::Snapshot && self.is_transfer(number)
     }
 
-    /// Entries after this one must be kept for it: they follow the snapshot that is being sent, or
-    /// are on their way since it has that. Let go too early, they would cost it another snapshot.
+    /// The entries after this one are kept for it. What follows a snapshot is needed when it is
+    /// installed, and from then on until the follower has come as far as the newest snapshot: if it
+    /// were forgotten earlier, a busy leader would send one snapshot after the other for ever.
     pub(super) fn held(&self) -> Option<LogIndex> {
-        let transfer = self.transfer?;
-        match transfer.goal {
-            Some(goal) => (self.match_index < goal).then_some(self.match_index),
-            None if self.state == ProgressState::Snapshot => Some(transfer.snapshot),
-            None => None,
-        }
+        let transfer = self.transfer.filter(|transfer| transfer.is_holding);
+        transfer.map(|transfer| transfer.snapshot.max(self.match_index))
     }
 
-    /// Notes that it needs no snapshot any more, if that is so; `last` is where the log ends.
-    pub(super) fn leave_snapshot(&mut self, last: LogIndex) {
-        if self.state != ProgressState::Snapshot
-            && let Some(transfer) = &mut self.transfer
-        {
-            transfer.goal.get_or_insert(last);
+    fn let_go(&mut self) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.is_holding = false;
         }
     }
 
@@ -343,9 +341,17 @@ impl Progress {
         }
     }
 
-    /// The snapshot could not be sent or kept: find out what is needed, but not before `retry_at`.
+    /// The snapshot has arrived. If it is not enough any more, find out what is needed now.
+    pub(super) fn snapshot_installed(&mut self) {
+        if self.state == ProgressState::Snapshot {
+            self.become_probe();
+        }
+    }
+
+    /// The snapshot could not be sent or kept: no other one before `retry_at`.
     pub(super) fn snapshot_failed(&mut self, retry_at: Time) {
         self.become_probe();
+        self.let_go();
         self.retry_at = retry_at;
     }
 

@@ -68,7 +68,9 @@ impl Saved {
     /// If the entries leave a gap.
     pub fn push(&mut self, entries: &[Entry]) {
         self.log.restore(entries);
-        for entry in entries {
+        // Up to where it ends, the snapshot knows better than a log that may contradict it.
+        let snapshot = self.log.snapshot().index;
+        for entry in entries.iter().filter(|entry| snapshot < entry.index) {
             self.membership.append(entry);
         }
     }

@@ -13,6 +13,7 @@
 use super::{
     Consensus,
     action::{Action, ReceiptStep, SnapshotOrder, SnapshotReceipt},
+    progress::Progress,
     time::Time,
 };
 use crate::{
@@ -52,14 +53,14 @@ impl Consensus {
         }
     }
 
-    /// The oldest snapshot being sent to anybody, or how far the slowest has come since it has its
-    /// own: what follows is needed. What too much has come after holds nothing back any more.
+    /// What is kept for followers that are sent a snapshot, or have just installed one. Too much of
+    /// it is not kept.
     fn held_for_snapshots(&self) -> Option<LogIndex> {
         let patience = self.rules.max_held_entries;
         let last = self.log.last().index;
         let leader = self.role.leader()?;
-        let sending = leader.peers.values().filter_map(|progress| progress.held());
-        sending.filter(|index| last.since(*index) <= patience).min()
+        let held = leader.peers.values().filter_map(Progress::held);
+        held.filter(|index| last.since(*index) <= patience).min()
     }
 
     /// Orders a snapshot for this peer, which has just been found to need one.
@@ -94,37 +95,32 @@ impl Consensus {
         from: &ServerId,
         reply: InstallSnapshotReply,
     ) {
+        let InstallSnapshotReply { transfer, outcome, .. } = reply;
+        // A refusal answers a piece of an earlier term, whose numbers are not of this leadership.
+        if outcome == InstallOutcome::StaleTerm {
+            return;
+        }
         let retry_at = now + self.rules.election_timeout;
-        let last = self.log.last().index;
-        let first = self.log.first_index();
         let Some(leader) = self.role.leader_mut() else { return };
         let Some(progress) = leader.peers.get_mut(from) else { return };
-        let InstallSnapshotReply { transfer, outcome, .. } = reply;
-        // A refusal of an old term answers a transfer of an earlier leadership of this server's.
-        if !progress.is_transfer(transfer) || outcome == InstallOutcome::StaleTerm {
+        if !progress.is_transfer(transfer) {
             return;
         }
         match &outcome {
             InstallOutcome::Received { next_offset } => progress.snapshot_received(*next_offset),
-            InstallOutcome::Installed { match_index } if *match_index <= last => {
-                let before = progress.match_index;
-                progress.matched(*match_index, first);
-                if progress.is_sending(transfer) {
-                    // What follows it was not held back for so long: the next one, at once.
-                    progress.snapshot_failed(now);
-                }
-                progress.leave_snapshot(last);
-                if before < progress.match_index {
-                    self.advance_commit(now);
-                    self.continue_transfer(from);
+            InstallOutcome::Installed { match_index } => {
+                self.matched(now, from, *match_index);
+                if let Some(leader) = self.role.leader_mut()
+                    && let Some(progress) = leader.peers.get_mut(from)
+                    && progress.is_sending(transfer)
+                {
+                    progress.snapshot_installed();
                 }
             }
             InstallOutcome::Refused if progress.is_sending(transfer) => {
                 progress.snapshot_failed(retry_at);
             }
-            InstallOutcome::Installed { .. }
-            | InstallOutcome::Refused
-            | InstallOutcome::StaleTerm => {}
+            InstallOutcome::Refused | InstallOutcome::StaleTerm => {}
         }
         let from = from.clone();
         self.actions.push_back(Action::SnapshotAnswered { from: from.clone(), transfer, outcome });
@@ -185,6 +181,11 @@ impl Consensus {
             // The log has all of it, and more perhaps: it only was not known to be committed.
             self.commit_to(now, last.index);
             return;
+        }
+        if self.role.campaign_mut().is_some() {
+            // It has asked for votes with another log.
+            let term = self.term();
+            self.become_follower(now, term);
         }
         self.adopt(now, last, configuration);
         self.vouched = self.vouched.max(last.index);

@@ -43,11 +43,12 @@ const ADVICE: &str = "leave it there; the server starts from an older snapshot i
 /// How a file of a snapshot is made. Tests put a full disk here.
 pub(super) type CreateFile = fn(&Path) -> io::Result<File>;
 
-/// An open, locked directory of snapshots.
+/// An open directory of snapshots.
 pub(super) struct Directory {
     path: PathBuf,
     retain: usize,
-    lock: File,
+    /// `None`: it was opened for reading.
+    lock: Option<File>,
     next_counter: AtomicU64,
     create_file: CreateFile,
     /// Held to change which snapshots there are, and to look at them without their changing.
@@ -72,17 +73,28 @@ impl Directory {
             return Err(StoreError::Refused { reason });
         }
         make(path)?;
-        let directory = Self {
+        let directory = Self::new(path, retain, Some(lock(path)?), create_file);
+        directory.clean_up()?;
+        Ok(directory)
+    }
+
+    /// Opens a directory that is there, to look at it. Nothing is made, locked or removed.
+    pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        let directory = Self::new(path, usize::MAX, None, |path| File::create_new(path));
+        directory.names()?;
+        Ok(directory)
+    }
+
+    fn new(path: &Path, retain: usize, lock: Option<File>, create_file: CreateFile) -> Self {
+        Self {
             path: path.to_owned(),
             retain,
-            lock: lock(path)?,
+            lock,
             next_counter: AtomicU64::new(0),
             create_file,
             changing: Mutex::default(),
             reported: Mutex::default(),
-        };
-        directory.clean_up()?;
-        Ok(directory)
+        }
     }
 
     /// Removes the drafts of a process that crashed, and begins to count after every snapshot.
@@ -105,8 +117,15 @@ impl Directory {
     }
 
     /// A name that no snapshot here has had since the directory was opened.
-    pub(super) fn new_name(&self, last: LogId) -> Name {
-        Name { last, counter: self.next_counter.fetch_add(1, Ordering::Relaxed) }
+    pub(super) fn new_name(&self, last: LogId) -> Result<Name, StoreError> {
+        if self.lock.is_none() {
+            let reason = format!(
+                "the snapshots in {} were opened for reading only; open them for writing",
+                self.path.display()
+            );
+            return Err(StoreError::Refused { reason });
+        }
+        Ok(Name { last, counter: self.next_counter.fetch_add(1, Ordering::Relaxed) })
     }
 
     pub(super) fn create_file(&self, path: &Path) -> io::Result<File> {
@@ -277,7 +296,7 @@ impl Drop for Directory {
     fn drop(&mut self) {
         // Closing the file is not enough: a child process that is just being started holds a copy
         // of it until its program begins.
-        let _ = self.lock.unlock();
+        let _ = self.lock.as_ref().map(File::unlock);
     }
 }
 

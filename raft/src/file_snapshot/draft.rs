@@ -30,7 +30,7 @@ impl Draft {
         last: LogId,
         configuration: IndexedConfiguration,
     ) -> Result<(Self, File), StoreError> {
-        let name = directory.new_name(last);
+        let name = directory.new_name(last)?;
         let draft = Self { directory: Arc::clone(directory), name, configuration };
         let path = draft.path();
         fs::create_dir(&path).map_err(|error| cannot("create", &path, error))?;

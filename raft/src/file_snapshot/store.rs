@@ -98,6 +98,17 @@ impl FileSnapshotStore {
         Self::open_with(dir.as_ref(), retain, |path| File::create_new(path))
     }
 
+    /// Opens the snapshots in a directory that is there for reading, as a tool may want to. No file
+    /// is made, changed, removed or locked, and making a snapshot fails. It is the caller who has to
+    /// see to it that no other store changes the directory meanwhile. Blocks, for a moment.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: the directory cannot be read, or is not there; the operating system's
+    /// words tell what to mend.
+    pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Ok(Self { directory: Arc::new(Directory::open_read_only(dir.as_ref())?) })
+    }
+
     pub(super) fn open_with(
         dir: &Path,
         retain: usize,

@@ -524,3 +524,26 @@ async fn a_disk_on_which_nothing_can_be_made_refuses_the_snapshot() {
     assert!(error.to_string().starts_with("cannot create "), "{error}");
     assert_eq!(files(&dir), ["1-5-1", "1-9-2"]);
 }
+
+#[tokio::test]
+async fn opened_for_reading_it_shows_everything_and_touches_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let absent = dir.path().join("absent");
+    assert!(matches!(FileSnapshotStore::open_read_only(&absent), Err(StoreError::Io { .. })));
+    assert!(!absent.exists());
+
+    let store = open(&dir);
+    finished(&store, LogId::new(1, 5), b"the state").await;
+    drop(store);
+    fs::create_dir(dir.path().join("1-7-2.tmp")).unwrap();
+    fs::remove_file(dir.path().join("LOCK")).unwrap();
+
+    let store = FileSnapshotStore::open_read_only(&dir).unwrap();
+    assert_eq!(listed(&store).await, ["1-5-1"]);
+    assert_eq!(read(&store, "1-5-1").await.unwrap(), "the state");
+    let refused = store.create(LogId::new(1, 9), configuration()).await;
+    assert!(matches!(refused, Err(StoreError::Refused { .. })));
+    drop(store);
+    assert_eq!(files(&dir), ["1-5-1", "1-7-2.tmp"], "the unfinished one is left too");
+    assert!(!dir.path().join("LOCK").exists());
+}

@@ -20,6 +20,11 @@ impl<F: Fsm> Host<F> {
         Self { fsm: Some(Box::new(fsm)), is_blocking }
     }
 
+    /// Whether the methods run on another thread, where they cannot be given up.
+    pub(super) fn is_blocking(&self) -> bool {
+        self.is_blocking
+    }
+
     /// The state machine itself, if its methods may run right here.
     pub(super) fn here(&mut self) -> Option<&mut F> {
         if self.is_blocking { None } else { self.fsm.as_deref_mut() }

@@ -28,6 +28,7 @@ mod clock;
 mod host;
 mod metrics;
 mod node;
+mod offline;
 mod peers;
 mod pending;
 mod receive_snapshot;
@@ -74,6 +75,7 @@ use self::{
 };
 pub(crate) use self::{
     node::Node,
+    offline::Offline,
     request::{Change, Request, RestoreData},
     shared::{End, Shared},
 };

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
+};
 
 use super::{peers::AbortOnDrop, request::RestoreData, shared::Shared};
 use crate::{
@@ -21,8 +24,35 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub(super) struct Restoring {
     /// Where the snapshot will end.
     pub(super) last: LogId,
-    pub(super) responder: Responder<LogIndex, RestoreError>,
-    pub(super) _task: AbortOnDrop,
+    /// Gone when the caller has been told of the end of the leadership.
+    responder: Option<Responder<LogIndex, RestoreError>>,
+    give_up: Option<oneshot::Sender<()>>,
+    _task: AbortOnDrop,
+}
+
+impl Restoring {
+    pub(super) fn new(
+        last: LogId,
+        responder: Responder<LogIndex, RestoreError>,
+        give_up: oneshot::Sender<()>,
+        task: AbortOnDrop,
+    ) -> Self {
+        Self { last, responder: Some(responder), give_up: Some(give_up), _task: task }
+    }
+
+    /// The leadership it belongs to is over: the caller is told at once, however long the data takes.
+    /// The copying ends by itself, so that a snapshot that is complete by now is not forgotten.
+    pub(super) fn stepped_down(&mut self) {
+        self.give_up = None;
+        if let Some(responder) = self.responder.take() {
+            responder.answer(Err(RestoreError::LeadershipLost));
+        }
+    }
+
+    /// Whom to answer, unless that is done.
+    pub(super) fn into_responder(self) -> Option<Responder<LogIndex, RestoreError>> {
+        self.responder
+    }
 }
 
 pub(super) struct RestoreCluster {
@@ -32,13 +62,15 @@ pub(super) struct RestoreCluster {
     pub(super) last: LogId,
     pub(super) configuration: IndexedConfiguration,
     pub(super) data: RestoreData,
+    /// Resolves when the data is not wanted any more.
+    pub(super) given_up: oneshot::Receiver<()>,
 }
 
 impl RestoreCluster {
     /// Runs until all data is durable, or cannot be had, and tells `run`.
     pub(super) async fn run(self) -> Result<(), Fatal> {
-        let Self { store, shared, last, configuration, data } = self;
-        let copied = copy(&*store, last, configuration, data).await;
+        let Self { store, shared, last, configuration, data, given_up } = self;
+        let copied = copy(&*store, last, configuration, data, given_up).await;
         if let Err(error) = &copied {
             tracing::warn!(server = %shared.id, %error, "the cluster is not restored");
         }
@@ -65,13 +97,18 @@ async fn copy(
     last: LogId,
     configuration: IndexedConfiguration,
     RestoreData { mut reader, size_bytes, .. }: RestoreData,
+    mut given_up: oneshot::Receiver<()>,
 ) -> Result<SnapshotId, RestoreError> {
     let mut sink = store.create(last, configuration).await?;
     let written = async {
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut total = 0;
         loop {
-            let count = read(&mut reader, &mut buffer).await?;
+            let count = tokio::select! {
+                biased;
+                _ = &mut given_up => return Err(RestoreError::LeadershipLost),
+                count = read(&mut reader, &mut buffer) => count?,
+            };
             if count == 0 {
                 break;
             }

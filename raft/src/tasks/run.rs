@@ -264,14 +264,14 @@ impl<R: Send + 'static> Run<R> {
             Ok((last, configuration)) => {
                 let shared = Arc::clone(&self.shared);
                 let store = self.peers.snapshots();
-                let copying = RestoreCluster { store, shared, last, configuration, data };
+                let (give_up, given_up) = oneshot::channel();
+                let copying = RestoreCluster { store, shared, last, configuration, data, given_up };
                 let task = AbortOnDrop(self.tasks.spawn("restore_cluster", copying.run()));
                 // One of an earlier leadership, if there is one, ends here.
-                if let Some(earlier) = self.turn.restoring.take() {
-                    earlier.responder.answer(Err(RestoreError::LeadershipLost));
+                if let Some(earlier) = &mut self.turn.restoring {
+                    earlier.stepped_down();
                 }
-                let responder = responder.taken();
-                self.turn.restoring = Some(Restoring { last, responder, _task: task });
+                self.turn.restoring = Some(Restoring::new(last, responder.taken(), give_up, task));
             }
             Err(refusal) => responder.answer(Err(request::restore_error(refusal))),
         }
@@ -284,8 +284,8 @@ impl<R: Send + 'static> Run<R> {
             (Ok(id), None) => return self.withdraw(id),
             (Err(error), restoring) => {
                 self.core.cancel_restore(now, last);
-                if let Some(restoring) = restoring {
-                    restoring.responder.answer(Err(error));
+                if let Some(responder) = restoring.and_then(Restoring::into_responder) {
+                    responder.answer(Err(error));
                 }
                 return;
             }
@@ -294,11 +294,15 @@ impl<R: Send + 'static> Run<R> {
             Ok(index) => {
                 // Those who wait for what was replaced come first.
                 self.show_and_act(now);
-                let answer = Pending::Restore(restoring.responder);
-                self.waiters.proposed(now, vec![Waiter { index, answer }]);
+                if let Some(responder) = restoring.into_responder() {
+                    let answer = Pending::Restore(responder);
+                    self.waiters.proposed(now, vec![Waiter { index, answer }]);
+                }
             }
             Err(_) => {
-                restoring.responder.answer(Err(RestoreError::LeadershipLost));
+                if let Some(responder) = restoring.into_responder() {
+                    responder.answer(Err(RestoreError::LeadershipLost));
+                }
                 self.withdraw(id);
             }
         }
@@ -577,6 +581,9 @@ impl<R: Send + 'static> Run<R> {
             Action::SteppedDown { committed } => {
                 self.peers.end_snapshots();
                 self.waiters.stepped_down(committed);
+                if let Some(restoring) = &mut self.turn.restoring {
+                    restoring.stepped_down();
+                }
             }
             Action::Observe(observation) => self.observe(&observation),
         }

@@ -205,7 +205,13 @@ impl<F: Fsm> RunFsm<F> {
             Err(_) if snapshot.index < self.shared.published.snapshot().index => return Ok(()),
             Err(error) => return Err(failed(error.to_string())),
         };
-        let restored = self.host.restore(reader).await;
+        let is_blocking = self.host.is_blocking();
+        let restored = tokio::select! {
+            biased;
+            restored = self.host.restore(reader) => restored,
+            // Given up in the middle: nobody will look at this state any more.
+            _ = self.shared.end.reason(), if !is_blocking => return Ok(()),
+        };
         match restored.map_err(|panic| panic.into_fatal("run_fsm"))? {
             Ok(()) => {}
             Err(error) => return Err(failed(format!("{}: {error}", meta.id))),
@@ -295,7 +301,7 @@ fn answer<R>(waiter: Pending<R>, index: LogIndex, response: Option<R>) {
 
 /// Entries to be applied together, and the responses of the commands among them, in order.
 pub(super) struct Batch<R> {
-    parts: Vec<Entries>,
+    pub(super) parts: Vec<Entries>,
     responses: Vec<R>,
 }
 
@@ -307,7 +313,7 @@ impl<R> Default for Batch<R> {
 
 impl<R> Batch<R> {
     /// Applies the commands, and tells of configurations in between.
-    fn apply<F: Fsm<Response = R>>(
+    pub(super) fn apply<F: Fsm<Response = R>>(
         &mut self,
         fsm: &mut F,
         configuration: &mut IndexedConfiguration,

@@ -18,10 +18,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    io::{AsyncReadExt, copy, sink},
-    sync::mpsc,
-};
+use tokio::{io::AsyncReadExt, sync::mpsc};
 
 use self::window::Window;
 use super::{
@@ -35,7 +32,7 @@ use crate::{
     error::{Fatal, StoreError},
     observer::Observation,
     rpc::{InstallSnapshotRequest, Message},
-    snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotStore},
+    snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
 };
 
 /// Answers that wait to be read at most. With more the newest are lost, as on a network.
@@ -183,7 +180,7 @@ impl Source {
         }
         let context = || format!("reading snapshot {} at byte {offset}", self.meta.id);
         if self.at != offset {
-            self.reader = open_at(store, &self.meta.id, offset).await?;
+            self.reader = store.open_at(&self.meta.id, offset).await?.1;
         }
         let mut data = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         let read = self.reader.read_exact(&mut data).await;
@@ -192,15 +189,4 @@ impl Source {
         self.piece = (offset, data.into());
         Ok(self.piece.1.clone())
     }
-}
-
-async fn open_at(
-    store: &dyn SnapshotStore,
-    id: &SnapshotId,
-    offset: u64,
-) -> Result<SnapshotReader, StoreError> {
-    let (_, mut reader) = store.open(id).await?;
-    let skipped = copy(&mut (&mut reader).take(offset), &mut sink()).await;
-    skipped.map_err(|error| StoreError::io(format!("reading snapshot {id}"), error))?;
-    Ok(reader)
 }

@@ -120,7 +120,7 @@ pub(super) async fn incarnation(
 
 /// The entries after the snapshot that was restored are neither all in the log nor in a usable
 /// snapshot. To start without them could forget what was acknowledged (law 7).
-fn gap(snapshot: LogId, newest: LogId) -> StoreError {
+pub(super) fn gap(snapshot: LogId, newest: LogId) -> StoreError {
     let what = format!("the log after snapshot {snapshot}");
     let reason = format!(
         "entries are missing that only a newer snapshot stands for (the newest known is {newest}) \
@@ -139,7 +139,7 @@ fn lost_term(term: Term, newest: LogId) -> StoreError {
 
 /// Whether the log is not the one that the snapshot was taken of: it ends before the snapshot does,
 /// or has another entry where the snapshot ends.
-async fn contradicts(
+pub(super) async fn contradicts(
     reader: &dyn LogReader,
     (first, last): (LogIndex, LogIndex),
     snapshot: LogId,
@@ -158,7 +158,7 @@ async fn contradicts(
 /// Restores the newest snapshot that can be restored, and says what the newest one of all covers. A
 /// state machine that has kept by itself what was applied up to `kept` is spared what it has; a
 /// restore takes that from it.
-async fn restore_snapshot<F: Fsm>(
+pub(super) async fn restore_snapshot<F: Fsm>(
     host: &mut Host<F>,
     kept: &mut Option<LogIndex>,
     store: &dyn SnapshotStore,

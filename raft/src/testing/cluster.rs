@@ -112,6 +112,11 @@ impl Cluster {
         cluster
     }
 
+    /// Changes the settings of every server that is started from now on.
+    pub fn reconfigure(&mut self, configure: fn(Config) -> Config) {
+        self.configure = configure;
+    }
+
     /// Starts a server, on what its disk holds if it ran before, on an empty disk if not. A new
     /// server belongs to no configuration until the leader adds it.
     pub async fn start(&mut self, id: &str) -> Raft<Journal> {

@@ -72,33 +72,37 @@ pub async fn log_store_suite<S: LogStore, Fut: Future<Output = S>>(mut fresh: im
 }
 
 /// A store under test and one of its readers.
-struct Log<S> {
-    store: S,
+pub(super) struct Log<S> {
+    pub(super) store: S,
     reader: Arc<dyn LogReader>,
 }
 
 impl<S: LogStore> Log<S> {
-    fn new(store: S) -> Self {
+    pub(super) fn new(store: S) -> Self {
         let reader = store.reader();
         Self { store, reader }
     }
 
-    async fn append(&mut self, batches: &[Entries]) {
+    pub(super) async fn append(&mut self, batches: &[Entries]) {
         kept(self.store.append(batches).await, "an append that leaves no gap succeeds");
     }
 
-    async fn truncate_suffix(&mut self, from: u64) {
+    pub(super) async fn truncate_suffix(&mut self, from: u64) {
         let done = self.store.truncate_suffix(LogIndex(from)).await;
         kept(done, "removing a suffix succeeds, also when there is nothing to remove");
     }
 
-    async fn truncate_prefix(&mut self, through: u64) {
+    pub(super) async fn truncate_prefix(&mut self, through: u64) {
         let done = self.store.truncate_prefix(LogIndex(through)).await;
         kept(done, "removing a prefix succeeds, also when there is nothing to remove");
     }
 
+    pub(super) async fn noted_commit(&self) -> Option<LogIndex> {
+        kept(self.reader.noted_commit().await, "the noted commit index can be read")
+    }
+
     /// The store holds exactly this: in its bounds, in its entries, and at its edges.
-    async fn assert_holds(&self, expected: &[Entry], when: &str) {
+    pub(super) async fn assert_holds(&self, expected: &[Entry], when: &str) {
         let bounds = kept(self.reader.bounds().await, "the bounds can be read");
         let ends = expected.first().zip(expected.last());
         let expected_bounds = ends.map(|(first, last)| (first.index, last.index));
@@ -174,7 +178,7 @@ async fn read_all(
     all
 }
 
-fn all(batches: &[Entries]) -> Vec<Entry> {
+pub(super) fn all(batches: &[Entries]) -> Vec<Entry> {
     batches.iter().flat_map(|batch| batch.iter().cloned()).collect()
 }
 
@@ -376,26 +380,23 @@ async fn reset<S: LogStore>(mut log: Log<S>) {
 
 async fn noted_commit<S: LogStore>(mut log: Log<S>) {
     const PROMISE: &str = "broken promise: a noted commit index shows with the next append";
-    let noted = async |log: &Log<S>| {
-        kept(log.reader.noted_commit().await, "the noted commit index can be read")
-    };
-    assert_eq!(noted(&log).await, None, "broken promise: a fresh store has noted nothing");
+    assert_eq!(log.noted_commit().await, None, "broken promise: a fresh store has noted nothing");
     log.append(&[entries(1, 1, 5)]).await;
     log.store.note_commit(LogIndex(2));
     log.store.note_commit(LogIndex(3));
-    assert_eq!(noted(&log).await, None, "{PROMISE}, not before");
+    assert_eq!(log.noted_commit().await, None, "{PROMISE}, not before");
     log.append(&[entries(1, 6, 6)]).await;
-    let keeps_notes = noted(&log).await.is_some();
+    let keeps_notes = log.noted_commit().await.is_some();
     let shown = |index| keeps_notes.then_some(LogIndex(index));
-    assert_eq!(noted(&log).await, shown(3), "{PROMISE}, the newest");
+    assert_eq!(log.noted_commit().await, shown(3), "{PROMISE}, the newest");
     log.append(&[entries(1, 7, 9)]).await;
     log.truncate_suffix(8).await;
     log.truncate_prefix(2).await;
-    assert_eq!(noted(&log).await, shown(3), "broken promise: a noted commit index stays");
+    assert_eq!(log.noted_commit().await, shown(3), "broken promise: a noted commit index stays");
     log.truncate_prefix(u64::MAX).await;
     log.store.note_commit(LogIndex(20));
     log.append(&[entries(2, 21, 22)]).await;
-    assert_eq!(noted(&log).await, shown(20), "{PROMISE}, also after all was removed");
+    assert_eq!(log.noted_commit().await, shown(20), "{PROMISE}, also after all was removed");
     log.assert_holds(&all(&[entries(2, 21, 22)]), "after a commit index was noted").await;
 }
 

@@ -11,7 +11,8 @@ use raft::{
         InmemTransport,
     },
     testing::{
-        fsm_suite, log_store_suite, snapshot_store_suite, stable_store_suite, transport_suite,
+        fsm_suite, log_store_reopen_suite, log_store_suite, snapshot_store_suite,
+        stable_store_suite, transport_suite,
     },
 };
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -31,6 +32,16 @@ async fn inmem_log_store_on_a_slow_disk() {
     let disk = InmemDisk::new();
     disk.set_write_delay(Duration::from_millis(10));
     log_store_suite(|| async { InmemLogStore::on(&disk) }).await;
+}
+
+#[tokio::test]
+async fn inmem_log_store_opened_again() {
+    let store = InmemLogStore::new();
+    log_store_reopen_suite(|| {
+        let store = store.clone();
+        async { store }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,13 +1,23 @@
 //! A server on snapshots in files: what it starts from, and when it refuses to.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use raft::{
-    Config, Configuration, FileSnapshotStore, LogStore, Raft, Server, SnapshotMeta, StartError,
+    Config, Configuration, FileSnapshotStore, LogStore, Message, Raft, Server, SnapshotMeta,
+    StartError,
     inmem::{InmemLogStore, InmemNetwork, InmemStableStore},
     testing::Journal,
 };
 use tempfile::TempDir;
+use tokio::time::sleep;
 
 /// What a server leaves behind.
 struct Stores {
@@ -122,4 +132,79 @@ async fn stores_with_only_a_damaged_snapshot_are_not_bootstrapped_again() {
     let snapshots = FileSnapshotStore::open(&stores.snapshots, 2).unwrap();
     let (log, mut stable) = (InmemLogStore::new(), InmemStableStore::new());
     assert!(raft::has_existing_state(&log, &mut stable, &snapshots).await.unwrap());
+}
+
+/// Every snapshot that is tried is let go of again.
+#[tokio::test(start_paused = true)]
+async fn a_start_leaves_no_snapshot_open() {
+    let (stores, [_, second]) = two_snapshots().await;
+    stores.damage(&second, "data");
+    let (raft, _) = stores.start().await.unwrap();
+    let directory = fs::canonicalize(&stores.snapshots).unwrap();
+    let open = fs::read_dir("/proc/self/fd").unwrap().filter_map(|file| {
+        let path = fs::read_link(file.unwrap().path()).ok()?;
+        (path.starts_with(&directory) && path.ends_with("data")).then_some(path)
+    });
+    assert_eq!(open.collect::<Vec<_>>(), Vec::<std::path::PathBuf>::new());
+    raft.shutdown().await;
+}
+
+/// From one directory to another, with a broken connection in the middle, and a restart on what
+/// arrived.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_travels_from_files_to_files() {
+    let network = InmemNetwork::new();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let logs = [InmemLogStore::new(), InmemLogStore::new()];
+    let stables = [InmemStableStore::new(), InmemStableStore::new()];
+    let start = async |server: usize, id: &str| {
+        let journal = Journal::default();
+        let raft = Raft::new(
+            Config {
+                seed: Some(1),
+                trailing_logs: 0,
+                snapshot_chunk_bytes: 16 << 10,
+                ..Config::new(id)
+            },
+            journal.clone(),
+            logs[server].clone(),
+            stables[server].clone(),
+            Arc::new(FileSnapshotStore::open(&dirs[server], 1).unwrap()),
+            network.transport(id),
+        );
+        (raft.await.unwrap(), journal)
+    };
+    let (leader, original) = start(0, "a").await;
+    leader.bootstrap_cluster(Configuration::new([Server::voter("a", "a")])).await.unwrap();
+    leader.leader_changes().wait_for(Option::is_some).await.unwrap();
+    let commands = (0..1000).map(|number| format!("{number:01000}").into()).collect();
+    leader.apply_batch(commands).await.unwrap();
+    let meta = leader.snapshot().await.unwrap().meta;
+    let pieces = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&pieces);
+    network.set_tap(move |_, _, message| {
+        let is_piece = matches!(message, Message::InstallSnapshot(_));
+        count.fetch_add(u64::from(is_piece), Ordering::Relaxed);
+    });
+    network.set_delay(Duration::from_millis(10));
+    let (follower, _) = start(1, "b").await;
+    leader.add_nonvoter("b", "b", None).await.unwrap();
+    while pieces.load(Ordering::Relaxed) < 30 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    network.disconnect("b");
+    sleep(Duration::from_secs(5)).await;
+    network.connect("b");
+    let index = leader.barrier().await.unwrap();
+    follower.wait_applied(index).await.unwrap();
+    let whole = meta.size_bytes.div_ceil(16 << 10);
+    let sent = pieces.load(Ordering::Relaxed);
+    assert!(sent < whole + 20, "{sent} pieces of {whole}");
+    follower.shutdown().await;
+    drop(follower);
+    let (follower, copy) = start(1, "b").await;
+    follower.wait_applied(index).await.unwrap();
+    assert!(copy.commands() == original.commands());
+    follower.shutdown().await;
+    leader.shutdown().await;
 }

@@ -71,7 +71,7 @@ impl Calls {
     }
 }
 
-fn end(fatal: &Fatal) -> String {
+pub(crate) fn end(fatal: &Fatal) -> String {
     match fatal {
         Fatal::Shutdown => "shutdown".into(),
         Fatal::Store(_) => "store".into(),
@@ -84,36 +84,43 @@ fn unexpected(error: impl Display) -> String {
     format!("unexpected: {error}")
 }
 
-fn apply_error(error: ApplyError) -> String {
+pub(crate) fn apply_error(error: ApplyError) -> String {
     let outcome = error.outcome();
     match error {
         ApplyError::LeadershipLost => {
             assert_eq!(outcome, Outcome::Unknown);
             "leadership lost".into()
         }
+        ApplyError::NotLeader { .. } => {
+            assert_eq!(outcome, Outcome::NotApplied);
+            "not leader".into()
+        }
         ApplyError::Stopped { fatal, outcome } => format!("{} {outcome:?}", end(&fatal)),
         other => unexpected(other),
     }
 }
 
-fn verify_error(error: VerifyError) -> String {
+pub(crate) fn verify_error(error: VerifyError) -> String {
     match error {
+        VerifyError::NotLeader { .. } => "not leader".into(),
         VerifyError::LeadershipLost => "leadership lost".into(),
         VerifyError::Stopped(fatal) => end(&fatal),
         other => unexpected(other),
     }
 }
 
-fn change_error(error: ConfigurationError) -> String {
+pub(crate) fn change_error(error: ConfigurationError) -> String {
     match error {
+        ConfigurationError::NotLeader { .. } => "not leader".into(),
         ConfigurationError::LeadershipLost => "leadership lost".into(),
         ConfigurationError::Stopped(fatal) => end(&fatal),
         other => unexpected(other),
     }
 }
 
-fn transfer_error(error: TransferError) -> String {
+pub(crate) fn transfer_error(error: TransferError) -> String {
     match error {
+        TransferError::NotLeader { .. } => "not leader".into(),
         TransferError::LeadershipLost { .. } => "leadership lost".into(),
         TransferError::TimedOut { .. } => "timed out".into(),
         TransferError::Stopped(fatal) => end(&fatal),
@@ -121,8 +128,10 @@ fn transfer_error(error: TransferError) -> String {
     }
 }
 
-fn snapshot_error(error: SnapshotError) -> String {
+pub(crate) fn snapshot_error(error: SnapshotError) -> String {
     match error {
+        SnapshotError::NothingNew => "nothing new".into(),
+        SnapshotError::Store(_) => "store".into(),
         SnapshotError::Stopped(fatal) => end(&fatal),
         other => unexpected(other),
     }

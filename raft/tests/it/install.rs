@@ -406,6 +406,29 @@ async fn a_log_that_contradicts_the_snapshot_is_dropped() {
     raft.shutdown().await;
 }
 
+/// The model installs it, and its state machine goes back.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_of_what_is_applied_already_changes_nothing() {
+    let follower = Follower::new();
+    let journal = Journal::default();
+    let raft = follower.start(journal.clone()).await;
+    let mut leader = Leader::new(&follower, 3).await;
+    leader.append(LogId::ZERO, 22, 22).await;
+    raft.wait_applied(LogIndex(22)).await.unwrap();
+    for last in [5, 21, 22] {
+        let state = state(LogId::new(3, last), last).await;
+        assert_eq!(leader.ask_part(&state, 0, 10).await, installed(last), "it is not needed");
+        leader.transfer += 1;
+        settle().await;
+        assert_eq!((raft.applied_index(), journal.commands().len()), (LogIndex(22), 22));
+        assert_eq!(follower.bounds().await, Some((1, 22)));
+        assert_eq!(follower.snapshots().await, []);
+    }
+    leader.append(LogId::new(3, 22), 23, 23).await;
+    raft.wait_applied(LogIndex(23)).await.unwrap();
+    raft.shutdown().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_log_that_contains_the_snapshot_is_kept() {
     let follower = Follower::new();
@@ -502,6 +525,35 @@ async fn a_snapshot_that_cannot_be_restored_ends_the_node_and_says_which() {
     assert!(reason.contains("2-50-1") && reason.contains("it begins with 7"), "{reason}");
     assert!(matches!(raft.shutdown().await, Fatal::Restore { .. }));
     // The snapshot is there all the same, for a state machine that can restore it.
+    let raft = follower.start(Blank).await;
+    assert_eq!(raft.applied_index(), LogIndex(50));
+    raft.shutdown().await;
+}
+
+/// Never comes to an end with a snapshot.
+struct Endless;
+
+impl Fsm for Endless {
+    type Response = ();
+
+    fn apply(&mut self, _: &Entry) {}
+
+    async fn restore(&mut self, _: SnapshotReader) -> Result<(), FsmError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_a_restore() {
+    let follower = Follower::new();
+    let raft = follower.start(Endless).await;
+    let mut leader = Leader::new(&follower, 3).await;
+    let state = State { last: LogId::new(2, 50), bytes: vec![7; 10] };
+    assert_eq!(leader.install(&state).await, installed(50), "it is durable");
+    settle().await;
+    assert_eq!(raft.applied_index(), LogIndex::ZERO);
+    let ended = timeout(Duration::from_secs(60), raft.shutdown()).await;
+    assert!(matches!(ended, Ok(Fatal::Shutdown)), "{ended:?}");
     let raft = follower.start(Blank).await;
     assert_eq!(raft.applied_index(), LogIndex(50));
     raft.shutdown().await;

@@ -10,7 +10,10 @@ use raft::{
     Server, ServerAddress, ServerId, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink,
     SnapshotStore, StableStore, StoreError, Transport, TransportError,
     inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore, InmemTransport},
-    testing::{log_store_suite, snapshot_store_suite, stable_store_suite, transport_suite},
+    testing::{
+        log_store_reopen_suite, log_store_suite, snapshot_store_suite, stable_store_suite,
+        transport_suite,
+    },
 };
 
 /// Runs a suite to its panic, and checks what it says.
@@ -37,24 +40,28 @@ enum LogDefect {
     ReadsNothingWhenTooLarge,
     RemembersOldBounds,
     AnswersEmptyForUnknown,
+    ShowsNotesAtOnce,
 }
 
 struct DefectiveLog {
     inner: InmemLogStore,
     defect: LogDefect,
+    noted: Arc<Mutex<Option<LogIndex>>>,
 }
 
 struct DefectiveReader {
     inner: Arc<dyn LogReader>,
     defect: LogDefect,
     bounds: Mutex<Option<(LogIndex, LogIndex)>>,
+    noted: Arc<Mutex<Option<LogIndex>>>,
 }
 
 #[async_trait]
 impl LogStore for DefectiveLog {
     fn reader(&self) -> Arc<dyn LogReader> {
         let (inner, defect) = (self.inner.reader(), self.defect);
-        Arc::new(DefectiveReader { inner, defect, bounds: Mutex::default() })
+        let (bounds, noted) = (Mutex::default(), Arc::clone(&self.noted));
+        Arc::new(DefectiveReader { inner, defect, bounds, noted })
     }
 
     async fn append(&mut self, batches: &[Entries]) -> Result<(), StoreError> {
@@ -84,10 +91,20 @@ impl LogStore for DefectiveLog {
         let more = u64::from(matches!(self.defect, LogDefect::CutsPrefixTooFar));
         self.inner.truncate_prefix(LogIndex(through.0.saturating_add(more))).await
     }
+
+    fn note_commit(&mut self, index: LogIndex) {
+        if matches!(self.defect, LogDefect::ShowsNotesAtOnce) {
+            *self.noted.lock() = Some(index);
+        }
+    }
 }
 
 #[async_trait]
 impl LogReader for DefectiveReader {
+    async fn noted_commit(&self) -> Result<Option<LogIndex>, StoreError> {
+        Ok(*self.noted.lock())
+    }
+
     async fn bounds(&self) -> Result<Option<(LogIndex, LogIndex)>, StoreError> {
         let now = self.inner.bounds().await?;
         let mut bounds = self.bounds.lock();
@@ -133,10 +150,26 @@ async fn defects_of_a_log_store_are_found() {
         (LogDefect::ReadsNothingWhenTooLarge, "a read returns at least one entry"),
         (LogDefect::RemembersOldBounds, "bounds are the first and last index"),
         (LogDefect::AnswersEmptyForUnknown, "is NotFound"),
+        (LogDefect::ShowsNotesAtOnce, "shows with the next append, not before"),
     ] {
-        let fresh = move || async move { DefectiveLog { inner: InmemLogStore::new(), defect } };
+        let fresh = move || async move {
+            DefectiveLog { inner: InmemLogStore::new(), defect, noted: Arc::default() }
+        };
         assert_finds(log_store_suite(fresh), promise).await;
     }
+}
+
+#[tokio::test]
+async fn a_log_store_that_forgets_or_remembers_too_much_is_found() {
+    // It forgets everything; it remembers notes that no append came after.
+    let forgets = log_store_reopen_suite(|| async { InmemLogStore::new() });
+    assert_finds(forgets, "when it was opened after everything through 7").await;
+    let (inner, noted) = (InmemLogStore::new(), Arc::default());
+    let open = move || {
+        let (inner, noted) = (inner.clone(), Arc::clone(&noted));
+        async move { DefectiveLog { inner, defect: LogDefect::ShowsNotesAtOnce, noted } }
+    };
+    assert_finds(log_store_reopen_suite(open), "a note that no append came after").await;
 }
 
 /// Two records where one is promised: a save without a vote leaves the old vote.

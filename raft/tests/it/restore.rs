@@ -163,11 +163,15 @@ async fn a_restore_dies_with_the_leadership_it_began_in() {
     cluster.network().disconnect(id.as_str());
     let next = cluster.leader_among(&others).await;
     next.apply("d").await.unwrap();
-    cluster.network().connect(id.as_str());
-    tokio::io::AsyncWriteExt::write_all(&mut writer, &data).await.unwrap();
-    drop(writer);
+    // The caller has been told, although the data has not come.
+    assert!(restoring.is_finished());
     let error = restoring.await.unwrap().unwrap_err();
     assert!(matches!(error, RestoreError::LeadershipLost), "{error}");
+    cluster.network().connect(id.as_str());
+    // Nobody reads it any more.
+    tokio::io::AsyncWriteExt::write_all(&mut writer, &data).await.unwrap_err();
+    let (_, _, snapshots) = cluster.stores(&id);
+    assert_eq!(raft::SnapshotStore::list(&snapshots).await.unwrap().len(), 1);
     // What was copied for nothing must not be found by the next start.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (_, _, snapshots) = cluster.stores(&id);

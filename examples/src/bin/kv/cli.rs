@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use raft::LogId;
 
 const AFTER_HELP: &str = "\
 Example, a cluster of three on one machine:
@@ -14,6 +15,25 @@ Example, a cluster of three on one machine:
            --join 127.0.0.1:8081
   redis-cli -p 6382 set greeting hello     # any server takes any request
   kv ctl --http 127.0.0.1:8081 status";
+
+const AFTER_RECOVER_HELP: &str = "\
+When a majority of the voters is lost for good, the rest can neither write nor change its members.
+Then, and only then:
+  1. Make sure that the lost servers never come back with their data.
+  2. Stop the survivors. Ask each with `kv inspect` where its log ends, and go on with the one that
+     ends last: with the greatest term, and of equal ones the greatest index.
+  3. Write the new members into a file:
+       [{\"id\": \"a\", \"address\": \"10.0.0.1:7000\"}]
+     With \"non_voter\": true a member has no vote. A list of addresses is read too.
+  4. kv recover --data-dir DIR --peers FILE
+  5. Start the server as before, without --join. Start all others with empty directories and --join.
+
+The newest writes that clients saw acknowledged are, as a rule, among the entries of which the server
+does not know whether they are committed. Keep them, unless a write that takes effect late does more
+harm than one that is forgotten.
+
+Several survivors can be recovered with the same file only if all end with the same entry, which
+--must-end-at checks.";
 
 /// A replicated key-value server that speaks the protocol of Redis.
 #[derive(Debug, Parser)]
@@ -30,6 +50,12 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
     /// Asks and changes a running cluster.
     Ctl(Ctl),
+    /// Shows what is in the data directory of a server that does not run. Changes nothing.
+    Inspect(Inspect),
+    /// Makes a server that does not run the beginning of a new cluster, after a majority of the old
+    /// one was lost for good.
+    #[command(after_help = AFTER_RECOVER_HELP)]
+    Recover(Recover),
     /// Shows a cluster of three losing its leader, on this machine, in a minute.
     Demo(Demo),
 }
@@ -180,6 +206,43 @@ pub(crate) enum Action {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct Inspect {
+    /// The server's data directory.
+    #[arg(long, env = "KV_DATA", alias = "data", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Show these entries of the log too, one a line. Either number may be left out.
+    #[arg(long, value_name = "FROM..TO", value_parser = parse_entries)]
+    pub(crate) entries: Option<(u64, u64)>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Recover {
+    /// The server's data directory.
+    #[arg(long, env = "KV_DATA", alias = "data", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// A JSON file with the members of the new cluster. This server has to be one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peers: PathBuf,
+    /// Entries that are not known to be committed become so. No acknowledged write that has reached
+    /// this server is lost; writes that were never acknowledged may take effect.
+    #[arg(long, conflicts_with = "discard_uncommitted")]
+    pub(crate) keep_uncommitted: bool,
+    /// Entries that are not known to be committed are lost, also those that were acknowledged.
+    #[arg(long)]
+    pub(crate) discard_uncommitted: bool,
+    /// Do nothing unless the server's state ends with this entry: what recovering another server
+    /// with the same file has said.
+    #[arg(long, value_name = "INDEX@TERM", value_parser = parse_log_id)]
+    pub(crate) must_end_at: Option<LogId>,
+    /// Do not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Demo {
     /// How many generated writes follow the data set.
     #[arg(long, value_name = "N", default_value_t = 100_000,
@@ -224,7 +287,7 @@ fn one_line(message: &str) -> String {
     telling.join(" ") + " (see `kv --help`)"
 }
 
-fn parse_id(text: &str) -> Result<String, String> {
+pub(crate) fn parse_id(text: &str) -> Result<String, String> {
     const MAX_BYTES: usize = 64;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() {
@@ -236,7 +299,7 @@ fn parse_id(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn parse_address(text: &str) -> Result<String, String> {
+pub(crate) fn parse_address(text: &str) -> Result<String, String> {
     let is_right = text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port != 0)
     });
@@ -249,6 +312,26 @@ fn parse_address(text: &str) -> Result<String, String> {
 fn parse_peer(text: &str) -> Result<(String, String), String> {
     let (id, address) = text.split_once('=').ok_or("a peer is ID=HOST:PORT")?;
     Ok((parse_id(id)?, parse_address(address)?))
+}
+
+fn parse_entries(text: &str) -> Result<(u64, u64), String> {
+    let explain = || "entries are FROM..TO, both included, such as 10..20 or 10..".to_owned();
+    let (from, to) = text.split_once("..").ok_or_else(explain)?;
+    let number = |text: &str, absent| match text {
+        "" => Ok(absent),
+        text => text.parse().map_err(|_| explain()),
+    };
+    match (number(from, 1)?, number(to, u64::MAX)?) {
+        (from, to) if from <= to => Ok((from, to)),
+        _ => Err(explain()),
+    }
+}
+
+fn parse_log_id(text: &str) -> Result<LogId, String> {
+    let explain = || "an entry is INDEX@TERM, such as 120@3".to_owned();
+    let (index, term) = text.split_once('@').ok_or_else(explain)?;
+    let number = |text: &str| text.parse().map_err(|_| explain());
+    Ok(LogId::new(number(term)?, number(index)?))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -286,6 +369,16 @@ mod tests {
         assert_eq!(parse_peer("a=h:1"), Ok(("a".to_owned(), "h:1".to_owned())));
         for text in ["a", "=h:1", "a=h", "a=h:0", "a=h:99999", "a=:1", "a b=h:1"] {
             assert!(parse_peer(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_entries("3..7"), Ok((3, 7)));
+        assert_eq!(parse_entries("3.."), Ok((3, u64::MAX)));
+        assert_eq!(parse_entries("..7"), Ok((1, 7)));
+        for text in ["", "3", "7..3", "a..b", "-1..3", "1...3"] {
+            assert!(parse_entries(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_log_id("120@3"), Ok(LogId::new(3, 120)));
+        for text in ["", "120", "@", "120@", "@3", "3@x"] {
+            assert!(parse_log_id(text).is_err(), "{text}");
         }
     }
 

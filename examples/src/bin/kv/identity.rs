@@ -1,9 +1,10 @@
 //! Whose directory is it? A small file beside the stores says which server it belongs to and how
 //! that server came to its cluster, so that a mixed-up flag is refused before anything is touched.
+//! Whoever uses the directory holds a lock on that file.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
 };
@@ -20,9 +21,16 @@ const DRAFT: &str = "server.json.draft";
 pub(crate) struct Identity {
     /// The server's name.
     pub(crate) id: String,
+    /// The cluster's name. Directories of the first release do not say it.
+    #[serde(default)]
+    pub(crate) cluster: Option<String>,
     /// The cluster's first members and their addresses, if this server was one of them.
     pub(crate) first_members: Option<BTreeMap<String, String>>,
 }
+
+/// The directory is in use by this process until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "an open file is what holds the lock")] File);
 
 /// The directory's path, made if it was missing.
 pub(crate) fn directory(data: &Path) -> Result<PathBuf, Failure> {
@@ -35,29 +43,84 @@ pub(crate) fn directory(data: &Path) -> Result<PathBuf, Failure> {
 /// Checks that the directory belongs to this server, or claims it if it belongs to nobody.
 ///
 /// # Errors
-/// When it belongs to another server, when it was bootstrapped differently, or when it cannot be
-/// used. Nothing was changed.
-pub(crate) fn claim(data: &Path, wanted: &Identity) -> Result<(), Failure> {
-    let path = data.join(FILE);
-    let shown = data.display();
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+/// When it belongs to another server, when it was bootstrapped differently, when a server runs in
+/// it, or when it cannot be used. Nothing was changed.
+pub(crate) fn claim(data: &Path, wanted: &Identity) -> Result<Lock, Failure> {
+    match read(data)? {
+        Some(found) => check(data, wanted, &found)?,
+        None => {
             refuse_strangers(data)?;
-            return write(&path, wanted).map_err(|error| {
+            let path = data.join(FILE);
+            write(&path, wanted).map_err(|error| {
                 Failure::new(format!("cannot write {}: {error}", path.display()))
-            });
+            })?;
         }
-        Err(error) => {
-            return Err(Failure::new(format!("cannot read {}: {error}", path.display())));
-        }
-    };
-    let found: Identity = serde_json::from_str(&text)
-        .map_err(|error| Failure::new(format!("{} is damaged: {error}", path.display())))?;
+    }
+    lock(data, File::try_lock)
+}
+
+/// The identity of a directory in which no server runs, for a tool that will change what is there.
+/// Nothing is made.
+///
+/// # Errors
+/// When it is no data directory, or is in use.
+pub(crate) fn take(data: &Path) -> Result<(Identity, Lock), Failure> {
+    Ok((existing(data)?, lock(data, File::try_lock)?))
+}
+
+/// The same for a tool that only looks, of which there may be several.
+///
+/// # Errors
+/// When it is no data directory, or is in use.
+pub(crate) fn look(data: &Path) -> Result<(Identity, Lock), Failure> {
+    Ok((existing(data)?, lock(data, File::try_lock_shared)?))
+}
+
+fn existing(data: &Path) -> Result<Identity, Failure> {
+    read(data)?.ok_or_else(|| {
+        let shown = data.display();
+        Failure::new(format!("{shown} is not a data directory of this program: it has no {FILE}"))
+    })
+}
+
+fn lock(data: &Path, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Lock, Failure> {
+    let path = data.join(FILE);
+    let cannot = |error| Failure::new(format!("cannot lock {}: {error}", path.display()));
+    let file = File::open(&path).map_err(cannot)?;
+    match lock(&file) {
+        Ok(()) => Ok(Lock(file)),
+        Err(TryLockError::WouldBlock) => Err(Failure::new(format!(
+            "the data directory {} is in use by a running server or tool; stop that one first",
+            data.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(cannot(error)),
+    }
+}
+
+fn read(data: &Path) -> Result<Option<Identity>, Failure> {
+    let path = data.join(FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| Failure::new(format!("{} is damaged: {error}", path.display()))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::new(format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+fn check(data: &Path, wanted: &Identity, found: &Identity) -> Result<(), Failure> {
+    let shown = data.display();
     if found.id != wanted.id {
         return Err(Failure::new(format!(
             "the data directory {shown} belongs to server {}, not to {}",
             found.id, wanted.id
+        )));
+    }
+    if let (Some(wanted), Some(found)) = (&wanted.cluster, &found.cluster)
+        && wanted != found
+    {
+        return Err(Failure::new(format!(
+            "the data directory {shown} belongs to cluster {found}, not to {wanted}"
         )));
     }
     match (&wanted.first_members, &found.first_members) {
@@ -114,19 +177,53 @@ mod tests {
     fn identity(id: &str, members: &[&str]) -> Identity {
         let members: BTreeMap<_, _> =
             members.iter().map(|id| (id.to_string(), format!("{id}:1"))).collect();
-        Identity { id: id.to_owned(), first_members: (!members.is_empty()).then_some(members) }
+        let first_members = (!members.is_empty()).then_some(members);
+        Identity { id: id.to_owned(), cluster: Some("kv".to_owned()), first_members }
     }
 
     #[test]
     fn a_directory_stays_with_its_server() {
         let dir = tempfile::tempdir().unwrap();
-        let claim = |identity: &Identity| claim(dir.path(), identity).map_err(|f| f.to_string());
+        let claim = |identity: &Identity| {
+            claim(dir.path(), identity).map(drop).map_err(|failure| failure.to_string())
+        };
         assert_eq!(claim(&identity("a", &["a", "b"])), Ok(()));
         assert_eq!(claim(&identity("a", &["a", "b"])), Ok(()), "the same flags again");
         assert_eq!(claim(&identity("a", &[])), Ok(()), "no flags at all");
         assert!(claim(&identity("b", &[])).unwrap_err().contains("belongs to server a, not to b"));
         let other = claim(&identity("a", &["a"])).unwrap_err();
         assert!(other.contains("was bootstrapped with a=a:1 b=b:1"), "{other}");
+        let other = Identity { cluster: Some("other".to_owned()), ..identity("a", &[]) };
+        assert!(claim(&other).unwrap_err().contains("belongs to cluster kv, not to other"));
+    }
+
+    #[test]
+    fn a_directory_of_the_first_release_is_still_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{ "id": "a", "first_members": { "a": "a:1" } }"#;
+        fs::write(dir.path().join(FILE), text).unwrap();
+        claim(dir.path(), &identity("a", &["a"])).unwrap();
+        assert_eq!(look(dir.path()).unwrap().0.cluster, None);
+    }
+
+    #[test]
+    fn a_directory_in_use_is_refused_and_one_that_is_missing_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let absent = dir.path().join("absent");
+        for refusal in [take(&absent).unwrap_err(), look(&absent).unwrap_err()] {
+            assert!(refusal.to_string().contains("is not a data directory"), "{refusal}");
+        }
+        assert!(!absent.exists());
+
+        let lock = claim(dir.path(), &identity("a", &[])).unwrap();
+        for refusal in [take(dir.path()).unwrap_err(), look(dir.path()).unwrap_err()] {
+            assert!(refusal.to_string().contains("is in use by a running server"), "{refusal}");
+        }
+        drop(lock);
+        let several = (look(dir.path()).unwrap(), look(dir.path()).unwrap());
+        assert!(claim(dir.path(), &identity("a", &[])).is_err());
+        drop(several);
+        take(dir.path()).unwrap();
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! `kv`: a replicated key-value server that speaks the protocol of Redis.
 //!
-//! `kv serve` runs one server, `kv ctl` asks and changes a cluster, and `kv demo` shows all of it on
-//! one machine. The code, in the order in which it is best read:
+//! `kv serve` runs one server, `kv ctl` asks and changes a cluster, `kv inspect` and `kv recover` work
+//! on the directory of a server that does not run, and `kv demo` shows all of it on one machine. The code, in the order in which it is best read:
 //!
 //! - What is replicated: [`command`], its bytes in the log ([`encoding`]), the [`map`] it changes,
 //!   the state machine around it ([`fsm`]) and its [`snapshot`].
 //! - Requests: [`resp`] reads and answers them, [`route`] takes them to the leader, [`reads`] keeps
 //!   answers from being stale, [`announce`] tells everybody where everybody is.
-//! - Around it: [`serve`] puts a [`server`] together, [`identity`] guards its directory, [`http`] is
-//!   for operators, [`ctl`] their terminal, and [`demo`] the proof.
+//! - Around it: [`serve`] puts a [`server`] together, [`identity`] guards its directory, [`stores`] are
+//!   what is in there, [`inspect`] shows it and [`recover`] makes a new cluster of it, [`http`] is for
+//!   operators, [`ctl`] their terminal, and [`demo`] the proof.
 
 mod announce;
 mod cli;
@@ -20,14 +21,17 @@ mod failure;
 mod fsm;
 mod http;
 mod identity;
+mod inspect;
 mod map;
 mod operator;
 mod reads;
+mod recover;
 mod resp;
 mod route;
 mod serve;
 mod server;
 mod snapshot;
+mod stores;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     let filter = match &command {
         Command::Serve(options) => options.log.as_str(),
+        Command::Inspect(_) | Command::Recover(_) => "warn",
         Command::Ctl(_) | Command::Demo(_) => "error",
     };
     log_to_stderr(filter)?;
@@ -63,6 +68,8 @@ fn run(command: Command) -> Result<(), Failure> {
     let end = match command {
         Command::Serve(options) => runtime.block_on(serve::run(*options)),
         Command::Ctl(options) => ctl::run(&options),
+        Command::Inspect(options) => runtime.block_on(inspect::run(options)),
+        Command::Recover(options) => runtime.block_on(recover::run(options)),
         Command::Demo(options) => runtime.block_on(demo::run(options)),
     };
     // What is still going on (a read of standard input, a client that is being sent away) need not

@@ -1,10 +1,9 @@
 //! `kv serve`: puts a server together, runs it, and takes it down in order.
 
-use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use raft::{Config, Configuration, Fatal, LogStore, Server as Member, SnapshotStore, StableStore};
-use raft_rocksdb::{RocksOptions, RocksStore};
+use raft::{Config, Configuration, Fatal, Server as Member};
 use raft_tcp::{TcpOptions, TcpTransport};
 use serde_json::json;
 use tokio::{
@@ -25,6 +24,7 @@ use crate::{
     resp,
     route::{Patience, Router},
     server::{Counters, Limits, Server},
+    stores::Stores,
 };
 
 /// A command is a little longer in the log than its strings.
@@ -53,8 +53,12 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     let transport = transport(&options, &addresses, config.max_command_bytes).await?;
 
     let data = identity::directory(&options.data)?;
-    let wanted = Identity { id: options.id.clone(), first_members: first_members.clone() };
-    identity::claim(&data, &wanted)?;
+    let wanted = Identity {
+        id: options.id.clone(),
+        cluster: Some(options.cluster.clone()),
+        first_members: first_members.clone(),
+    };
+    let lock = identity::claim(&data, &wanted)?;
     let metrics = PrometheusBuilder::new()
         .install_recorder()
         .map_err(|error| Failure::new(format!("cannot collect metrics: {error}")))?;
@@ -62,13 +66,14 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     let shared = Shared::new();
     let mut stores = Stores::open(&data).await?;
     if let Some(members) = first_members {
-        stores.bootstrap(&members).await?;
+        bootstrap(&mut stores, &members).await?;
     }
     let Stores { log, stable, snapshots } = stores;
     let fsm = KvFsm::new(Arc::clone(&shared));
     let (election_timeout, no_leader_wait) = (options.election_timeout, options.no_leader_wait);
-    let node =
-        Node::new(config, fsm, log, stable, snapshots, transport).await.map_err(Failure::new)?;
+    let node = Node::new(config, fsm, log, stable, Arc::new(snapshots), transport)
+        .await
+        .map_err(Failure::new)?;
 
     let patience = Patience { no_leader: no_leader_wait, forward: options.forward_timeout };
     let server = Arc::new(Server {
@@ -98,6 +103,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     }
     let end = until_the_end(&server, options.stop_with_stdin).await;
     take_down(&server, tasks).await;
+    drop(lock);
     end
 }
 
@@ -187,39 +193,16 @@ async fn transport(
     TcpTransport::bind(options).await.map_err(Failure::new)
 }
 
-/// Everything the node keeps.
-struct Stores {
-    log: raft_rocksdb::RocksLogStore,
-    stable: raft_rocksdb::RocksStableStore,
-    snapshots: Arc<dyn SnapshotStore>,
-}
-
-impl Stores {
-    async fn open(data: &Path) -> Result<Self, Failure> {
-        let log = data.join("log");
-        let open = move || RocksStore::open(log, RocksOptions::default());
-        let rocks =
-            tokio::task::spawn_blocking(open).await.map_err(Failure::new)?.map_err(Failure::new)?;
-        // The log is complete: nothing compacts it yet, so no snapshot has to outlive the process.
-        let snapshots = Arc::new(raft::inmem::InmemSnapshotStore::new());
-        Ok(Self { log: rocks.log_store(), stable: rocks.stable_store(), snapshots })
+/// Writes the first configuration, unless there is one already: starting again with the flags of the
+/// first start is no mistake, and `identity` has seen to it that they are the same.
+async fn bootstrap(stores: &mut Stores, members: &BTreeMap<String, String>) -> Result<(), Failure> {
+    let Stores { log, stable, snapshots } = stores;
+    if raft::has_existing_state(log, stable, &*snapshots).await.map_err(Failure::new)? {
+        return Ok(());
     }
-
-    /// Writes the first configuration, unless there is one already: starting again with the flags
-    /// of the first start is no mistake, and `identity` has seen to it that they are the same.
-    async fn bootstrap(&mut self, members: &BTreeMap<String, String>) -> Result<(), Failure> {
-        let log: &mut dyn LogStore = &mut self.log;
-        let stable: &mut dyn StableStore = &mut self.stable;
-        let exists = raft::has_existing_state(&*log, stable, &*self.snapshots).await;
-        if exists.map_err(Failure::new)? {
-            return Ok(());
-        }
-        let members = members.iter().map(|(id, at)| Member::voter(id.as_str(), at.as_str()));
-        let configuration = Configuration::new(members);
-        raft::bootstrap_cluster(log, stable, &*self.snapshots, configuration)
-            .await
-            .map_err(Failure::new)
-    }
+    let members = members.iter().map(|(id, at)| Member::voter(id.as_str(), at.as_str()));
+    let configuration = Configuration::new(members);
+    raft::bootstrap_cluster(log, stable, &*snapshots, configuration).await.map_err(Failure::new)
 }
 
 /// Asks `member` to make this server a member, until it is one.

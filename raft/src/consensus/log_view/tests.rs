@@ -14,6 +14,8 @@ fn entry(term: u64, index: u64, len: usize) -> Entry {
 struct Naive {
     /// The index before the first entry that is kept.
     base: u64,
+    /// Its term, if anything tells.
+    base_term: Option<u64>,
     snapshot: (u64, u64),
     entries: Vec<(u64, u64)>,
     stable: u64,
@@ -31,8 +33,8 @@ impl Naive {
         if index == self.snapshot.1 {
             return Some(self.snapshot.0);
         }
-        if index == 0 && self.base == 0 {
-            return Some(0);
+        if index == self.base {
+            return self.base_term;
         }
         let at = index.checked_sub(self.base + 1)?;
         self.entries.get(at as usize).map(|(term, _)| *term)
@@ -67,9 +69,28 @@ impl Naive {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Push { term: u64, len: usize },
-    Truncate { back: u64 },
-    Stable { up_to: u64 },
+    Push {
+        term: u64,
+        len: usize,
+    },
+    Truncate {
+        back: u64,
+    },
+    Stable {
+        up_to: u64,
+    },
+    /// A snapshot of its own.
+    Snapshot {
+        ahead: u64,
+    },
+    Compact {
+        ahead: u64,
+    },
+    /// A snapshot of the leader's, beyond the log or not.
+    Reset {
+        term: u64,
+        ahead: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -77,6 +98,9 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0_u64..3, 0_usize..40).prop_map(|(term, len)| Step::Push { term, len }),
         2 => (1_u64..6).prop_map(|back| Step::Truncate { back }),
         2 => (0_u64..8).prop_map(|up_to| Step::Stable { up_to }),
+        2 => (1_u64..6).prop_map(|ahead| Step::Snapshot { ahead }),
+        2 => (1_u64..6).prop_map(|ahead| Step::Compact { ahead }),
+        1 => (0_u64..2, 1_u64..9).prop_map(|(term, ahead)| Step::Reset { term, ahead }),
     ]
 }
 
@@ -93,6 +117,8 @@ fn compare(view: &LogView, naive: &Naive) {
         for term in 0..=last_term + 1 {
             let id = LogId::new(term, index);
             assert_eq!(view.has(id), naive.term_at(index) == Some(term));
+            let is_served = naive.base < index && naive.term_at(index - 1).is_some();
+            assert_eq!(view.serves(LogIndex(index)), is_served, "from {index} on");
             let meet = view.newest_at_most(id);
             assert_eq!(meet.index.0, naive.newest_at_most(term, index), "meeting {id}");
             assert_eq!(meet.term.0, naive.term_at(meet.index.0).unwrap_or(0));
@@ -126,7 +152,11 @@ fn start(shape: u8) -> (LogView, Naive) {
     let base = entries.first().map_or(snapshot.1, |first| first.index.0 - 1);
     let costs = entries.iter().map(|entry| (entry.term.0, entry.cost_bytes()));
     let stable = entries.last().map_or(snapshot.1, |last| last.index.0);
-    let naive = Naive { base, snapshot, entries: costs.collect(), stable };
+    let base_term = match base {
+        0 => Some(0),
+        base => (base == snapshot.1).then_some(snapshot.0),
+    };
+    let naive = Naive { base, base_term, snapshot, entries: costs.collect(), stable };
     (view, naive)
 }
 
@@ -160,7 +190,32 @@ proptest! {
                     view.set_stable(LogIndex(stable));
                     naive.stable = naive.stable.max(stable);
                 }
+                Step::Snapshot { ahead } => {
+                    let index = naive.snapshot.1 + ahead;
+                    let Some(term) = naive.term_at(index) else { continue };
+                    view.set_snapshot(LogId::new(term, index));
+                    naive.snapshot = (term, index);
+                }
+                Step::Compact { ahead } => {
+                    let through = (naive.base + ahead).min(naive.snapshot.1);
+                    if through <= naive.base {
+                        continue;
+                    }
+                    view.compact(LogIndex(through));
+                    naive.base_term = naive.term_at(through);
+                    naive.entries.drain(..(through - naive.base) as usize);
+                    naive.base = through;
+                }
+                Step::Reset { term, ahead } => {
+                    let (term, index) = (last_term + term, naive.snapshot.1 + ahead);
+                    view.reset(LogId::new(term, index));
+                    let snapshot = (term, index);
+                    let base_term = Some(term);
+                    naive =
+                        Naive { base: index, base_term, snapshot, entries: vec![], stable: index };
+                }
             }
+            compare(&view, &naive);
         }
         compare(&view, &naive);
     }
@@ -217,4 +272,83 @@ fn old_sizes_are_forgotten() {
     view.push(&entry(2, 3, 8));
     assert_eq!(view.cost_bytes(LogIndex(2), LogIndex(3)), Some(40));
     assert_eq!(view.cost_bytes(LogIndex(1), LogIndex(3)), None);
+}
+
+/// A log that was compacted by an earlier process does not tell the term of the entry before it, until
+/// it is compacted again.
+#[test]
+fn the_term_before_the_log_is_known_if_it_was_compacted_here() {
+    let (mut view, _) = start(2);
+    assert_eq!((view.first_index(), view.term_at(LogIndex(3))), (LogIndex(4), None));
+    assert!(!view.serves(LogIndex(4)) && view.serves(LogIndex(5)));
+    view.compact(LogIndex(4));
+    assert_eq!((view.first_index(), view.term_at(LogIndex(4))), (LogIndex(5), Some(Term(1))));
+    assert!(!view.serves(LogIndex(4)) && view.serves(LogIndex(5)));
+    view.compact(LogIndex(5));
+    assert!(!view.serves(LogIndex(5)) && view.serves(LogIndex(6)));
+}
+
+/// The search for the common prefix ends at the start of the log: what is before it is committed.
+#[test]
+fn hints_end_at_the_start_of_the_log() {
+    let (mut view, _) = start(0);
+    for (term, index) in [(1, 1), (1, 2), (3, 3), (3, 4), (5, 5)] {
+        view.push(&entry(term, index, 0));
+    }
+    view.set_stable(LogIndex(5));
+    view.set_snapshot(LogId::new(3, 4));
+    view.compact(LogIndex(3));
+    for (hint, meet) in [
+        ((9, 9), (5, 5)),
+        ((4, 9), (3, 4)),
+        ((3, 4), (3, 4)),
+        // A term that ended before: nothing that is still here can match.
+        ((2, 9), (3, 3)),
+        ((3, 3), (3, 3)),
+        ((1, 2), (0, 2)),
+    ] {
+        let found = view.newest_at_most(LogId::new(hint.0, hint.1));
+        assert_eq!((found.term.0, found.index.0), meet, "{hint:?}");
+    }
+}
+
+#[test]
+fn truncation_may_leave_nothing_but_the_snapshot() {
+    let (mut view, _) = start(0);
+    (1..=5).for_each(|index| view.push(&entry(2, index, 0)));
+    view.set_stable(LogIndex(5));
+    view.set_snapshot(LogId::new(2, 3));
+    view.compact(LogIndex(3));
+    view.truncate(LogIndex(4));
+    assert_eq!((view.last(), view.stable()), (LogId::new(2, 3), LogIndex(3)));
+    view.push(&entry(4, 4, 0));
+    assert_eq!(view.term_at(LogIndex(4)), Some(Term(4)));
+    assert_eq!(view.newest_at_most(LogId::new(3, 9)), LogId::new(2, 3));
+    view.assert_invariants();
+}
+
+#[test]
+#[should_panic(expected = "below the log's start")]
+fn truncation_of_what_is_compacted_is_a_broken_law() {
+    start(1).0.truncate(LogIndex(5));
+}
+
+#[test]
+#[should_panic(expected = "beyond the snapshot")]
+fn compaction_beyond_the_snapshot_is_a_broken_law() {
+    start(2).0.compact(LogIndex(6));
+}
+
+#[test]
+#[should_panic(expected = "law 6")]
+fn snapshot_that_falls_is_a_broken_law() {
+    start(2).0.reset(LogId::new(2, 5));
+}
+
+/// The entries before it may be another leader's, but whoever starts must have chosen a snapshot that
+/// the log goes with.
+#[test]
+#[should_panic(expected = "law 3")]
+fn log_that_contradicts_the_snapshot_is_a_broken_law() {
+    LogView::new(LogId::new(3, 5)).restore(&[entry(2, 4, 0), entry(2, 5, 0)]);
 }

@@ -100,3 +100,19 @@ fn those_who_leave_are_peers_until_that_is_committed() {
     membership.append(&entry(3, &["c"]));
     assert_eq!(peers(&membership), ["c"]);
 }
+
+/// A snapshot's configuration replaces both: nothing of the log that it took the place of is left.
+#[test]
+fn installed_snapshot_brings_its_configuration() {
+    let mut membership = started();
+    membership.append(&entry(4, &["a", "b", "c"]));
+    let of_snapshot =
+        IndexedConfiguration { index: LogIndex(3), configuration: configuration(&["b", "d"]) };
+    membership.install(of_snapshot);
+    assert_eq!(shown(&membership), ["3: b d", "3: b d"]);
+    assert!(!membership.is_changing() && !membership.is_voter(&"a".into()));
+    assert!(membership.append(&entry(9, &["b"])));
+    assert_eq!(shown(&membership), ["9: b", "3: b d"]);
+    assert!(membership.truncate(LogIndex(9)));
+    assert_eq!(shown(&membership), ["3: b d", "3: b d"]);
+}

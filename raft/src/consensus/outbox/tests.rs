@@ -130,3 +130,30 @@ fn promises_of_old_terms_are_forgotten() {
     let left = release(&mut outbox, 9);
     assert_eq!(left, [to("n2", matched(2, 1, 3)), to("n3", heard(3, 1))]);
 }
+
+fn received(transfer: u64, outcome: InstallOutcome) -> Message {
+    Message::InstallSnapshotReply(InstallSnapshotReply { term: Term(1), transfer, outcome })
+}
+
+/// The pieces of a snapshot are answered one by one: a stuck disk must not make that pile up. But that
+/// it is installed is said whatever comes after.
+#[test]
+fn of_the_answers_to_one_transfer_the_newest_is_kept() {
+    let bytes = |next_offset| InstallOutcome::Received { next_offset };
+    let installed = InstallOutcome::Installed { match_index: LogIndex(5) };
+    let mut outbox = outbox(&[
+        (1, "n2", received(1, bytes(10))),
+        (1, "n2", received(1, bytes(20))),
+        (1, "n2", received(1, installed.clone())),
+        (1, "n2", received(1, bytes(10))),
+        (1, "n2", received(2, bytes(0))),
+        (1, "n3", received(1, bytes(0))),
+    ]);
+    let expected = [
+        to("n2", received(1, installed)),
+        to("n2", received(1, bytes(10))),
+        to("n2", received(2, bytes(0))),
+        to("n3", received(1, bytes(0))),
+    ];
+    assert_eq!(release(&mut outbox, 1), expected);
+}

@@ -39,7 +39,7 @@ fn send(progress: &mut Progress, log: &LogView, rules: &Rules, now: Time) -> Opt
 /// A follower that has everything up to `matched`.
 fn replicating(matched: u64) -> Progress {
     let mut progress = Progress::new(LogIndex(matched + 1), 1, at(0));
-    progress.matched(LogIndex(matched), LogIndex(1));
+    progress.matched(LogIndex(matched), &log(matched));
     progress
 }
 
@@ -49,7 +49,7 @@ fn probe_is_one_message_until_it_is_answered() {
     let mut progress = Progress::new(LogIndex(4), 1, at(0));
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((3, 5)));
     assert_eq!(send(&mut progress, &log, &rules, at(9)), None);
-    progress.matched(LogIndex(5), LogIndex(1));
+    progress.matched(LogIndex(5), &log);
     assert_eq!((progress.state, progress.next_index), (ProgressState::Replicate, LogIndex(6)));
     assert_eq!(send(&mut progress, &log, &rules, at(9)), None, "there is nothing more");
 }
@@ -66,7 +66,7 @@ fn conflict_leads_to_the_meeting_point_and_never_below_the_match() {
     // A meeting point at or beyond the question still goes back by one.
     assert!(progress.conflict(1, 1, LogIndex(4), LogIndex(8)));
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((3, 9)));
-    progress.matched(LogIndex(6), LogIndex(1));
+    progress.matched(LogIndex(6), &log);
     assert!(!progress.conflict(1, 1, LogIndex(6), LogIndex(0)), "what has matched cannot conflict");
     assert!(progress.conflict(1, 1, LogIndex(8), LogIndex(0)));
     assert_eq!(progress.next_index, LogIndex(7));
@@ -78,10 +78,10 @@ fn window_counts_messages() {
     let mut progress = replicating(0);
     let sent: Vec<_> = std::iter::from_fn(|| send(&mut progress, &log, &rules, at(0))).collect();
     assert_eq!(sent, [(0, 2), (2, 4), (4, 6)]);
-    progress.matched(LogIndex(2), LogIndex(1));
+    progress.matched(LogIndex(2), &log);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((6, 8)));
     // One answer may acknowledge several messages.
-    progress.matched(LogIndex(8), LogIndex(1));
+    progress.matched(LogIndex(8), &log);
     assert_eq!(progress.inflight(), 0);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((8, 9)));
 }
@@ -98,14 +98,14 @@ fn refused_window_shrinks_and_grows_with_answers() {
         windows.push(sent);
         assert!(progress.conflict(round, round, progress.next_index.prev(), LogIndex(0)));
         assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((round - 1, round)), "a probe");
-        progress.matched(LogIndex(round), LogIndex(1));
+        progress.matched(LogIndex(round), &log);
     }
     assert_eq!(windows, [8, 4, 2, 1, 1]);
     windows.clear();
     for _ in 0..5 {
         while send(&mut progress, &log, &rules, at(0)).is_some() {}
         windows.push(progress.inflight());
-        progress.matched(progress.next_index.prev(), LogIndex(1));
+        progress.matched(progress.next_index.prev(), &log);
     }
     assert_eq!(windows, [1, 2, 4, 8, 8], "twice as many in each round trip");
 }
@@ -117,7 +117,7 @@ fn window_counts_bytes() {
     let mut progress = replicating(0);
     let sent: Vec<_> = std::iter::from_fn(|| send(&mut progress, &log, &rules, at(0))).collect();
     assert_eq!(sent, [(0, 2), (2, 4)], "64 bytes each, and no third one over 100");
-    progress.matched(LogIndex(2), LogIndex(1));
+    progress.matched(LogIndex(2), &log);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((4, 6)));
 }
 
@@ -136,7 +136,7 @@ fn busy_window_waits_for_full_messages() {
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((2, 5)));
     push(&mut log, 6);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), None);
-    progress.matched(LogIndex(2), LogIndex(1));
+    progress.matched(LogIndex(2), &log);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((5, 6)));
 }
 
@@ -203,7 +203,7 @@ fn compacted_entries_need_a_snapshot() {
     assert!(!progress.conflict(1, 1, LogIndex(8), LogIndex(0)));
     assert_eq!(send(&mut progress, &log, &rules, at(999)), None);
     // It says by itself that it has it.
-    progress.matched(LogIndex(9), LogIndex(1));
+    progress.matched(LogIndex(9), &log);
     assert_eq!(send(&mut progress, &log, &rules, at(999)), Some((9, 10)));
 }
 
@@ -261,7 +261,7 @@ proptest! {
                     }
                 }
                 Step::Matched(index) if index <= len => {
-                    progress.matched(LogIndex(index), LogIndex(1));
+                    progress.matched(LogIndex(index), &log);
                     prop_assert_eq!(progress.match_index, before.max(LogIndex(index)));
                 }
                 Step::Matched(_) => {}
@@ -288,4 +288,120 @@ proptest! {
             progress.assert_invariants(log.last().index, &rules);
         }
     }
+}
+
+/// A log of ten entries that has forgotten the first five.
+fn compacted() -> LogView {
+    let mut log = log(10);
+    log.set_stable(LogIndex(10));
+    log.set_snapshot(LogId { term: Term(1), index: LogIndex(7) });
+    log.compact(LogIndex(5));
+    log
+}
+
+/// A follower that is known to have everything up to `matched`, and is sent snapshot 1 of index 7.
+fn needing_a_snapshot(matched: u64, log: &LogView, rules: &Rules) -> Progress {
+    let mut progress = Progress::new(LogIndex(matched + 1), 1, at(0));
+    progress.match_index = LogIndex(matched);
+    assert_eq!(send(&mut progress, log, rules, at(0)), None);
+    assert_eq!(progress.state, ProgressState::Snapshot);
+    progress.begin_snapshot(1, LogIndex(7));
+    progress
+}
+
+#[test]
+fn what_ends_before_the_log_needs_a_snapshot() {
+    let (log, rules) = (compacted(), rules(1024, 32));
+    for (next, sent) in [(1, None), (5, None), (6, Some((5, 10))), (7, Some((6, 10)))] {
+        let mut progress = Progress::new(LogIndex(next), 1, at(0));
+        assert_eq!(send(&mut progress, &log, &rules, at(0)), sent, "next {next}");
+        assert_eq!(progress.state == ProgressState::Snapshot, sent.is_none(), "next {next}");
+        // Nothing more is sent while it lasts.
+        assert_eq!(send(&mut progress, &log, &rules, at(9)), None);
+    }
+}
+
+/// Answers that prove too little change nothing: they would begin a new transfer each.
+#[test]
+fn snapshot_ends_when_the_log_can_go_on() {
+    let (log, rules) = (compacted(), rules(1024, 32));
+    for (matched, is_over) in [(2, false), (3, false), (4, false), (5, true), (6, true), (9, true)]
+    {
+        let mut progress = needing_a_snapshot(3, &log, &rules);
+        progress.matched(LogIndex(matched), &log);
+        assert_eq!(progress.state == ProgressState::Replicate, is_over, "matched {matched}");
+        assert_eq!(progress.is_sending(1), !is_over, "matched {matched}");
+        let rest = is_over.then_some((matched, 10));
+        assert_eq!(send(&mut progress, &log, &rules, at(0)), rest, "matched {matched}");
+    }
+}
+
+#[test]
+fn nothing_but_an_answer_ends_a_snapshot() {
+    let (log, rules) = (compacted(), rules(1024, 32));
+    let mut progress = needing_a_snapshot(3, &log, &rules);
+    progress.unreachable();
+    progress.heard(LogIndex(3), at(900), PATIENCE);
+    assert!(!progress.conflict(9, 9, LogIndex(3), LogIndex(2)));
+    assert_eq!(send(&mut progress, &log, &rules, at(999)), None);
+    assert!(progress.is_sending(1) && !progress.is_sending(2));
+    assert_eq!(progress.received_bytes(), Some(0));
+    progress.snapshot_received(12);
+    assert_eq!(progress.received_bytes(), Some(12));
+}
+
+/// Whatever the follower says meanwhile, a snapshot that failed is not sent again at once.
+#[test]
+fn snapshot_that_failed_waits() {
+    let (log, rules) = (compacted(), rules(1024, 32));
+    let mut progress = needing_a_snapshot(3, &log, &rules);
+    progress.snapshot_failed(at(500));
+    for ms in [0, 100, 499] {
+        progress.matched(LogIndex(3), &log);
+        progress.heard(LogIndex(3), at(ms), PATIENCE);
+        assert_eq!(send(&mut progress, &log, &rules, at(ms)), None);
+        assert_ne!(progress.state, ProgressState::Snapshot, "at {ms} ms");
+    }
+    assert_eq!(send(&mut progress, &log, &rules, at(500)), None);
+    assert_eq!(progress.state, ProgressState::Snapshot);
+    // If the log is enough after all, nothing waits.
+    progress.snapshot_failed(at(900));
+    progress.matched(LogIndex(6), &log);
+    assert_eq!(send(&mut progress, &log, &rules, at(600)), Some((6, 10)));
+}
+
+/// The log has gone on without the follower: what it has installed is not enough any more.
+#[test]
+fn installed_snapshot_that_is_not_enough_is_followed_by_another() {
+    let (mut log, rules) = (compacted(), rules(1024, 32));
+    let mut progress = needing_a_snapshot(3, &log, &rules);
+    log.set_snapshot(LogId { term: Term(1), index: LogIndex(9) });
+    log.compact(LogIndex(9));
+    progress.matched(LogIndex(7), &log);
+    assert!(progress.is_sending(1));
+    progress.snapshot_installed();
+    assert_eq!(send(&mut progress, &log, &rules, at(0)), None);
+    assert_eq!(progress.state, ProgressState::Snapshot);
+    progress.begin_snapshot(2, LogIndex(9));
+    assert!(progress.is_transfer(2) && !progress.is_transfer(1));
+}
+
+/// What follows a snapshot is kept until the follower has come as far as the newest one.
+#[test]
+fn what_follows_a_snapshot_is_held() {
+    let (mut log, rules) = (compacted(), rules(1024, 32));
+    let mut progress = needing_a_snapshot(3, &log, &rules);
+    assert_eq!(progress.held(), Some(LogIndex(7)));
+    log.set_snapshot(LogId { term: Term(1), index: LogIndex(9) });
+    progress.matched(LogIndex(7), &log);
+    progress.snapshot_installed();
+    assert_eq!((progress.state, progress.held()), (ProgressState::Replicate, Some(LogIndex(7))));
+    progress.matched(LogIndex(8), &log);
+    assert_eq!(progress.held(), Some(LogIndex(8)));
+    progress.matched(LogIndex(9), &log);
+    assert_eq!(progress.held(), None);
+    // Nothing is held for one that failed.
+    let mut progress = needing_a_snapshot(3, &log, &rules);
+    progress.snapshot_failed(at(500));
+    assert_eq!(progress.held(), None);
 }

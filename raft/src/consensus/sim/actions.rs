@@ -5,6 +5,7 @@ use super::{
         Check, acknowledged, committed::Committer, completeness, configurations, promises, window,
     },
     faults::Moment,
+    machine::Job,
     planted::Bug,
     world::{Event, World, id_of, server_of},
 };
@@ -12,7 +13,7 @@ use crate::{
     consensus::{Action, AppendOrder, Consensus, Write, WriteId},
     log::{Entries, EntryPayload, LogId, LogIndex},
     observer::{Observation, Role},
-    rpc::{AppendEntriesRequest, AppendOutcome, Message},
+    rpc::{AppendEntriesRequest, AppendOutcome, InstallOutcome, Message},
 };
 
 /// Messages waiting at a server whose window of writes is full; more are lost.
@@ -36,14 +37,22 @@ impl World {
             }
             Action::Send { to, message } => self.send(server, server_of(&to), message),
             Action::Commit { up_to } => self.hand_out(server, up_to),
-            Action::Compact { .. }
-            | Action::Restored
-            | Action::Restore { .. }
-            | Action::SendSnapshot(_)
-            | Action::SnapshotAnswered { .. }
-            | Action::ReceiveSnapshot { .. } => Err(format!("nobody took a snapshot: {action}")),
+            Action::Restored => Err("nobody restores".to_owned()),
+            Action::Compact { through } => self.compact(server, through),
+            Action::Restore { snapshot } => self.restore(server, snapshot),
+            Action::SendSnapshot(order) => self.send_snapshot(server, &order),
+            Action::SnapshotAnswered { from, transfer, outcome } => {
+                self.snapshot_answered(server, server_of(&from), transfer, &outcome)
+            }
+            Action::ReceiveSnapshot { from, piece } => {
+                self.receive_snapshot(server, server_of(&from), piece);
+                Ok(())
+            }
             Action::SetPeers(peers) => {
                 if let Some(alive) = &mut self.servers[server].alive {
+                    let is_peer = |it: usize| peers.iter().any(|peer| server_of(&peer.id) == it);
+                    alive.sending.retain(|peer, _| is_peer(*peer));
+                    alive.ordered.retain(|peer, _| is_peer(*peer));
                     alive.known.extend(peers.into_iter().map(|peer| peer.id));
                 }
                 Ok(())
@@ -70,6 +79,8 @@ impl World {
                 if let Some(alive) = &mut self.servers[server].alive {
                     self.stats.lost += alive.requests.stepped_down(committed);
                     self.stats.unverified += alive.reads.end();
+                    alive.sending.clear();
+                    alive.ordered.clear();
                 }
                 Ok(())
             }
@@ -91,7 +102,11 @@ impl World {
         alive.leading = Some(*term);
         self.stats.elections += 1;
         self.checks.election.elected(*term, server)?;
-        self.checks.leaders.elected(*term, alive.log.terms());
+        // What it has no more is committed.
+        let base = alive.log.base();
+        ensure!(self.checks.committed.has(base), "law 14: the log of {server} begins after {base}");
+        let before = self.checks.committed.terms(base.index);
+        self.checks.leaders.elected(*term, before.chain(alive.log.terms()).collect());
         completeness::elected(*term, &self.checks.committed, &self.checks.leaders)?;
         self.at_moment(server, Moment::Won);
         Ok(())
@@ -104,13 +119,21 @@ impl World {
         if let Some(term) = alive.leading
             && (write.truncate_from.is_some() || !write.entries.is_empty())
         {
+            ensure!(write.reset_to.is_none(), "law 2: the log of a leader is reset");
             self.checks.leaders.wrote(term, write.truncate_from, &write.entries)?;
         }
+        let adopted = match write.reset_to {
+            None => None,
+            Some(index) => Some(self.reset(server, index)?),
+        };
+        let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         if let Some(from) = write.truncate_from {
             self.stats.truncations += 1;
             let term = alive.core.term();
-            let mut removed = alive.log.entries().iter().skip(from.prev().0 as usize);
-            removed.try_for_each(|entry| self.checks.committed.truncated(entry.id(), term))?;
+            let removed = alive.log.range(from.prev(), alive.log.last().index).unwrap_or_default();
+            removed
+                .iter()
+                .try_for_each(|entry| self.checks.committed.truncated(entry.id(), term))?;
             alive.generation += 1;
             alive.log.truncate(from);
         }
@@ -119,8 +142,9 @@ impl World {
             if let EntryPayload::Configuration(next) = &entry.payload {
                 is_reconfigured = true;
                 let before = alive.log.configuration();
-                let before_id = alive.log.id(before.index).unwrap_or_default();
                 let committed = &self.checks.committed;
+                let before_id = alive.log.id(before.index).or(committed.id(before.index));
+                let before_id = before_id.unwrap_or_default();
                 configurations::appended(entry.id(), next, &before, before_id, committed)?;
                 if let Some(term) = alive.leading {
                     let commit = alive.log.id(alive.core.commit_index()).unwrap_or_default();
@@ -136,7 +160,8 @@ impl World {
             alive.log.push(entry.clone());
         }
         let has_truncated = write.truncate_from.is_some();
-        self.servers[server].disk.write(write);
+        let has_reset = adopted.is_some();
+        self.servers[server].disk.write(write, adopted);
         self.lie_about_the_disk(server)?;
         self.sync(server);
         self.at_moment(server, Moment::Wrote);
@@ -146,11 +171,14 @@ impl World {
         if is_reconfigured {
             self.at_moment(server, Moment::Reconfigured);
         }
+        if has_reset {
+            self.at_moment(server, Moment::Reset);
+        }
         Ok(())
     }
 
     /// Begins a sync of some of what is pending, if none is under way.
-    fn sync(&mut self, server: usize) {
+    pub(super) fn sync(&mut self, server: usize) {
         let speed = self.plan.disk;
         let it = &mut self.servers[server];
         if it.disk.syncing != 0 || it.disk.pending() == 0 || it.alive.is_none() {
@@ -178,11 +206,13 @@ impl World {
             return Ok(());
         }
         let covered = std::mem::take(&mut it.disk.syncing);
+        let was_reset = !it.disk.has_pending_reset();
         let mut done = it.disk.complete(covered);
+        let is_adopted = !was_reset && !it.disk.has_pending_reset();
         let mut at = it.alive.as_ref().map_or(0, |alive| alive.reported);
         if self.dice.coin() {
             // One report stands for all of them.
-            done.drain(..done.len() - 1);
+            done.drain(..done.len().saturating_sub(1));
         }
         for id in done {
             at = at.max(self.now + self.dice.within(0..=self.plan.disk.report_delay));
@@ -193,6 +223,9 @@ impl World {
         }
         self.sync(server);
         self.at_moment(server, Moment::Synced);
+        if is_adopted {
+            self.at_moment(server, Moment::Adopted);
+        }
         Ok(())
     }
 
@@ -202,7 +235,7 @@ impl World {
         self.read_inbox(server)
     }
 
-    fn send(&mut self, server: usize, to: usize, message: Message) -> Check {
+    pub(super) fn send(&mut self, server: usize, to: usize, message: Message) -> Check {
         let it = &mut self.servers[server];
         let Some(alive) = &it.alive else { return Ok(()) };
         let to_id = id_of(to);
@@ -234,6 +267,12 @@ impl World {
                 self.checks.answers.given(server, reply.term, reply.round);
                 None
             }
+            Message::InstallSnapshotReply(reply) => {
+                it.monotonic.promised(reply.term);
+                let is_promise = matches!(reply.outcome, InstallOutcome::Installed { .. });
+                is_promise.then_some(Moment::Acknowledged)
+            }
+            Message::InstallSnapshot(_) => Some(Moment::Shipped),
             _ => {
                 it.monotonic.promised(message.term());
                 None
@@ -318,8 +357,11 @@ impl World {
             self.stats.void_orders += 1;
             return Ok(());
         }
-        let (first, last) = (order.prev.index.0 as usize, order.last.0 as usize);
-        let Some(entries) = alive.log.entries().get(first..last) else { return Ok(()) };
+        let Some(entries) = alive.log.range(order.prev.index, order.last) else {
+            // Compacted since. The core finds out that nothing arrived.
+            self.stats.compacted_orders += 1;
+            return Ok(());
+        };
         let entries = Entries::new(entries.to_vec());
         window::message(&entries, &it.rules)?;
         let is_split = self.network.weather.splits_orders && self.dice.coin();
@@ -346,53 +388,75 @@ impl World {
 
     fn hand_out(&mut self, server: usize, up_to: LogIndex) -> Check {
         let it = &mut self.servers[server];
-        let (life, Some(alive)) = (it.life, &mut it.alive) else { return Ok(()) };
+        let Some(alive) = &mut it.alive else { return Ok(()) };
         let id = alive.log.id(up_to).unwrap_or_default();
         ensure!(alive.apply_up_to < up_to && id.index == up_to, "I1: {up_to} is handed out");
         promises::handed_out(id, &it.disk.image)?;
+        let Some(entries) = alive.log.range(alive.apply_up_to, up_to) else {
+            return Err(format!(
+                "I1: the entries up to {up_to} are handed out, but not in the log"
+            ));
+        };
+        alive.jobs.extend(entries.iter().cloned().map(Job::Apply));
         alive.apply_up_to = up_to;
-        if !std::mem::replace(&mut alive.is_applying, true) {
+        self.begin_to_apply(server);
+        Ok(())
+    }
+
+    pub(super) fn begin_to_apply(&mut self, server: usize) {
+        let it = &mut self.servers[server];
+        let (life, Some(alive)) = (it.life, &mut it.alive) else { return };
+        if !alive.jobs.is_empty() && !std::mem::replace(&mut alive.is_applying, true) {
             let at = self.now + self.dice.around(self.plan.apply_delay);
             self.schedule(at, Event::Apply { server, life });
         }
-        Ok(())
     }
 
     /// The state machine applies a batch, and clients get their answers.
     pub(super) fn apply(&mut self, server: usize) -> Check {
         let it = &mut self.servers[server];
-        let (life, Some(alive)) = (it.life, &mut it.alive) else { return Ok(()) };
-        let waiting = alive.apply_up_to.since(alive.applied) as usize;
-        let end = alive.applied.plus(1 + self.dice.below(waiting));
-        let mut order: Vec<LogIndex> = (alive.applied.next().0..=end.0).map(LogIndex).collect();
+        let Some(alive) = &mut it.alive else { return Ok(()) };
+        let count = 1 + self.dice.below(alive.jobs.len());
+        let mut jobs: Vec<Job> = alive.jobs.drain(..count).collect();
         if self.bug == Some(Bug::AppliesOutOfOrder) && self.dice.chance(50) {
-            order.reverse();
+            jobs.reverse();
         }
         let mut acknowledged = Vec::new();
-        for (index, at) in order.into_iter().zip(alive.applied.0..) {
-            let Some(entry) = alive.log.get(index) else {
-                return Err(format!("I1: {index} is to be applied, but is not in the log"));
+        for job in jobs {
+            let entry = match job {
+                Job::Apply(entry) => entry,
+                Job::Restore(machine) => {
+                    self.checks.state_machine.is_state(&machine)?;
+                    alive.adopted.retain(|other| machine.applied < other.applied);
+                    alive.machine = machine;
+                    self.stats.restores += 1;
+                    self.stats.superseded += alive.requests.superseded(alive.machine.applied.index);
+                    continue;
+                }
             };
-            self.checks.state_machine.applied(LogIndex(at), entry)?;
+            self.checks.state_machine.applied(&alive.machine, &entry)?;
             ensure!(
                 self.checks.committed.has(entry.id()),
                 "law 5: {} is applied, but not committed",
                 entry.id()
             );
-            if alive.requests.applied(entry)? {
+            if alive.requests.applied(&entry)? {
                 acknowledged.push(entry.id());
             }
+            alive.machine.apply(&entry);
         }
-        alive.applied = end;
-        alive.is_applying = end < alive.apply_up_to;
-        if alive.is_applying {
-            let at = self.now + self.dice.around(self.plan.apply_delay);
-            self.schedule(at, Event::Apply { server, life });
+        alive.is_applying = false;
+        let end = alive.machine.applied.index;
+        if self.plan.snapshots.machines_keep_state && self.dice.chance(200) {
+            it.disk.image.kept = Some(alive.machine.clone());
         }
+        self.begin_to_apply(server);
         self.stats.acknowledged += acknowledged.len() as u64;
         for id in acknowledged {
-            let is_on_disk = |holder: usize, id| self.servers[holder].disk.image.log.has(id);
-            acknowledged::acknowledged(id, &self.checks.committed, is_on_disk)?;
+            acknowledged::acknowledged(id, &self.checks.committed, |holder, id| {
+                let is_committed = |id| self.checks.committed.has(id);
+                self.servers[holder].disk.image.covers(id, is_committed)
+            })?;
         }
         self.call(server, |core, now| Consensus::handle_applied(core, now, end))
     }
@@ -400,8 +464,12 @@ impl World {
     /// A server's commit index has moved on from `before`.
     pub(super) fn committed(&mut self, server: usize, before: LogIndex, is_leader: bool) -> Check {
         let Some(alive) = &self.servers[server].alive else { return Ok(()) };
-        let (first, end) = (before.0 as usize, alive.commit_index.0 as usize);
-        let Some(entries) = alive.log.entries().get(first..end) else {
+        let (base, end) = (alive.log.base(), alive.commit_index);
+        ensure!(
+            base.index <= before || self.checks.committed.has(base),
+            "law 14: the log begins after {base}, which is not committed"
+        );
+        let Some(entries) = alive.log.range(before.max(base.index), end) else {
             return Err(format!("I1: commit index {end} is beyond the log"));
         };
         let last = entries.last().map(|entry| entry.id()).unwrap_or_default();
@@ -410,7 +478,8 @@ impl World {
         let term = alive.core.term();
         let holds = |it: usize| {
             let disk = &self.servers[it].disk.image;
-            (it, disk.log.has(last) && term <= disk.hard_state.current_term)
+            let is_committed = |id| self.checks.committed.has(id);
+            (it, disk.covers(last, is_committed) && term <= disk.hard_state.current_term)
         };
         let voters: Vec<(usize, bool)> = voters.map(holds).collect();
         let by = Committer { term, is_leader, voters: &voters };

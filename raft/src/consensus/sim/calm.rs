@@ -64,7 +64,7 @@ impl World {
         let Some(leader) = self.newest_leader() else { return "there is no leader".to_owned() };
         let Some(it) = &self.servers[leader].alive else { return "it is down".to_owned() };
         let Some(probe) = probe else { return "no command is accepted".to_owned() };
-        if it.applied < probe.index {
+        if it.machine.applied.index < probe.index {
             return format!("{probe} is not applied by the leader");
         }
         let members = &it.core.latest_configuration().configuration;
@@ -79,14 +79,16 @@ impl World {
                 }
                 return format!("{} is down", member.id);
             };
-            if other.applied != it.applied || other.log.last() != it.log.last() {
+            if other.machine != it.machine || other.log.last() != it.log.last() {
+                let peers = it.core.peers(self.servers[leader].clock.local(self.now));
                 return format!(
-                    "{} has {} and applied {}, the leader {} and {}",
+                    "{} has {} and applied {}, the leader {} and {}, and believes {:?}",
                     member.id,
                     other.log.last(),
-                    other.applied,
+                    other.machine.applied,
                     it.log.last(),
-                    it.applied
+                    it.machine.applied,
+                    peers.iter().find(|peer| peer.id == member.id)
                 );
             }
         }
@@ -107,7 +109,7 @@ impl World {
             for member in leader.core.latest_configuration().configuration.servers() {
                 let other = self.servers[server_of(&member.id)].alive.as_ref();
                 ensure!(
-                    other.is_none_or(|it| it.log.entries() == leader.log.entries()),
+                    other.is_none_or(|it| it.log.agrees_with(&leader.log)),
                     "law 3: the logs of the leader and of {} differ",
                     member.id
                 );

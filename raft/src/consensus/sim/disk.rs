@@ -1,15 +1,19 @@
 //! A disk that loses in a crash what was not synced.
 //!
-//! A write has up to three steps, carried out in order: hard state, truncation, append. A sync makes
-//! a prefix of the writes durable. A crash keeps what is durable and a prefix of the steps after it:
-//! bytes may have reached the disk without anybody having been told.
+//! A write has up to four steps, carried out in order: hard state, reset, truncation, append; the
+//! commit index is noted in one step with the last of them. Compactions are steps of their own in
+//! the same queue. A sync makes a prefix of the queue durable. A crash keeps what is durable and a
+//! prefix of the steps after it: bytes may have reached the disk without anybody having been told.
+//!
+//! Snapshots are kept beside the log, in a store of their own: a finished one is durable at once,
+//! whatever the log still waits for.
 
 use std::collections::VecDeque;
 
-use super::log::Log;
+use super::{log::Log, machine::Machine};
 use crate::{
     consensus::{Saved, Write, WriteId},
-    log::LogId,
+    log::{LogId, LogIndex},
     stable::HardState,
 };
 
@@ -18,105 +22,245 @@ use crate::{
 pub(super) struct Image {
     pub(super) hard_state: HardState,
     pub(super) log: Log,
+    /// How far the log was noted to be committed.
+    pub(super) commit_index: LogIndex,
+    /// The finished snapshots, oldest first.
+    pub(super) snapshots: Vec<Machine>,
+    /// What the state machine keeps by itself.
+    pub(super) kept: Option<Machine>,
+    /// Whether a start adopts the newest snapshot always, or only if nothing else will do.
+    pub(super) prefers_newest: bool,
+}
+
+/// What a start makes of what it finds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice<'a> {
+    pub(super) snapshot: Option<&'a Machine>,
+    /// Whether the log goes with that snapshot. Otherwise the crash came in the middle of an
+    /// installation, which is ended now.
+    pub(super) keeps_log: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    /// A write; with the snapshot that takes the place of the log, if it resets it.
+    Write(Write, Option<Machine>),
+    Compact(LogIndex),
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk {
     pub(super) image: Image,
     /// Not durable yet, oldest first.
-    pending: VecDeque<Write>,
+    pending: VecDeque<Change>,
     /// How many of them the sync under way covers.
     pub(super) syncing: usize,
 }
 
 impl Image {
-    /// Carries out the first `steps` steps of a write; returns how many it has.
-    fn carry_out(&mut self, write: Write, steps: usize) -> usize {
-        let mut count = 0;
-        if let Some(hard_state) = write.hard_state {
-            count += 1;
-            if count <= steps {
-                self.hard_state = hard_state;
+    /// Carries out the first `steps` steps of a change; returns how many it has.
+    fn carry_out(&mut self, change: Change, steps: usize) -> usize {
+        let count = change.steps();
+        let mut left = steps;
+        let mut is_next = || {
+            let is_next = 0 < left;
+            left = left.saturating_sub(1);
+            is_next
+        };
+        match change {
+            Change::Compact(through) => {
+                if is_next() {
+                    self.log.compact(through);
+                }
             }
-        }
-        if let Some(from) = write.truncate_from {
-            count += 1;
-            if count <= steps {
-                self.log.truncate(from);
-            }
-        }
-        if !write.entries.is_empty() {
-            count += 1;
-            if count <= steps {
-                write.entries.iter().for_each(|entry| self.log.push(entry.clone()));
+            Change::Write(write, snapshot) => {
+                if let Some(hard_state) = write.hard_state
+                    && is_next()
+                {
+                    self.hard_state = hard_state;
+                }
+                if let Some(snapshot) = snapshot
+                    && is_next()
+                {
+                    self.log.reset(snapshot.applied, snapshot.configuration);
+                    self.commit_index = self.commit_index.max(write.commit_index);
+                }
+                if let Some(from) = write.truncate_from
+                    && is_next()
+                {
+                    self.log.truncate(from);
+                }
+                if !write.entries.is_empty() && is_next() {
+                    write.entries.iter().for_each(|entry| self.log.push(entry.clone()));
+                    self.commit_index = self.commit_index.max(write.commit_index);
+                }
             }
         }
         count
     }
 
-    /// What a restarted server reads back.
-    pub(super) fn saved(&self) -> Saved {
-        let mut saved = Saved::new(self.hard_state.clone(), LogId::ZERO, <_>::default());
+    /// Keeps a finished snapshot, and of all of them the `retained` newest; never drops `pinned`.
+    pub(super) fn keep_snapshot(&mut self, snapshot: Machine, retained: usize, pinned: &[LogId]) {
+        self.snapshots.retain(|other| other.applied != snapshot.applied);
+        self.snapshots.push(snapshot);
+        self.snapshots.sort_by_key(|snapshot| snapshot.applied);
+        let surplus = self.snapshots.len().saturating_sub(retained);
+        let mut at = 0;
+        self.snapshots.retain(|snapshot| {
+            at += 1;
+            surplus < at || pinned.contains(&snapshot.applied)
+        });
+    }
+
+    pub(super) fn newest_snapshot(&self) -> Option<&Machine> {
+        self.snapshots.last()
+    }
+
+    /// The snapshot to start with. One that is in the log is as good as any; one that is beyond the
+    /// log, or contradicts it, was about to be installed, and is committed.
+    pub(super) fn choice(&self) -> Choice<'_> {
+        let newest = self.newest_snapshot();
+        let is_in_log = |snapshot: &&Machine| self.log.has(snapshot.applied);
+        let fitting = if self.prefers_newest {
+            newest.filter(is_in_log)
+        } else {
+            self.snapshots.iter().rfind(is_in_log)
+        };
+        if fitting.is_some() {
+            return Choice { snapshot: fitting, keeps_log: true };
+        }
+        let is_needed = self.prefers_newest || self.log.entries().is_empty() || self.begins_late();
+        Choice { snapshot: newest.filter(|_| is_needed), keeps_log: newest.is_none() || !is_needed }
+    }
+
+    /// Whether the log needs a snapshot.
+    pub(super) fn begins_late(&self) -> bool {
+        self.log.base() != LogId::ZERO
+    }
+
+    /// Whether a server that starts with this has the entry, or a snapshot that covers it. It is
+    /// up to the caller to know that the entry is committed.
+    pub(super) fn covers(&self, id: LogId, is_committed: impl FnOnce(LogId) -> bool) -> bool {
+        let Choice { snapshot, keeps_log } = self.choice();
+        (keeps_log && self.log.has(id))
+            || (snapshot.is_some_and(|snapshot| id.index <= snapshot.applied.index)
+                && is_committed(id))
+    }
+
+    /// What a restarted server reads back, after it has ended an installation that was cut short;
+    /// and the state of its state machine.
+    pub(super) fn start(&mut self) -> (Saved, Machine) {
+        let Choice { snapshot, keeps_log } = self.choice();
+        let snapshot = snapshot.cloned().unwrap_or_default();
+        if !keeps_log {
+            self.log.reset(snapshot.applied, snapshot.configuration.clone());
+        }
+        self.log.learn_configuration(&snapshot.configuration);
+        let configuration = snapshot.configuration.clone();
+        let mut saved = Saved::new(self.hard_state.clone(), snapshot.applied, configuration);
         saved.push(self.log.entries());
-        saved
+        saved.committed(self.commit_index);
+        match &self.kept {
+            Some(kept) if snapshot.applied.index < kept.applied.index => {
+                saved.applied(kept.applied.index);
+                (saved, kept.clone())
+            }
+            _ => (saved, snapshot),
+        }
     }
 }
 
 impl Disk {
-    pub(super) fn write(&mut self, write: Write) {
-        self.pending.push_back(write);
+    /// Takes a write; with the snapshot that takes the place of the log, if it resets it.
+    pub(super) fn write(&mut self, write: Write, snapshot: Option<Machine>) {
+        self.pending.push_back(Change::Write(write, snapshot));
+    }
+
+    pub(super) fn compact(&mut self, through: LogIndex) {
+        self.pending.push_back(Change::Compact(through));
     }
 
     pub(super) fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// Makes the first `count` pending writes durable; returns the identity of each.
+    pub(super) fn pending_writes(&self) -> usize {
+        self.pending.iter().filter(|change| matches!(change, Change::Write(..))).count()
+    }
+
+    /// Whether the log has not been reset yet.
+    pub(super) fn has_pending_reset(&self) -> bool {
+        self.pending.iter().any(Change::is_reset)
+    }
+
+    /// Makes the first `count` pending changes durable; returns the identity of each write.
     pub(super) fn complete(&mut self, count: usize) -> Vec<WriteId> {
         let mut done = Vec::new();
-        for write in self.pending.drain(..count) {
-            done.push(write.id);
-            self.image.carry_out(write, usize::MAX);
+        for change in self.pending.drain(..count) {
+            if let Change::Write(write, _) = &change {
+                done.push(write.id);
+            }
+            self.image.carry_out(change, usize::MAX);
         }
         done
     }
 
     /// How many steps are pending.
     pub(super) fn steps(&self) -> usize {
-        self.pending.iter().map(steps).sum()
+        self.pending.iter().map(Change::steps).sum()
     }
 
     /// How many steps there are up to the point between the last pending truncation and the
     /// append after it.
     pub(super) fn steps_to_truncation(&self) -> Option<usize> {
-        let at = self.pending.iter().rposition(|write| write.truncate_from.is_some())?;
-        let before: usize = self.pending.iter().take(at).map(steps).sum();
-        Some(before + steps(&self.pending[at]) - 1)
+        let is_truncation =
+            |change: &Change| matches!(change, Change::Write(it, _) if it.truncate_from.is_some());
+        let at = self.pending.iter().rposition(is_truncation)?;
+        let before: usize = self.pending.iter().take(at).map(Change::steps).sum();
+        Some(before + self.pending[at].steps() - 1)
+    }
+
+    /// How many steps there are up to the last pending reset, with it.
+    pub(super) fn steps_to_reset(&self) -> Option<usize> {
+        let at = self.pending.iter().rposition(Change::is_reset)?;
+        Some(self.pending.iter().take(at + 1).map(Change::steps).sum())
     }
 
     /// Loses everything that is pending, except for the first `kept` steps.
     pub(super) fn crash(&mut self, mut kept: usize) {
-        for write in std::mem::take(&mut self.pending) {
-            let done = self.image.carry_out(write, kept);
-            kept = kept.saturating_sub(done);
+        for change in std::mem::take(&mut self.pending) {
             if kept == 0 {
                 break;
             }
+            let done = self.image.carry_out(change, kept);
+            kept = kept.saturating_sub(done);
         }
         self.syncing = 0;
     }
 }
 
-fn steps(write: &Write) -> usize {
-    usize::from(write.hard_state.is_some())
-        + usize::from(write.truncate_from.is_some())
-        + usize::from(!write.entries.is_empty())
+impl Change {
+    fn steps(&self) -> usize {
+        match self {
+            Self::Compact(_) => 1,
+            Self::Write(write, snapshot) => {
+                usize::from(write.hard_state.is_some())
+                    + usize::from(snapshot.is_some())
+                    + usize::from(write.truncate_from.is_some())
+                    + usize::from(!write.entries.is_empty())
+            }
+        }
+    }
+
+    fn is_reset(&self) -> bool {
+        matches!(self, Self::Write(_, Some(_)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::{Entries, Entry, EntryPayload, LogIndex, Term};
+    use crate::log::{Entries, Entry, EntryPayload, Term};
 
     fn entry(term: u64, index: u64) -> Entry {
         Entry { term: Term(term), index: LogIndex(index), payload: EntryPayload::Noop }
@@ -129,22 +273,28 @@ mod tests {
             reset_to: None,
             truncate_from: truncate_from.map(LogIndex),
             entries: Entries::new(entries),
-            commit_index: LogIndex(0),
+            commit_index: LogIndex(id),
         }
+    }
+
+    fn snapshot(term: u64, index: u64) -> Machine {
+        Machine { applied: LogId::new(term, index), ..Machine::default() }
     }
 
     #[test]
     fn a_crash_keeps_a_prefix_of_the_steps() {
-        for (kept, term, last) in [(0, 0, 0), (1, 1, 0), (2, 1, 2), (3, 2, 2), (4, 2, 1), (5, 2, 2)]
+        for (kept, term, last, commit) in
+            [(0, 0, 0, 0), (1, 1, 0, 0), (2, 1, 2, 1), (3, 2, 2, 1), (4, 2, 1, 1), (5, 2, 2, 2)]
         {
             let mut disk = Disk::default();
-            disk.write(write(1, None, vec![entry(1, 1), entry(1, 2)]));
-            disk.write(write(2, Some(2), vec![entry(2, 2)]));
+            disk.write(write(1, None, vec![entry(1, 1), entry(1, 2)]), None);
+            disk.write(write(2, Some(2), vec![entry(2, 2)]), None);
             assert_eq!(disk.steps(), 5);
             assert_eq!(disk.steps_to_truncation(), Some(4));
             disk.crash(kept);
             assert_eq!(disk.image.hard_state.current_term, Term(term), "kept {kept}");
             assert_eq!(disk.image.log.last().index, LogIndex(last), "kept {kept}");
+            assert_eq!(disk.image.commit_index, LogIndex(commit), "kept {kept}");
             assert_eq!(disk.pending(), 0);
         }
     }
@@ -152,11 +302,67 @@ mod tests {
     #[test]
     fn a_sync_makes_a_prefix_of_the_writes_durable() {
         let mut disk = Disk::default();
-        disk.write(write(1, None, vec![entry(1, 1)]));
-        disk.write(write(2, None, vec![entry(2, 2)]));
+        disk.write(write(1, None, vec![entry(1, 1)]), None);
+        disk.write(write(2, None, vec![entry(2, 2)]), None);
         assert_eq!(disk.complete(1), [WriteId(1)]);
         disk.crash(0);
         assert_eq!(disk.image.log.last(), LogId::new(1, 1));
         assert_eq!(disk.image.hard_state.current_term, Term(1));
+    }
+
+    #[test]
+    fn a_crash_may_come_before_or_after_a_reset_and_a_compaction() {
+        for (kept, base, last) in [(2, 0, 2), (3, 9, 9), (4, 9, 10), (5, 10, 10)] {
+            let mut disk = Disk::default();
+            disk.write(write(1, None, vec![entry(1, 1), entry(1, 2)]), None);
+            let reset = Write { hard_state: None, ..write(2, None, vec![entry(3, 10)]) };
+            disk.write(reset, Some(snapshot(3, 9)));
+            disk.compact(LogIndex(10));
+            assert_eq!((disk.steps(), disk.steps_to_reset()), (5, Some(4)));
+            assert!(disk.has_pending_reset());
+            assert_eq!((disk.pending(), disk.pending_writes()), (3, 2));
+            disk.crash(kept);
+            let log = &disk.image.log;
+            assert_eq!((log.base().index.0, log.last().index.0), (base, last), "kept {kept}");
+        }
+    }
+
+    #[test]
+    fn the_newest_snapshots_are_kept_and_what_is_pinned() {
+        let mut image = Image::default();
+        for index in [3, 5, 4, 5, 6] {
+            image.keep_snapshot(snapshot(1, index), 2, &[LogId::new(1, 4)]);
+        }
+        let kept: Vec<u64> = image.snapshots.iter().map(|it| it.applied.index.0).collect();
+        assert_eq!(kept, [4, 5, 6]);
+    }
+
+    /// A start chooses a snapshot that the log goes with, and ends an installation only if it has to
+    /// or prefers to.
+    #[test]
+    fn a_start_chooses_a_snapshot() {
+        let chosen = |image: &Image| {
+            let Choice { snapshot, keeps_log } = image.choice();
+            (snapshot.map_or(0, |it| it.applied.index.0), keeps_log)
+        };
+        let mut image = Image::default();
+        assert_eq!(chosen(&image), (0, true));
+        // Nothing but a snapshot.
+        image.snapshots = vec![snapshot(2, 4)];
+        assert_eq!(chosen(&image), (4, false));
+        // A log that a newer snapshot contradicts.
+        (1..=6).for_each(|index| image.log.push(entry(2, index)));
+        image.snapshots.push(snapshot(3, 5));
+        assert_eq!(chosen(&image), (4, true));
+        image.prefers_newest = true;
+        assert_eq!(chosen(&image), (5, false));
+        // A log that needs a snapshot, and only the newer one is left.
+        image.prefers_newest = false;
+        image.snapshots.remove(0);
+        assert_eq!(chosen(&image), (0, true));
+        image.log.compact(LogIndex(4));
+        assert_eq!(chosen(&image), (5, false));
+        assert!(image.covers(LogId::new(1, 1), |_| true));
+        assert!(!image.covers(LogId::new(2, 6), |_| true));
     }
 }

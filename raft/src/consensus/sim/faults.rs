@@ -20,10 +20,19 @@ pub(super) enum Moment {
     HandedOver,
     Reconfigured,
     Asked,
+    /// A snapshot from the leader is durable, and the core does not know.
+    Finished,
+    /// A snapshot has taken the place of the log.
+    Reset,
+    /// The same is durable.
+    Adopted,
+    Compacted,
+    /// A piece of a snapshot is sent.
+    Shipped,
 }
 
 impl Moment {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Won,
         Self::Won,
         Self::Won,
@@ -38,6 +47,12 @@ impl Moment {
         Self::HandedOver,
         Self::Reconfigured,
         Self::Asked,
+        Self::Finished,
+        Self::Finished,
+        Self::Reset,
+        Self::Adopted,
+        Self::Compacted,
+        Self::Shipped,
     ];
 }
 
@@ -184,24 +199,26 @@ impl World {
 
     /// Power loss: only the disk stays, with a random part of what was not synced.
     pub(super) fn crash(&mut self, server: usize) {
-        if self.servers[server].alive.take().is_none() {
-            return;
-        }
+        let Some(alive) = self.servers[server].alive.take() else { return };
         self.stats.crashes += 1;
         self.servers[server].frozen_until = 0;
         let disk = &mut self.servers[server].disk;
         let steps = disk.steps();
-        let kept = match self.dice.below(4) {
+        let kept = match self.dice.below(6) {
             0 => 0,
             1 => steps,
             2 => disk.steps_to_truncation().unwrap_or(0),
+            3 => disk.steps_to_reset().unwrap_or(0),
+            4 => disk.steps_to_reset().map_or(0, |steps| steps - 1),
             _ => self.dice.below(steps + 1),
         };
         self.stats.torn += u64::from(kept < steps);
         disk.crash(kept);
+        self.note_crash(server, &alive);
         self.spoil_disk(server);
         self.say(server, format_args!("!! crash, {kept} of {steps} pending steps kept"));
-        let mean = self.dice.pick(&[1_000, ELECTION_TIMEOUT / 2, 3 * ELECTION_TIMEOUT]);
+        let means = [1_000, ELECTION_TIMEOUT / 2, 3 * ELECTION_TIMEOUT, 8 * ELECTION_TIMEOUT];
+        let mean = self.dice.pick(&means);
         let at = self.now + self.dice.around(mean);
         self.schedule(at, Event::Restart { server });
     }

@@ -18,8 +18,8 @@
 //! |---|---|
 //! | `plan` | what a seed is made of |
 //! | `world` | the queue of events |
-//! | `actions` | what the shell would do with the core's decisions |
-//! | `server`, `log`, `disk`, `network`, `dice` | the parts of the world |
+//! | `actions`, `snapshots` | what the shell would do with the core's decisions |
+//! | `server`, `log`, `disk`, `machine`, `network`, `dice` | the parts of the world |
 //! | `workload`, `faults` | what clients do, what breaks |
 //! | `checks` | the laws |
 //! | `calm` | liveness, when the faults are over |
@@ -42,11 +42,13 @@ mod dice;
 mod disk;
 mod faults;
 mod log;
+mod machine;
 mod network;
 mod plan;
 mod planted;
 mod runner;
 mod server;
+mod snapshots;
 mod stats;
 mod tests;
 mod trace;

@@ -30,6 +30,7 @@ pub(super) struct Plan {
     /// The mean time between a commit and its application.
     pub(super) apply_delay: u64,
     pub(super) clients: Clients,
+    pub(super) snapshots: Snapshots,
     pub(super) faults: Faults,
     pub(super) triggers: Vec<Trigger>,
     /// How many voters never come back, a minority; only without membership changes.
@@ -75,6 +76,31 @@ pub(super) struct Clients {
     pub(super) transfer_per_mille: u64,
     /// Whether only the newest leader is asked, or every server that believes to lead.
     pub(super) knows_the_leader: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Snapshots {
+    /// The mean time between two snapshots of a server; zero for none.
+    pub(super) pause: u64,
+    /// How long a snapshot takes to write, and to be reported as written, on average.
+    pub(super) delay: u64,
+    /// How many finished ones are kept.
+    pub(super) retained: usize,
+    /// The size of a snapshot and of one piece, in bytes.
+    pub(super) size: usize,
+    pub(super) piece: usize,
+    /// How many pieces are under way at once.
+    pub(super) window: usize,
+    /// How long a sender waits for an answer.
+    pub(super) patience: u64,
+    /// How often a snapshot cannot be sent or kept.
+    pub(super) refusal_per_mille: u64,
+    /// How often a receiver has no room for a piece.
+    pub(super) drop_per_mille: u64,
+    /// Whether state machines keep their state by themselves, now and then.
+    pub(super) machines_keep_state: bool,
+    /// Whether a start prefers the newest snapshot to one that is in the log.
+    pub(super) prefers_newest: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +156,7 @@ impl Plan {
                 transfer_per_mille: dice.pick(&[0, 0, 10, 50]),
                 knows_the_leader: dice.coin(),
             },
+            snapshots: snapshots(dice),
             faults: faults(dice),
             triggers: triggers(dice),
             dead: if may_die { (voters - 1) / 2 } else { 0 },
@@ -160,8 +187,25 @@ fn rules(dice: &mut Dice) -> Rules {
         max_unapplied_entries: dice.pick(&[4, 16, 1_000, 65_536]),
         max_unapplied_bytes: dice.pick(&[1_000, 64 << 20]),
         max_pending_writes: dice.pick(&[2, 8, 16, 256]),
-        trailing_logs: 0,
-        max_held_entries: 0,
+        trailing_logs: dice.pick(&[0, 0, 1, 5, 30, 200]),
+        max_held_entries: dice.pick(&[0, 10, 100, 100_000]),
+    }
+}
+
+fn snapshots(dice: &mut Dice) -> Snapshots {
+    let size = dice.pick(&[8, 24, 24, 100]);
+    Snapshots {
+        pause: dice.pick(&[0, 20_000, 60_000, 200_000, 500_000]),
+        delay: dice.pick(&[0, 500, 500, 10_000, 100_000]),
+        retained: dice.pick(&[1, 2, 3]),
+        size,
+        piece: dice.pick(&[7, 8, size]),
+        window: dice.pick(&[1, 2, 8]),
+        patience: ELECTION_TIMEOUT / dice.within(2..=8),
+        refusal_per_mille: dice.pick(&[0, 0, 0, 50]),
+        drop_per_mille: dice.pick(&[0, 0, 20]),
+        machines_keep_state: dice.chance(200),
+        prefers_newest: dice.coin(),
     }
 }
 

@@ -27,11 +27,21 @@ pub(super) enum Bug {
     OrdersOutliveTruncation,
     /// The state machine sometimes gets a batch back to front.
     AppliesOutOfOrder,
+    /// A snapshot is taken with the newest configuration of the log, committed or not.
+    ForgetsConfiguration,
+    /// The log on disk forgets one entry more than it was told to.
+    CompactsOneMore,
+    /// The state machine does not take on the state of a snapshot.
+    IgnoresRestore,
+    /// Pieces of one snapshot are taken for those of another.
+    MixesTransfers,
+    /// A snapshot that has arrived is reported, but not kept.
+    LosesFinishedSnapshot,
 }
 
 impl Bug {
     /// Every bug, and the number of seeds within which it is found.
-    pub(super) const ALL: [(Self, u64); 9] = [
+    pub(super) const ALL: [(Self, u64); 14] = [
         (Self::AcknowledgesBeforeSync, 10),
         (Self::LosesSyncedEntry, 10),
         (Self::ForgetsVote, 300),
@@ -41,6 +51,11 @@ impl Bug {
         (Self::MixesVotes, 50),
         (Self::OrdersOutliveTruncation, 1000),
         (Self::AppliesOutOfOrder, 20),
+        (Self::ForgetsConfiguration, 100),
+        (Self::CompactsOneMore, 100),
+        (Self::IgnoresRestore, 100),
+        (Self::MixesTransfers, 1000),
+        (Self::LosesFinishedSnapshot, 100),
     ];
 
     /// The bug of this name.
@@ -61,7 +76,7 @@ impl World {
             }
             Some(Bug::LosesSyncedEntry) => {
                 let last = image.log.last().index;
-                if 1 < last.0 {
+                if 1 < last.0 && image.log.base().index < last {
                     image.log.truncate(last);
                 }
             }

@@ -2,13 +2,15 @@
 //! disk, the state machine, the requests that wait for an answer, and a clock that runs too fast or
 //! too slow.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
     checks::{monotonic::Monotonic, reads::Reads, requests::Requests},
     dice::Dice,
     disk::Disk,
     log::Log,
+    machine::{Jobs, Machine},
+    snapshots::{Ordered, Receiving, Sending},
 };
 use crate::{
     configuration::ServerId,
@@ -53,11 +55,24 @@ pub(super) struct Alive {
     pub(super) inbox: VecDeque<(ServerId, Message)>,
     /// When the next timer event is due.
     pub(super) timer: Option<u64>,
-    /// What may be applied, and what is.
+    /// What may be applied, what waits for that, and what is.
     pub(super) apply_up_to: LogIndex,
-    pub(super) applied: LogIndex,
+    pub(super) jobs: Jobs,
+    pub(super) machine: Machine,
     pub(super) is_applying: bool,
     pub(super) commit_index: LogIndex,
+    /// Whether a snapshot of its own is being taken.
+    pub(super) is_taking_a_snapshot: bool,
+    /// The snapshots it sends, by the server they are for.
+    pub(super) sending: BTreeMap<usize, Sending>,
+    /// The newest order to send one, of this leadership.
+    pub(super) ordered: BTreeMap<usize, Ordered>,
+    /// The snapshot it is being sent.
+    pub(super) receiving: Option<Receiving>,
+    /// Until when the receiver is busy with pieces that have arrived.
+    pub(super) receiver_busy_until: u64,
+    /// Snapshots it has adopted, and whose state its state machine has not got yet.
+    pub(super) adopted: Vec<Machine>,
     pub(super) requests: Requests,
     pub(super) reads: Reads,
 }
@@ -103,8 +118,8 @@ impl Server {
         self.life += 1;
         self.clock.start = dice.within(0..=10_000_000);
         self.clock.booted = now;
+        let (saved, machine) = self.disk.image.start();
         let log = self.disk.image.log.clone();
-        let saved = self.disk.image.saved();
         let local = self.clock.local(now);
         let core = Consensus::new(self.rules.clone(), saved, dice.number(), local);
         self.alive = Some(Alive {
@@ -117,10 +132,17 @@ impl Server {
             reported: 0,
             inbox: VecDeque::new(),
             timer: None,
-            apply_up_to: LogIndex::ZERO,
-            applied: LogIndex::ZERO,
+            apply_up_to: machine.applied.index,
+            jobs: Jobs::new(),
+            machine,
             is_applying: false,
             commit_index: LogIndex::ZERO,
+            is_taking_a_snapshot: false,
+            sending: BTreeMap::new(),
+            ordered: BTreeMap::new(),
+            receiving: None,
+            receiver_busy_until: now,
+            adopted: Vec::new(),
             requests: Requests::default(),
             reads: Reads::default(),
         });

@@ -63,4 +63,42 @@ stats! {
     strikes,
     /// Orders to replicate that were dropped because their range was truncated.
     void_orders,
+    /// Snapshots that servers took of themselves.
+    snapshots,
+    /// Those that came when a newer one was known already.
+    late_snapshots,
+    compactions,
+    /// Compactions that kept entries for a follower that was sent a snapshot.
+    held,
+    /// Orders to replicate that were dropped because their range was compacted.
+    compacted_orders,
+    /// Orders to send a snapshot.
+    shipments,
+    pieces,
+    /// Times that a snapshot was sent on from where its pieces had stopped arriving.
+    resumed,
+    /// Snapshots that arrived whole.
+    arrived,
+    /// Snapshots that could not be sent, or not be kept.
+    refused,
+    /// Logs that a snapshot took the place of.
+    installs,
+    /// Those of them that contradicted it.
+    conflicts,
+    /// Snapshots that only told that the log was committed.
+    matching,
+    /// State machines that took over the state of a snapshot.
+    restores,
+    /// Crashes with a snapshot finished whose place in the log was not durable.
+    cut_before_reset,
+    /// Crashes with the log reset and the state machine not restored.
+    cut_before_restore,
+    /// Crashes that lost a compaction.
+    lost_compactions,
+    /// Installations ended by a start.
+    ended_at_start,
+    /// Starts that handed out what was noted to be committed.
+    replays,
+    /// Proposals that a snapshot answered.
+    superseded,
 }

@@ -5,6 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, fmt};
 use super::{
     checks::{Check, Checks, configurations, window},
     dice::Dice,
+    machine::Machine,
     network::Network,
     plan::{ELECTION_TIMEOUT, Plan},
     planted::Bug,
@@ -14,9 +15,10 @@ use super::{
 };
 use crate::{
     configuration::{self, Configuration, ServerId},
-    consensus::{AppendOrder, Consensus, Time, WriteId},
+    consensus::{AppendOrder, Consensus, SnapshotReceipt, Time, WriteId},
     log::{EntryPayload, LogId, LogIndex, Term},
-    rpc::Message,
+    rpc::{InstallSnapshotRequest, Message},
+    status::ProgressState,
 };
 
 /// More than any seed needs.
@@ -25,16 +27,97 @@ const MAX_EVENTS: u64 = 1_000_000;
 /// Something that is going to happen.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    Deliver { from: usize, to: usize, message: Message },
-    Timer { server: usize, life: u64 },
-    Synced { server: usize, life: u64 },
-    Written { server: usize, life: u64, id: WriteId },
-    Order { server: usize, life: u64, generation: u64, order: AppendOrder },
-    Unreachable { server: usize, life: u64, peer: usize },
-    Apply { server: usize, life: u64 },
-    Crash { server: usize },
-    Restart { server: usize },
-    Heal { partition: u64 },
+    Deliver {
+        from: usize,
+        to: usize,
+        message: Message,
+    },
+    Timer {
+        server: usize,
+        life: u64,
+    },
+    Synced {
+        server: usize,
+        life: u64,
+    },
+    Written {
+        server: usize,
+        life: u64,
+        id: WriteId,
+    },
+    Order {
+        server: usize,
+        life: u64,
+        generation: u64,
+        order: AppendOrder,
+    },
+    Unreachable {
+        server: usize,
+        life: u64,
+        peer: usize,
+    },
+    Apply {
+        server: usize,
+        life: u64,
+    },
+    /// A server takes a snapshot of its state machine.
+    Snapshot {
+        server: usize,
+        life: u64,
+    },
+    /// That is durable.
+    SnapshotKept {
+        server: usize,
+        life: u64,
+        snapshot: Machine,
+    },
+    /// That is reported.
+    SnapshotTaken {
+        server: usize,
+        life: u64,
+        last: LogId,
+    },
+    /// A sender looks whether it has waited long enough.
+    Ship {
+        server: usize,
+        life: u64,
+        peer: usize,
+        transfer: u64,
+    },
+    /// The snapshot that a sender was to send is not to be had.
+    NothingToShip {
+        server: usize,
+        life: u64,
+        peer: usize,
+        transfer: u64,
+    },
+    /// A receiver takes a piece.
+    Keep {
+        server: usize,
+        life: u64,
+        from: usize,
+        piece: InstallSnapshotRequest,
+    },
+    /// A receiver has the last piece, and the snapshot becomes durable.
+    Finish {
+        server: usize,
+        life: u64,
+    },
+    /// A receiver says what became of a piece.
+    Receipt {
+        server: usize,
+        life: u64,
+        receipt: SnapshotReceipt,
+    },
+    Crash {
+        server: usize,
+    },
+    Restart {
+        server: usize,
+    },
+    Heal {
+        partition: u64,
+    },
     Fault,
     Client,
 }
@@ -79,7 +162,9 @@ impl World {
             let id = id_of(server);
             let rules = super::Rules { id: id.clone(), ..plan.rules.clone() };
             let rate = if plan.has_clock_skew { dice.within(800..=1200) } else { 1000 };
-            Server::new(id, rules, rate)
+            let mut server = Server::new(id, rules, rate);
+            server.disk.image.prefers_newest = plan.snapshots.prefers_newest;
+            server
         });
         let servers = servers.collect();
         Self {
@@ -164,6 +249,16 @@ impl World {
                 self.call(server, |core, now| core.handle_unreachable(now, &peer))
             }
             Event::Apply { server, .. } => self.apply(server),
+            Event::Snapshot { server, .. } => self.take_snapshot(server),
+            Event::SnapshotKept { server, snapshot, .. } => self.snapshot_kept(server, snapshot),
+            Event::SnapshotTaken { server, last, .. } => self.snapshot_taken(server, last),
+            Event::Ship { server, peer, transfer, .. } => self.ship_again(server, peer, transfer),
+            Event::NothingToShip { server, peer, transfer, .. } => {
+                self.nothing_to_ship(server, peer, transfer)
+            }
+            Event::Keep { server, from, piece, .. } => self.keep(server, from, piece),
+            Event::Finish { server, .. } => self.finish(server),
+            Event::Receipt { server, receipt, .. } => self.receipt(server, receipt),
             Event::Crash { server } => {
                 self.crash(server);
                 Ok(())
@@ -188,11 +283,13 @@ impl World {
         self.say(server, format_args!("!! start"));
         let first_life = self.servers[server].life == 0;
         self.stats.restarts += u64::from(!first_life);
+        self.look_at_disk(server)?;
         self.servers[server].boot(self.now, &mut self.dice);
         let it = &mut self.servers[server];
         if let Some(alive) = &it.alive {
             it.monotonic.restarted(alive.core.term())?;
         }
+        self.plan_snapshot(server);
         self.settle(server)?;
         if self.is_to_be_bootstrapped(server) {
             let configuration = self.first_configuration();
@@ -211,7 +308,7 @@ impl World {
     fn is_to_be_bootstrapped(&self, server: usize) -> bool {
         let is_first =
             server == 0 || (self.plan.is_bootstrapped_everywhere && server < self.plan.voters);
-        is_first && self.servers[server].disk.image.log.last() == LogId::ZERO
+        is_first && self.servers[server].core().is_some_and(|core| core.last() == LogId::ZERO)
     }
 
     fn first_configuration(&self) -> Configuration {
@@ -268,18 +365,35 @@ impl World {
         let core = &alive.core;
         let (term, commit_index) = (core.term(), core.commit_index());
         it.monotonic.seen(term, commit_index, core.last_applied())?;
+        let is_reset = !it.disk.has_pending_reset();
+        it.monotonic.snapshot(core.snapshot().index)?;
+        ensure!(
+            core.first_index() == alive.log.base().index.next(),
+            "the core believes its log to begin with {}, not after {}",
+            core.first_index(),
+            alive.log.base()
+        );
         ensure!(core.last() == alive.log.last(), "the core believes its log ends elsewhere");
         let is_leader = core.role() == super::Role::Leader;
         ensure!(is_leader == (alive.leading == Some(term)), "I5: a change of role was not told");
         configurations::in_force(core.latest_configuration(), &alive.log.configuration())?;
         let stable = alive.log.id(core.stable_index());
+        // Between an installation and the moment at which it is durable it promises nothing.
+        let is_on_disk = |id| it.disk.image.log.has(id) || it.disk.image.covers(id, |_| true);
         ensure!(
-            stable.is_some_and(|id| it.disk.image.log.has(id)),
+            !is_reset || stable.is_some_and(is_on_disk),
             "the core believes {stable:?} to be on disk"
         );
-        window::writes(it.disk.pending(), &it.rules)?;
+        window::writes(it.disk.pending_writes(), &it.rules)?;
         if is_leader {
-            window::peers(&core.peers(it.clock.local(self.now)), core.last().index, &it.rules)?;
+            let peers = core.peers(it.clock.local(self.now));
+            window::peers(&peers, core.last().index, &it.rules)?;
+            for peer in peers {
+                if let Some(ordered) = alive.ordered.get_mut(&server_of(&peer.id)) {
+                    ordered.heard(&peer, core.snapshot().index);
+                    ordered.is_open &= peer.progress == ProgressState::Snapshot;
+                }
+            }
         } else {
             alive.requests.not_leading(commit_index)?;
             ensure!(alive.reads.open() == 0, "law 16: a question is open without leadership");
@@ -397,8 +511,16 @@ impl Event {
             | Self::Written { server, .. }
             | Self::Order { server, .. }
             | Self::Unreachable { server, .. }
-            | Self::Apply { server, .. } => Some(*server),
+            | Self::Apply { server, .. }
+            | Self::Snapshot { server, .. }
+            | Self::SnapshotTaken { server, .. }
+            | Self::Ship { server, .. }
+            | Self::NothingToShip { server, .. }
+            | Self::Keep { server, .. }
+            | Self::Receipt { server, .. } => Some(*server),
             Self::Synced { .. }
+            | Self::SnapshotKept { .. }
+            | Self::Finish { .. }
             | Self::Crash { .. }
             | Self::Restart { .. }
             | Self::Heal { .. }
@@ -415,8 +537,21 @@ impl Event {
             | Self::Written { server, life, .. }
             | Self::Order { server, life, .. }
             | Self::Unreachable { server, life, .. }
-            | Self::Apply { server, life } => Some((*server, *life)),
-            _ => None,
+            | Self::Apply { server, life }
+            | Self::Snapshot { server, life }
+            | Self::SnapshotKept { server, life, .. }
+            | Self::SnapshotTaken { server, life, .. }
+            | Self::Ship { server, life, .. }
+            | Self::NothingToShip { server, life, .. }
+            | Self::Keep { server, life, .. }
+            | Self::Finish { server, life }
+            | Self::Receipt { server, life, .. } => Some((*server, *life)),
+            Self::Deliver { .. }
+            | Self::Crash { .. }
+            | Self::Restart { .. }
+            | Self::Heal { .. }
+            | Self::Fault
+            | Self::Client => None,
         }
     }
 }

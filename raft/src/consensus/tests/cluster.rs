@@ -11,10 +11,13 @@ use bytes::Bytes;
 use crate::{
     Config,
     configuration::{Configuration, IndexedConfiguration, Server as Member, ServerId},
-    consensus::{Action, AppendOrder, Consensus, Rules, Saved, Time, Write},
+    consensus::{
+        Action, AppendOrder, Consensus, ReceiptStep, Rules, Saved, SnapshotOrder, SnapshotReceipt,
+        Time, Write,
+    },
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
     observer::Role,
-    rpc::{AppendEntriesRequest, Message},
+    rpc::{AppendEntriesRequest, InstallOutcome, InstallSnapshotRequest, Message},
     stable::HardState,
 };
 
@@ -66,11 +69,28 @@ pub(super) struct Packet {
     pub(super) message: Message,
 }
 
+/// The bytes of every snapshot, and of one piece of it.
+pub(super) const SNAPSHOT_BYTES: u64 = 30;
+const PIECE_BYTES: u64 = 10;
+
+/// A snapshot; what is in it does not matter here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    pub(super) last: LogId,
+    pub(super) configuration: IndexedConfiguration,
+}
+
 /// What survives a crash.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk {
     pub(super) hard_state: HardState,
+    /// The index before the first entry of the log.
+    pub(super) base: LogIndex,
     pub(super) log: Vec<Entry>,
+    /// Finished snapshots, oldest first.
+    pub(super) snapshots: Vec<Snapshot>,
+    /// How far the log is noted to be committed.
+    pub(super) commit_index: LogIndex,
 }
 
 impl Disk {
@@ -78,18 +98,75 @@ impl Disk {
         if let Some(hard_state) = &write.hard_state {
             self.hard_state = hard_state.clone();
         }
-        apply_to_log(&mut self.log, write);
+        apply_to_log(&mut self.base, &mut self.log, write);
+        self.commit_index = write.commit_index;
+    }
+
+    /// Whether the log has this entry, or begins after it.
+    fn goes_with(&self, snapshot: &Snapshot) -> bool {
+        let at = snapshot.last.index.0.checked_sub(self.base.0 + 1);
+        snapshot.last.index == self.base
+            || at.and_then(|at| self.log.get(at as usize)).map(Entry::id) == Some(snapshot.last)
+    }
+
+    /// The newest snapshot that the log goes with, or else the newest of all, if the log cannot do
+    /// without: an installation that was cut short is ended then.
+    fn start(&mut self) -> Snapshot {
+        if let Some(fitting) = self.snapshots.iter().rfind(|it| self.goes_with(it)) {
+            return fitting.clone();
+        }
+        let newest = self.snapshots.last().cloned().unwrap_or_default();
+        if !self.log.is_empty() && self.base == LogIndex::ZERO {
+            return Snapshot::default();
+        }
+        (self.base, self.log) = (newest.last.index, Vec::new());
+        newest
+    }
+
+    fn keep(&mut self, snapshot: Snapshot) {
+        self.snapshots.retain(|other| other.last != snapshot.last);
+        self.snapshots.push(snapshot);
+        self.snapshots.sort_by_key(|snapshot| snapshot.last);
     }
 }
 
-fn apply_to_log(log: &mut Vec<Entry>, write: &Write) {
+fn apply_to_log(base: &mut LogIndex, log: &mut Vec<Entry>, write: &Write) {
+    if let Some(index) = write.reset_to {
+        *base = index;
+        log.clear();
+    }
     if let Some(from) = write.truncate_from {
-        log.truncate(from.prev().0 as usize);
+        assert!(*base < from, "a truncation below the log");
+        log.truncate(from.prev().since(*base) as usize);
     }
     for entry in write.entries.iter() {
-        assert_eq!(entry.index.0, log.len() as u64 + 1, "a write leaves a gap");
+        assert_eq!(entry.index.0, base.0 + log.len() as u64 + 1, "a write leaves a gap");
         log.push(entry.clone());
     }
+}
+
+fn compact(base: &mut LogIndex, log: &mut Vec<Entry>, through: LogIndex) {
+    assert!(*base < through, "compacted twice");
+    log.drain(..through.since(*base) as usize);
+    *base = through;
+}
+
+/// A snapshot on its way to a peer.
+#[derive(Clone, Debug)]
+struct Sending {
+    order: SnapshotOrder,
+    snapshot: Snapshot,
+    /// Every byte before this one has arrived.
+    acknowledged: u64,
+}
+
+/// A snapshot on its way from a leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Receiving {
+    from: ServerId,
+    term: Term,
+    transfer: u64,
+    bytes: u64,
 }
 
 /// One server: its core while it is up, and what is around it.
@@ -99,11 +176,18 @@ pub(super) struct Server {
     core: Option<Consensus>,
     pub(super) now: Time,
     pub(super) disk: Disk,
-    /// Everything the core has accepted, durable or not.
+    /// Everything the core has accepted, durable or not, and the index before that.
     pub(super) log: Vec<Entry>,
+    pub(super) base: LogIndex,
     /// Writes that are not on the disk yet, oldest first.
     pub(super) pending: VecDeque<Write>,
     pub(super) applied: LogIndex,
+    /// A snapshot of its own that is being written.
+    taking: Option<Snapshot>,
+    sending: BTreeMap<ServerId, Sending>,
+    receiving: Option<Receiving>,
+    /// Whether it can keep no snapshot.
+    pub(super) is_refusing: bool,
     /// A stalled disk completes no write by itself.
     pub(super) is_stalled: bool,
     peers: Vec<ServerId>,
@@ -137,6 +221,8 @@ pub(super) struct Cluster {
     committed: BTreeMap<LogIndex, Entry>,
     /// Who has led each term (law 1).
     leaders: BTreeMap<Term, ServerId>,
+    /// Whether a start hands out what is noted to be committed.
+    pub(super) has_notes: bool,
 }
 
 impl Cluster {
@@ -172,8 +258,13 @@ impl Cluster {
             now: Time(0),
             disk: Disk::default(),
             log: Vec::new(),
+            base: LogIndex::ZERO,
             pending: VecDeque::new(),
             applied: LogIndex::ZERO,
+            taking: None,
+            sending: BTreeMap::new(),
+            receiving: None,
+            is_refusing: false,
             is_stalled: false,
             peers: Vec::new(),
         };
@@ -189,9 +280,13 @@ impl Cluster {
         voted_for: Option<ServerId>,
         log: Vec<Entry>,
     ) {
-        self.crash(id);
         let hard_state = HardState { current_term: Term(term), voted_for };
-        self.server_mut(id).disk = Disk { hard_state, log };
+        self.replace_disk(id, Disk { hard_state, log, ..Disk::default() });
+    }
+
+    pub(super) fn replace_disk(&mut self, id: &ServerId, disk: Disk) {
+        self.crash(id);
+        self.server_mut(id).disk = disk;
         self.restart(id);
     }
 
@@ -256,22 +351,29 @@ impl Cluster {
         match action {
             Action::Write(write) => {
                 let server = self.server_mut(id);
-                apply_to_log(&mut server.log, &write);
+                apply_to_log(&mut server.base, &mut server.log, &write);
                 server.pending.push_back(write);
             }
             Action::Send { to, message } => self.send(id, &to, message),
             Action::Replicate(order) => self.replicate(id, order),
             Action::Commit { up_to } => self.apply(id, up_to),
-            Action::Compact { .. }
-            | Action::Restored
-            | Action::Restore { .. }
-            | Action::SendSnapshot(_)
-            | Action::SnapshotAnswered { .. }
-            | Action::ReceiveSnapshot { .. } => panic!("nobody took a snapshot"),
+            Action::Compact { through } => {
+                let server = self.server_mut(id);
+                assert!(through <= server.applied, "{id} forgets what it has not applied");
+                compact(&mut server.base, &mut server.log, through);
+                compact(&mut server.disk.base, &mut server.disk.log, through);
+            }
+            Action::Restore { snapshot } => self.restore(id, snapshot),
+            Action::SendSnapshot(order) => self.send_snapshot(id, order),
+            Action::SnapshotAnswered { from, transfer, outcome } => {
+                self.snapshot_answered(id, &from, transfer, &outcome);
+            }
+            Action::ReceiveSnapshot { from, piece } => self.receive_snapshot(id, &from, &piece),
+            Action::SteppedDown { .. } => self.server_mut(id).sending.clear(),
+            Action::Restored => panic!("nobody restores"),
             Action::SetPeers(_)
             | Action::Verified { .. }
             | Action::TransferDone(_)
-            | Action::SteppedDown { .. }
             | Action::Observe(_) => {}
         }
     }
@@ -281,11 +383,13 @@ impl Cluster {
     }
 
     fn replicate(&mut self, id: &ServerId, order: AppendOrder) {
-        let log = &self.server(id).log;
-        let prev = order.prev.index.0 as usize;
+        let server = self.server(id);
+        let (base, log) = (server.base, &server.log);
+        assert!(base <= order.prev.index, "an ordered range is not in the log any more");
+        let prev = order.prev.index.since(base) as usize;
         let has_prev = prev.checked_sub(1).is_none_or(|at| log[at].id() == order.prev);
         assert!(has_prev, "the predecessor of an ordered range is not in the log");
-        let entries = Entries::new(log[prev..order.last.0 as usize].to_vec());
+        let entries = Entries::new(log[prev..order.last.since(base) as usize].to_vec());
         let request = AppendEntriesRequest {
             term: order.term,
             round: order.round,
@@ -299,8 +403,11 @@ impl Cluster {
     /// Law 5, and half of law 7: only what is on the disk is applied, the same everywhere.
     fn apply(&mut self, id: &ServerId, up_to: LogIndex) {
         let server = self.servers.get_mut(id).unwrap_or_else(|| panic!("no server {id}"));
-        assert!(up_to.0 <= server.disk.log.len() as u64, "{id} applies what is not durable");
-        for entry in &server.disk.log[server.applied.0 as usize..up_to.0 as usize] {
+        let base = server.disk.base;
+        let on_disk = base.0 + server.disk.log.len() as u64;
+        assert!(up_to.0 <= on_disk, "{id} applies what is not durable");
+        let (start, end) = (server.applied.since(base) as usize, up_to.since(base) as usize);
+        for entry in &server.disk.log[start..end] {
             let known = self.committed.entry(entry.index).or_insert_with(|| entry.clone());
             assert_eq!(known, entry, "law 5: {id} applies another entry");
         }
@@ -308,6 +415,141 @@ impl Cluster {
         let now = server.now;
         if let Some(core) = server.core.as_mut() {
             core.handle_applied(now, up_to);
+        }
+    }
+
+    /// The newest configuration that `id` knows up to `index`.
+    fn configuration_at(&self, id: &ServerId, index: LogIndex) -> IndexedConfiguration {
+        let server = self.server(id);
+        let of_snapshots = server.disk.snapshots.iter().map(|it| it.configuration.clone());
+        let in_log = server.log.iter().filter_map(|entry| match &entry.payload {
+            EntryPayload::Configuration(configuration) => Some(IndexedConfiguration {
+                index: entry.index,
+                configuration: configuration.clone(),
+            }),
+            _ => None,
+        });
+        let known = of_snapshots.chain(in_log).filter(|it| it.index <= index);
+        known.max_by_key(|it| it.index).unwrap_or_default()
+    }
+
+    /// Begins a snapshot of what `id` has applied.
+    pub(super) fn begin_snapshot(&mut self, id: &ServerId) {
+        let index = self.server(id).applied;
+        let configuration = self.configuration_at(id, index);
+        let server = self.server_mut(id);
+        let at = index.0.checked_sub(server.base.0 + 1);
+        let entry = at.and_then(|at| server.log.get(at as usize));
+        let last = entry.map(Entry::id).unwrap_or_else(|| panic!("{id} has no news to snapshot"));
+        server.taking = Some(Snapshot { last, configuration });
+    }
+
+    /// The snapshot that was begun is durable.
+    pub(super) fn end_snapshot(&mut self, id: &ServerId) {
+        let server = self.server_mut(id);
+        let snapshot = server.taking.take().unwrap_or_else(|| panic!("{id} takes no snapshot"));
+        let last = snapshot.last;
+        server.disk.keep(snapshot);
+        self.note(format!("{id} has taken snapshot {last}"));
+        self.act(id, |core, now| core.handle_snapshot_taken(now, last));
+    }
+
+    pub(super) fn snapshot(&mut self, id: &ServerId) {
+        self.begin_snapshot(id);
+        self.end_snapshot(id);
+    }
+
+    fn restore(&mut self, id: &ServerId, last: LogId) {
+        let server = self.server_mut(id);
+        let is_reset = server.pending.iter().all(|write| write.reset_to.is_none());
+        assert!(is_reset, "{id} restores before its log is reset on disk");
+        assert!(server.disk.snapshots.iter().any(|it| it.last == last), "{id} lacks {last}");
+        assert!(server.applied < last.index, "{id} goes back to {last}");
+        server.applied = last.index;
+        let now = server.now;
+        if let Some(core) = server.core.as_mut() {
+            core.handle_applied(now, last.index);
+        }
+    }
+
+    fn send_snapshot(&mut self, id: &ServerId, order: SnapshotOrder) {
+        let server = self.server_mut(id);
+        let newest = server.disk.snapshots.last();
+        let snapshot = newest.cloned().unwrap_or_else(|| panic!("{id} has no snapshot"));
+        assert!(order.snapshot.index <= snapshot.last.index, "{id} has only {snapshot:?}");
+        let peer = order.to.clone();
+        server.sending.insert(peer.clone(), Sending { order, snapshot, acknowledged: 0 });
+        self.send_pieces(id, &peer);
+    }
+
+    /// Sends every piece that has not been acknowledged.
+    pub(super) fn send_pieces(&mut self, id: &ServerId, peer: &ServerId) {
+        let sending = self.server(id).sending.get(peer);
+        let sending = sending.cloned().unwrap_or_else(|| panic!("{id} sends {peer} no snapshot"));
+        let end = SNAPSHOT_BYTES - PIECE_BYTES;
+        let mut offset = sending.acknowledged.min(end);
+        while offset <= end {
+            let piece =
+                piece(sending.order.term.0, sending.order.transfer, &sending.snapshot, offset);
+            self.send(id, peer, piece);
+            offset += PIECE_BYTES;
+        }
+    }
+
+    /// The snapshot that is being sent to `peer` cannot be read.
+    pub(super) fn unreadable(&mut self, id: &ServerId, peer: &ServerId) {
+        let sending = self.server_mut(id).sending.remove(peer);
+        let sending = sending.unwrap_or_else(|| panic!("{id} sends {peer} no snapshot"));
+        let transfer = sending.order.transfer;
+        self.act(id, |core, now| core.handle_snapshot_failed(now, peer, transfer));
+    }
+
+    fn snapshot_answered(
+        &mut self,
+        id: &ServerId,
+        peer: &ServerId,
+        transfer: u64,
+        outcome: &InstallOutcome,
+    ) {
+        let server = self.server_mut(id);
+        let sending = server.sending.get_mut(peer).filter(|it| it.order.transfer == transfer);
+        match (sending, outcome) {
+            (Some(sending), InstallOutcome::Received { next_offset }) => {
+                sending.acknowledged = *next_offset;
+            }
+            (Some(_), _) => {
+                server.sending.remove(peer);
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn receive_snapshot(&mut self, id: &ServerId, from: &ServerId, piece: &InstallSnapshotRequest) {
+        let server = self.server_mut(id);
+        let new =
+            Receiving { from: from.clone(), term: piece.term, transfer: piece.transfer, bytes: 0 };
+        let mut receiving = match server.receiving.take() {
+            Some(receiving) if (Receiving { bytes: 0, ..receiving.clone() }) == new => receiving,
+            _ => new,
+        };
+        if piece.offset == receiving.bytes {
+            receiving.bytes = piece.end();
+        }
+        let step = if server.is_refusing {
+            ReceiptStep::Refused
+        } else if receiving.bytes < piece.size_bytes {
+            let next_offset = receiving.bytes;
+            server.receiving = Some(receiving);
+            ReceiptStep::Received { next_offset }
+        } else {
+            let (last, configuration) = (piece.last, piece.configuration.clone());
+            server.disk.keep(Snapshot { last, configuration: configuration.clone() });
+            ReceiptStep::Complete { last, configuration }
+        };
+        let (term, transfer, now) = (piece.term, piece.transfer, server.now);
+        let receipt = SnapshotReceipt { from: from.clone(), term, transfer, step };
+        if let Some(core) = server.core.as_mut() {
+            core.handle_snapshot_receipt(now, receipt);
         }
     }
 
@@ -503,15 +745,22 @@ impl Cluster {
         let server = self.server_mut(id);
         server.core = None;
         server.pending.clear();
+        server.sending.clear();
+        (server.taking, server.receiving) = (None, None);
     }
 
     pub(super) fn restart(&mut self, id: &ServerId) {
+        let has_notes = self.has_notes;
         let server = self.server_mut(id);
+        let snapshot = server.disk.start();
         let hard_state = server.disk.hard_state.clone();
-        let mut saved = Saved::new(hard_state, LogId::ZERO, IndexedConfiguration::default());
+        let mut saved = Saved::new(hard_state, snapshot.last, snapshot.configuration);
         saved.push(&server.disk.log);
-        server.log = server.disk.log.clone();
-        server.applied = LogIndex::ZERO;
+        if has_notes {
+            saved.committed(server.disk.commit_index);
+        }
+        (server.base, server.log) = (server.disk.base, server.disk.log.clone());
+        server.applied = snapshot.last.index;
         server.core = Some(Consensus::new(server.rules.clone(), saved, server.seed, server.now));
         self.act(id, |_, _| ());
     }
@@ -567,12 +816,33 @@ impl Cluster {
             core.commit_index(),
             core.last_applied(),
         )];
+        if core.snapshot() != LogId::ZERO {
+            lines[0] += &format!(" first={} snapshot={}", core.first_index(), core.snapshot());
+        }
         lines.extend(core.peers(server.now).iter().map(|peer| {
-            format!(
+            let mut line = format!(
                 "  {} {} match={} next={} inflight={}",
                 peer.id, peer.progress, peer.match_index, peer.next_index, peer.inflight
-            )
+            );
+            if let Some(bytes) = peer.snapshot_received_bytes {
+                line += &format!(" received={bytes}");
+            }
+            line
         }));
         lines
     }
+}
+
+/// A piece of a snapshot.
+pub(super) fn piece(term: u64, transfer: u64, snapshot: &Snapshot, offset: u64) -> Message {
+    Message::InstallSnapshot(InstallSnapshotRequest {
+        term: Term(term),
+        transfer,
+        last: snapshot.last,
+        configuration: snapshot.configuration.clone(),
+        size_bytes: SNAPSHOT_BYTES,
+        offset,
+        checksum: 0,
+        data: Bytes::from(vec![0; PIECE_BYTES as usize]),
+    })
 }

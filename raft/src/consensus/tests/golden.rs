@@ -7,12 +7,15 @@
 
 use std::{error::Error, path::Path, str::FromStr, time::Duration};
 
-use super::cluster::{Cluster, Filter, Packet, command, log_of};
+use super::cluster::{Cluster, Disk, Filter, Packet, Snapshot, command, log_of, piece};
 use crate::{
-    configuration::{Configuration, ConfigurationChange, Server as Member, ServerId},
-    log::{Entry, EntryPayload, LogIndex, Term},
+    configuration::{
+        Configuration, ConfigurationChange, IndexedConfiguration, Server as Member, ServerId,
+    },
+    log::{Entry, EntryPayload, LogId, LogIndex, Term},
     observer::Role,
-    rpc::{Message, TimeoutNowRequest},
+    rpc::{Message, RemovedNotice, TimeoutNowRequest},
+    stable::HardState,
 };
 
 /// A server's id as an argument.
@@ -57,14 +60,31 @@ enum Command {
         max_append_entries: Option<usize>,
         #[arg(key)]
         max_inflight_appends: Option<usize>,
+        /// How many entries a compaction leaves. None, unless it is given.
+        #[arg(key, optional)]
+        trailing: u64,
+        #[arg(key)]
+        max_held: Option<u64>,
+        /// Whether a start hands out what was noted to be committed.
+        #[arg(key, optional)]
+        notes: bool,
     },
     /// A new server with an empty disk.
     Add(Id),
-    /// Restarts a server with another disk: its log's terms, its term and vote.
+    /// Restarts a server with another disk: its log's terms, its term and vote. With `after`, the log
+    /// begins after that entry, and a snapshot covers it at least.
     Disk {
         id: Id,
         #[arg(key)]
         terms: Option<String>,
+        #[arg(key, optional)]
+        after: u64,
+        /// As `index@term`.
+        #[arg(key)]
+        snapshot: Option<String>,
+        /// How far it is noted to be committed.
+        #[arg(key, optional)]
+        commit: u64,
         #[arg(key)]
         term: u64,
         #[arg(key)]
@@ -146,6 +166,42 @@ enum Command {
         #[arg(key)]
         term: u64,
     },
+    /// Sends a notice of removal that nobody asked for.
+    Removed {
+        from: Id,
+        to: Id,
+        #[arg(key)]
+        term: u64,
+        #[arg(key)]
+        configuration: u64,
+    },
+    /// Sends a piece of a snapshot that nobody asked for; it begins at `offset`.
+    Piece {
+        from: Id,
+        to: Id,
+        #[arg(key)]
+        term: u64,
+        #[arg(key)]
+        transfer: u64,
+        /// As `index@term`.
+        #[arg(key)]
+        last: String,
+        #[arg(key, optional)]
+        offset: u64,
+    },
+    /// Takes a snapshot of what a server has applied.
+    Snapshot(Id),
+    /// The same in two steps.
+    BeginSnapshot(Id),
+    EndSnapshot(Id),
+    /// Sends a peer once more what has not been acknowledged of a snapshot.
+    Resend(Id, Id),
+    /// The snapshot that is being sent to a peer cannot be read.
+    Unreadable(Id, Id),
+    /// A server that can keep no snapshot.
+    Refuse(Id),
+    /// The opposite.
+    Accept(Id),
     /// Asks a leader to verify that it leads.
     Verify(Id),
     /// The transport reports a peer as unreachable.
@@ -195,13 +251,7 @@ impl Script {
         match command {
             Command::Cluster { .. } => self.start(command),
             Command::Add(Id(id)) => self.cluster.add(id),
-            Command::Disk { id, terms, term, vote } => {
-                let terms = terms.as_deref().unwrap_or("").split_whitespace();
-                let terms: Vec<u64> = terms.map(str::parse).collect::<Result<_, _>>()?;
-                let log = log_of(&self.configuration, &terms);
-                let vote = vote.as_ref().map(|Id(id)| id.clone());
-                self.cluster.set_disk(&id.0, *term, vote, log);
-            }
+            Command::Disk { .. } => self.set_disk(command)?,
             Command::Bootstrap(..)
             | Command::Propose(..)
             | Command::Change { .. }
@@ -219,6 +269,8 @@ impl Script {
             | Command::Duplicate { .. }
             | Command::Reverse
             | Command::Messages
+            | Command::Piece { .. }
+            | Command::Removed { .. }
             | Command::TimeoutNow { .. } => self.network(command)?,
             Command::Stabilize => self.cluster.stabilize(),
             Command::Written(Id(id), count) => {
@@ -229,6 +281,13 @@ impl Script {
             Command::Unreachable(Id(id), Id(peer)) => {
                 self.cluster.act(id, |core, now| core.handle_unreachable(now, peer));
             }
+            Command::Snapshot(Id(id)) => self.cluster.snapshot(id),
+            Command::BeginSnapshot(Id(id)) => self.cluster.begin_snapshot(id),
+            Command::EndSnapshot(Id(id)) => self.cluster.end_snapshot(id),
+            Command::Resend(Id(id), Id(peer)) => self.cluster.send_pieces(id, peer),
+            Command::Unreadable(Id(id), Id(peer)) => self.cluster.unreadable(id, peer),
+            Command::Refuse(Id(id)) => self.cluster.server_mut(id).is_refusing = true,
+            Command::Accept(Id(id)) => self.cluster.server_mut(id).is_refusing = false,
             Command::Crash(ids) => ids.iter().for_each(|Id(id)| self.cluster.crash(id)),
             Command::Restart(ids) => ids.iter().for_each(|Id(id)| self.cluster.restart(id)),
             Command::Partition(ids) => {
@@ -241,7 +300,7 @@ impl Script {
                 .show(ids, |cluster, id| vec![format!("{id}{}", entries(&cluster.server(id).log))]),
             Command::Applied(ids) => self.show(ids, |cluster, id| {
                 let server = cluster.server(id);
-                let applied = &server.disk.log[..server.applied.0 as usize];
+                let applied = &server.disk.log[..server.applied.since(server.disk.base) as usize];
                 vec![format!("{id}{}", entries(applied))]
             }),
         }
@@ -255,6 +314,9 @@ impl Script {
             pre_vote,
             max_append_entries,
             max_inflight_appends,
+            trailing,
+            max_held,
+            notes,
         } = command
         else {
             return;
@@ -264,7 +326,37 @@ impl Script {
             rules.pre_vote = pre_vote.unwrap_or(rules.pre_vote);
             rules.max_append_entries = max_append_entries.unwrap_or(rules.max_append_entries);
             rules.max_inflight_appends = max_inflight_appends.unwrap_or(rules.max_inflight_appends);
+            rules.trailing_logs = *trailing;
+            rules.max_held_entries = max_held.unwrap_or(rules.max_held_entries);
         });
+        self.cluster.has_notes = *notes;
+    }
+
+    fn set_disk(&mut self, command: &Command) -> Result<(), Box<dyn Error>> {
+        let Command::Disk { id, terms, after, snapshot, commit, term, vote } = command else {
+            return Ok(());
+        };
+        let terms = terms.as_deref().unwrap_or("").split_whitespace();
+        let mut terms: Vec<u64> = terms.map(str::parse).collect::<Result<_, _>>()?;
+        terms.splice(..0, vec![0; *after as usize]);
+        let mut log = log_of(&self.configuration, &terms);
+        log.drain(..*after as usize);
+        let snapshot = snapshot.as_ref().map(|text| self.snapshot_of(text)).transpose()?;
+        let snapshots = snapshot.into_iter().collect();
+        let voted_for = vote.as_ref().map(|Id(id)| id.clone());
+        let hard_state = HardState { current_term: Term(*term), voted_for };
+        let (base, commit_index) = (LogIndex(*after), LogIndex(*commit));
+        self.cluster.replace_disk(&id.0, Disk { hard_state, base, log, snapshots, commit_index });
+        Ok(())
+    }
+
+    /// A snapshot that ends at `index@term`, with the configuration at index 1.
+    fn snapshot_of(&self, text: &str) -> Result<Snapshot, Box<dyn Error>> {
+        let (index, term) = text.split_once('@').ok_or("not index@term")?;
+        let last = LogId::new(term.parse()?, index.parse()?);
+        let configuration =
+            IndexedConfiguration { index: LogIndex(1), configuration: self.configuration.clone() };
+        Ok(Snapshot { last, configuration })
     }
 
     /// A request to a server, and its answer.
@@ -344,6 +436,17 @@ impl Script {
             Command::TimeoutNow { from, to, term } => {
                 let message = Message::TimeoutNow(TimeoutNowRequest { term: Term(*term) });
                 self.cluster.send(&from.0, &to.0, message);
+                1
+            }
+            Command::Piece { from, to, term, transfer, last, offset } => {
+                let snapshot = self.snapshot_of(last)?;
+                self.cluster.send(&from.0, &to.0, piece(*term, *transfer, &snapshot, *offset));
+                1
+            }
+            Command::Removed { from, to, term, configuration } => {
+                let configuration_index = LogIndex(*configuration);
+                let notice = RemovedNotice { term: Term(*term), configuration_index };
+                self.cluster.send(&from.0, &to.0, Message::Removed(notice));
                 1
             }
             _ => return Err("not about the network".into()),
@@ -437,6 +540,8 @@ scripts! {
     candidate_hears_leader
     change_compare_and_set
     change_refused_before_own_commit
+    compaction_held_by_a_transfer
+    compaction_keeps_trailing_entries
     configuration_falls_back
     conflict_hints_short_follower
     conflict_hints_skip_terms
@@ -448,15 +553,20 @@ scripts! {
     figure_8_committed
     figure_8_overwritten
     five_servers
+    follower_at_a_start_of_unknown_term
+    follower_at_the_start_of_the_log
     full_window_is_lost
     heartbeat_ack_heals_lost_ack
+    installation_cut_short
     last_voter_stays
     late_completion_of_a_truncated_tail
+    late_local_snapshot
     leader_counts_itself_when_durable
     leader_removes_itself
     lease_step_down
     lost_append_noticed_by_heartbeat
     nonvoter_promoted
+    note_of_the_commit_index
     old_term_commits_with_own
     one_change_at_a_time
     own_vote_after_a_lost_election
@@ -466,10 +576,16 @@ scripts! {
     probe_paused
     promoted_server_votes
     remove_follower
+    removed_notice
     removed_server_campaigns
     restarted_leader
     single_server
     slow_disk_is_not_a_loss
+    snapshot_installed_on_an_empty_server
+    snapshot_of_a_lost_leader
+    snapshot_pieces_lost
+    snapshot_replaces_a_conflicting_log
+    snapshot_without_news
     split_vote
     stale_leader
     timeout_now_ignored
@@ -478,6 +594,7 @@ scripts! {
     transfer_outlives_step_down
     transfer_picks_the_best
     transfer_refused
+    transfer_refused_is_retried
     transfer_target_behind
     transfer_times_out
     verify

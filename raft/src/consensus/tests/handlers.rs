@@ -788,7 +788,7 @@ mod leader {
                 let sent = progress.next_range(&core.log, &world.rules, NOW);
                 assert!(sent.is_some());
                 if state == ProgressState::Replicate {
-                    progress.matched(LogIndex(matched), LogIndex(1));
+                    progress.matched(LogIndex(matched), &core.log);
                     progress.next_index = LogIndex(next);
                 } else {
                     progress.match_index = LogIndex(matched);
@@ -1186,7 +1186,7 @@ mod written {
                 if let Some(progress) =
                     core.role.leader_mut().and_then(|leader| leader.peers.get_mut(&world.ids[2]))
                 {
-                    progress.matched(LogIndex(second), LogIndex(1));
+                    progress.matched(LogIndex(second), &core.log);
                 }
                 core.handle_written(NOW, WriteId(core.next_write.0 - 1));
                 let is_own = term_at(&log, second) == Some(MAX_TERM);

@@ -7,4 +7,5 @@ mod found;
 mod golden;
 mod handlers;
 mod messages;
+mod model;
 mod paper;

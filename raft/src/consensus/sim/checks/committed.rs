@@ -7,7 +7,10 @@
 //! copy never counted.
 
 use super::{Check, append_only::LeaderLogs, completeness, is_majority};
-use crate::log::{Entry, LogId, LogIndex, Term};
+use crate::{
+    configuration::IndexedConfiguration,
+    log::{Entry, EntryPayload, LogId, LogIndex, Term},
+};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Fact {
@@ -31,6 +34,8 @@ pub(crate) struct Committer<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Committed {
     facts: Vec<Fact>,
+    /// Where the configurations are.
+    configurations: Vec<LogIndex>,
 }
 
 impl Committed {
@@ -44,6 +49,41 @@ impl Committed {
 
     pub(crate) fn has(&self, id: LogId) -> bool {
         id == LogId::ZERO || self.get(id.index).is_some_and(|fact| fact.entry.id() == id)
+    }
+
+    /// The identity of the entry at `index`.
+    pub(crate) fn id(&self, index: LogIndex) -> Option<LogId> {
+        self.get(index).map(|fact| fact.entry.id())
+    }
+
+    /// The terms of the entries up to `last`.
+    pub(crate) fn terms(&self, last: LogIndex) -> impl Iterator<Item = Term> {
+        self.facts.iter().take(last.0 as usize).map(|fact| fact.entry.term)
+    }
+
+    /// The newest configuration up to `index`.
+    pub(crate) fn configuration_at(&self, index: LogIndex) -> IndexedConfiguration {
+        let newest = self.configurations.iter().rfind(|it| **it <= index);
+        match newest.and_then(|newest| self.get(*newest)).map(|fact| &fact.entry.payload) {
+            Some(EntryPayload::Configuration(configuration)) => IndexedConfiguration {
+                index: newest.copied().unwrap_or_default(),
+                configuration: configuration.clone(),
+            },
+            _ => IndexedConfiguration::default(),
+        }
+    }
+
+    /// A snapshot stands for everything up to `last`, with this configuration.
+    pub(crate) fn snapshot(&self, last: LogId, configuration: &IndexedConfiguration) -> Check {
+        ensure!(self.has(last), "law 14: a snapshot ends with {last}, which is not committed");
+        let expected = self.configuration_at(last.index);
+        ensure!(
+            expected == *configuration,
+            "law 14: the snapshot of {last} has the configuration of {}, not that of {}",
+            configuration.index,
+            expected.index
+        );
+        Ok(())
     }
 
     /// A server moves its commit index over `entries`. Returns how many are new to the cluster.
@@ -70,6 +110,9 @@ impl Committed {
                 entry.id(),
                 self.last()
             );
+            if matches!(entry.payload, EntryPayload::Configuration(_)) {
+                self.configurations.push(entry.index);
+            }
             let holders = by.voters.iter().filter(|(_, has)| *has).map(|(id, _)| *id).collect();
             self.facts.push(Fact { entry: entry.clone(), committed_in: by.term, holders });
             completeness::committed(entry.id(), by.term, leaders)?;
@@ -144,6 +187,20 @@ mod tests {
         commit(entry(3, 3), by(3, true, &[(0, true), (1, false)])).unwrap_err();
         commit(entry(3, 3), by(3, true, &[])).unwrap_err();
         commit(entry(3, 3), by(3, false, ON_TWO_OF_THREE)).unwrap_err();
+    }
+
+    #[test]
+    fn fires_on_a_snapshot_of_what_is_not_committed_or_with_another_configuration() {
+        let mut check = after_a_commit();
+        let payload = EntryPayload::Configuration(<_>::default());
+        let entry = Entry { term: Term(2), index: LogIndex(3), payload };
+        check.commit(&[entry], by(2, true, ON_TWO_OF_THREE), &LeaderLogs::default()).unwrap();
+        let at = |index| IndexedConfiguration { index: LogIndex(index), ..<_>::default() };
+        check.snapshot(LogId::new(2, 2), &at(0)).unwrap();
+        check.snapshot(LogId::new(2, 3), &at(3)).unwrap();
+        check.snapshot(LogId::new(2, 3), &at(0)).unwrap_err();
+        check.snapshot(LogId::new(2, 4), &at(3)).unwrap_err();
+        check.snapshot(LogId::new(1, 2), &at(0)).unwrap_err();
     }
 
     #[test]

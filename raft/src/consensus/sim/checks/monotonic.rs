@@ -1,5 +1,6 @@
-//! Term, commit index and last applied never go back (law 6): the term not even across a restart,
-//! as far as anybody was told of it.
+//! Term, commit index, last applied and last snapshot never go back (law 6): the term not even across
+//! a restart, as far as anybody was told of it. That a start finds a snapshot for everything its log
+//! has forgotten is checked where it reads its disk.
 
 use super::Check;
 use crate::log::{LogIndex, Term};
@@ -9,6 +10,7 @@ pub(crate) struct Monotonic {
     term: Term,
     commit_index: LogIndex,
     last_applied: LogIndex,
+    snapshot: LogIndex,
     /// The newest term that a message promised.
     promised: Term,
 }
@@ -27,6 +29,16 @@ impl Monotonic {
             self.last_applied
         );
         (self.term, self.commit_index, self.last_applied) = (term, commit, applied);
+        Ok(())
+    }
+
+    pub(crate) fn snapshot(&mut self, snapshot: LogIndex) -> Check {
+        ensure!(
+            self.snapshot <= snapshot,
+            "law 6: the last snapshot falls from {} to {snapshot}",
+            self.snapshot
+        );
+        self.snapshot = snapshot;
         Ok(())
     }
 
@@ -56,7 +68,10 @@ fn fires_on_whatever_goes_back() {
     check.clone().seen(term(2), index(5), index(3)).unwrap_err();
     check.clone().seen(term(2), index(5), index(6)).unwrap_err();
     check.promised(term(2));
+    check.snapshot(index(5)).unwrap();
+    check.clone().snapshot(index(4)).unwrap_err();
     check.clone().restarted(term(1)).unwrap_err();
     check.restarted(term(2)).unwrap();
     check.seen(term(2), index(0), index(0)).unwrap();
+    check.snapshot(index(3)).unwrap();
 }

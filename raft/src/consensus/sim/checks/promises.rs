@@ -1,11 +1,15 @@
 //! No promise before persistence (law 8): what a message says is covered by the sender's disk at the
 //! instant when it leaves.
 
-use super::{super::disk::Image, Check, append_only::LeaderLogs};
+use super::{
+    super::disk::{Choice, Image},
+    Check,
+    append_only::LeaderLogs,
+};
 use crate::{
     configuration::ServerId,
     log::{LogId, LogIndex, Term},
-    rpc::{AppendOutcome, Message},
+    rpc::{AppendOutcome, InstallOutcome, Message},
 };
 
 /// `from` sends a message to `to`, with this on its disk.
@@ -44,11 +48,18 @@ pub(crate) fn sent(
         Message::HeartbeatReply(reply) => {
             matched(from, reply.term, reply.match_index, disk, leaders)
         }
+        Message::InstallSnapshotReply(reply) => match reply.outcome {
+            InstallOutcome::Installed { match_index } => {
+                matched(from, reply.term, match_index, disk, leaders)
+            }
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }
 
-/// `from` says that up to `index` its disk holds what the leader of `term` has.
+/// `from` says that up to `index` its disk holds what the leader of `term` has, or a snapshot that
+/// a start would choose.
 fn matched(
     from: &ServerId,
     term: Term,
@@ -56,7 +67,9 @@ fn matched(
     disk: &Image,
     leaders: &LeaderLogs,
 ) -> Check {
-    let durable = disk.log.id(index);
+    let Choice { snapshot, keeps_log } = disk.choice();
+    let covered = snapshot.map(|it| it.applied).filter(|last| index <= last.index);
+    let durable = covered.or(disk.log.id(index).filter(|_| keeps_log));
     ensure!(
         durable.is_some_and(|id| leaders.has(term, id)),
         "law 8: {from} acknowledges {index} in term {term}, but its disk has {} there and ends at {}",

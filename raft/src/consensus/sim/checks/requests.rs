@@ -45,6 +45,13 @@ impl Requests {
         Ok(true)
     }
 
+    /// A snapshot takes the place of what was to be applied up to `index`: those who wait for that
+    /// learn that it was committed, and no more. Returns how many they are.
+    pub(crate) fn superseded(&mut self, index: LogIndex) -> u64 {
+        let later = self.proposals.split_off(&index.next());
+        std::mem::replace(&mut self.proposals, later).len() as u64
+    }
+
     /// Leadership ends: whatever is not committed here is given up. Returns how many that are.
     pub(crate) fn stepped_down(&mut self, commit_index: LogIndex) -> u64 {
         self.proposals.split_off(&commit_index.next()).len() as u64

@@ -1,29 +1,55 @@
 //! State machine safety (law 5): the state machine of every server, in every life, goes through the
-//! same entries in the same order.
+//! same entries in the same order; and whatever it restores is the state after exactly those.
 
-use super::Check;
+use super::{
+    super::machine::{Machine, hash_after},
+    Check,
+};
 use crate::log::{Entry, LogIndex};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StateMachine {
-    applied: Vec<Entry>,
+    /// What was applied at each index, and the state after it.
+    applied: Vec<(Entry, u64)>,
 }
 
 impl StateMachine {
-    /// A state machine that is at `before` applies an entry.
-    pub(crate) fn applied(&mut self, before: LogIndex, entry: &Entry) -> Check {
+    /// A state machine applies an entry.
+    pub(crate) fn applied(&mut self, before: &Machine, entry: &Entry) -> Check {
         ensure!(
-            before.next() == entry.index,
-            "law 5: {} is applied after index {before}",
-            entry.id()
+            before.applied.index.next() == entry.index,
+            "law 5: {} is applied after {}",
+            entry.id(),
+            before.applied
         );
-        match self.applied.get(before.0 as usize) {
-            Some(known) => {
+        let hash = hash_after(before.hash, entry);
+        match self.applied.get(before.applied.index.0 as usize) {
+            Some((known, state)) => {
                 ensure!(known == entry, "law 5: {} was applied, now {} is", known.id(), entry.id());
+                ensure!(*state == hash, "law 5: the states after {} differ", entry.id());
             }
-            None => self.applied.push(entry.clone()),
+            None => self.applied.push((entry.clone(), hash)),
         }
         Ok(())
+    }
+
+    /// A state machine takes on this state, or a snapshot holds it.
+    pub(crate) fn is_state(&self, machine: &Machine) -> Check {
+        let known = machine.applied.index.0.checked_sub(1).map(|at| self.applied.get(at as usize));
+        let is_known = match known {
+            None => *machine == Machine::default(),
+            Some(known) => known.is_some_and(|(entry, state)| {
+                (entry.id(), *state) == (machine.applied, machine.hash)
+            }),
+        };
+        ensure!(is_known, "law 5: no state machine was ever in the state of {}", machine.applied);
+        Ok(())
+    }
+
+    /// The state after the entry at `index`.
+    pub(crate) fn state_at(&self, index: LogIndex) -> Option<u64> {
+        let at = index.0.checked_sub(1)?;
+        self.applied.get(at as usize).map(|(_, state)| *state)
     }
 }
 
@@ -40,9 +66,30 @@ mod tests {
             payload: EntryPayload::Noop,
         };
         let mut check = StateMachine::default();
-        check.applied(LogIndex(0), &entry(1, 1)).unwrap();
-        check.applied(LogIndex(0), &entry(1, 1)).unwrap();
-        check.applied(LogIndex(0), &entry(2, 1)).unwrap_err();
-        check.applied(LogIndex(1), &entry(1, 3)).unwrap_err();
+        let mut machine = Machine::default();
+        check.applied(&machine, &entry(1, 1)).unwrap();
+        check.applied(&machine, &entry(1, 1)).unwrap();
+        check.applied(&machine, &entry(2, 1)).unwrap_err();
+        check.is_state(&machine).unwrap();
+        machine.apply(&entry(1, 1));
+        check.applied(&machine, &entry(1, 3)).unwrap_err();
+        check.applied(&machine, &entry(1, 2)).unwrap();
+    }
+
+    #[test]
+    fn fires_on_a_state_that_nobody_was_in() {
+        let noop =
+            |index| Entry { term: Term(1), index: LogIndex(index), payload: EntryPayload::Noop };
+        let (mut check, mut machine) = (StateMachine::default(), Machine::default());
+        check.applied(&machine, &noop(1)).unwrap();
+        machine.apply(&noop(1));
+        check.is_state(&machine).unwrap();
+        assert_eq!(check.state_at(LogIndex(1)), Some(machine.hash));
+        let other = Machine { hash: machine.hash ^ 1, ..machine.clone() };
+        check.is_state(&other).unwrap_err();
+        check.applied(&other, &noop(2)).unwrap();
+        check.applied(&machine, &noop(2)).unwrap_err();
+        machine.apply(&noop(3));
+        check.is_state(&machine).unwrap_err();
     }
 }

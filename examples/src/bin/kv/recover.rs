@@ -1,0 +1,122 @@
+//! `kv recover`: a new cluster out of one survivor. The library does it; here is who asks for it.
+
+use std::{
+    fmt::Write,
+    io::{self, BufRead},
+};
+
+use raft::{Configuration, RecoverError, RecoverOptions, Recovered, Uncommitted, recover_cluster};
+
+use crate::{
+    cli::{self, Recover},
+    failure::Failure,
+    fsm::{KvFsm, Shared},
+    identity,
+    stores::Stores,
+};
+
+/// Recovers the server and prints what came of it.
+///
+/// # Errors
+/// When the directory is in use or holds no server, the file is wrong, the user did not agree, or
+/// the library refuses; the failure says which, and whether anything was changed.
+pub(crate) async fn run(options: Recover) -> Result<(), Failure> {
+    let (identity, lock) = identity::take(&options.data_dir)?;
+    let configuration = configuration(&options)?;
+    let Stores { mut log, mut stable, snapshots } =
+        Stores::open_existing(&options.data_dir).await?;
+    if !options.yes {
+        confirm(&identity.id, &options, &configuration)?;
+    }
+    let how = RecoverOptions {
+        uncommitted: match (options.keep_uncommitted, options.discard_uncommitted) {
+            (true, _) => Uncommitted::Keep,
+            (false, true) => Uncommitted::Discard,
+            (false, false) => Uncommitted::Refuse,
+        },
+        must_end_at: options.must_end_at,
+        ..RecoverOptions::new(identity.id.as_str())
+    };
+    let fsm = KvFsm::new(Shared::new());
+    let recovered =
+        recover_cluster(fsm, &mut log, &mut stable, &snapshots, configuration, &how).await;
+    drop((log, stable, snapshots, lock));
+    print!("{}", report(&identity.id, &recovered.map_err(failure)?));
+    Ok(())
+}
+
+/// The members from the file, which have to be such as this program can serve.
+fn configuration(options: &Recover) -> Result<Configuration, Failure> {
+    let configuration = raft::read_peers_json(&options.peers).map_err(Failure::new)?;
+    for server in configuration.servers() {
+        let checked = cli::parse_id(server.id.as_str())
+            .and_then(|_| cli::parse_address(server.address.as_str()));
+        checked.map_err(|rule| {
+            let file = options.peers.display();
+            Failure::new(format!("{file}: server {:?} at {:?}: {rule}", server.id, server.address))
+        })?;
+    }
+    Ok(configuration)
+}
+
+fn confirm(id: &str, options: &Recover, configuration: &Configuration) -> Result<(), Failure> {
+    eprintln!(
+        "Server {id} in {} will be the beginning of a new cluster of:",
+        options.data_dir.display()
+    );
+    eprint!("{}", list(configuration));
+    eprintln!("Servers of the old cluster must never come back with their data.");
+    eprintln!("This cannot be undone. Type yes to go on:");
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(Failure::new)?;
+    if answer.trim() == "yes" {
+        return Ok(());
+    }
+    Err(Failure::new("nothing was changed, as the answer was not yes (--yes does not ask)"))
+}
+
+fn list(configuration: &Configuration) -> String {
+    let mut text = String::new();
+    for server in configuration.servers() {
+        let suffrage = if server.is_voter() { "voter" } else { "nonvoter" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {} at {}, {suffrage}", server.id, server.address);
+    }
+    text
+}
+
+fn failure(error: RecoverError) -> Failure {
+    match error {
+        RecoverError::Undecided { .. } => Failure::new(format!(
+            "{error}, with --keep-uncommitted or --discard-uncommitted (see `kv recover --help`)"
+        )),
+        error => Failure::new(error),
+    }
+}
+
+fn report(id: &str, recovered: &Recovered) -> String {
+    let Recovered { snapshot, term, restored, applied, kept, discarded } = recovered;
+    let end = snapshot.last;
+    let mut text = format!("recovered server {id}; its state ends with entry {end}\n");
+    let mut line = |sentence: String| text.push_str(&format!("  {sentence}\n"));
+    if restored.index != raft::LogIndex::ZERO {
+        line(format!("restored the snapshot that ends with entry {restored}"));
+    }
+    line(format!("applied {applied} commands of the log"));
+    if let Some(kept) = kept {
+        line(format!("kept {kept}, which were not known to be committed"));
+    }
+    if let Some(discarded) = discarded {
+        line(format!("discarded {discarded}, which were not known to be committed"));
+    }
+    line(format!("raised the term to {term}, in which the server has not voted"));
+    line(format!("members since entry {}:", snapshot.configuration.index));
+    for member in list(&snapshot.configuration.configuration).lines() {
+        line(member.to_owned());
+    }
+    text.push_str(&format!(
+        "Start it as before, without --join, and the others with empty directories and --join.\n\
+         Another survivor may keep its data only if it is recovered with --must-end-at {end}.\n"
+    ));
+    text
+}

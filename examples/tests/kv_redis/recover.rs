@@ -1,0 +1,220 @@
+//! A majority lost for good: looking at what is left, and beginning anew with it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use redis::AsyncTypedCommands;
+use serde_json::Value;
+
+use crate::harness::{CALM, Cluster, Server, kv, run, text, until};
+
+/// A tool on a directory that must fail: what it said.
+fn refused(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!(output.status.code(), Some(1), "{args:?}");
+    let said = text(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "not one line: {said}");
+    assert!(said.starts_with("kv: ") && !said.contains("panicked"), "{said}");
+    said
+}
+
+fn inspect(data: &Path) -> Value {
+    let output = run(&["inspect", "--json", "--entries", "..", "--data-dir", path(data)]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+/// Every file beneath, with its contents.
+fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for item in fs::read_dir(dir).expect("a directory").map(|item| item.expect("an item")) {
+        if item.file_type().expect("its type").is_dir() {
+            found.extend(files(&item.path()));
+        } else {
+            found.push((item.path(), fs::read(item.path()).expect("a file")));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn peers_file(cluster: &Cluster, text: &str) -> String {
+    let file = cluster.directory.path().join("peers.json");
+    fs::write(&file, text).expect("room for a file");
+    path(&file).to_owned()
+}
+
+/// Three servers with a hundred keys on all of them, stopped; and their checksum.
+async fn stopped() -> (Cluster, String) {
+    let mut cluster = Cluster::three(&CALM).await;
+    let mut connection = cluster.servers[0].connect().await;
+    for n in 0..100 {
+        connection.set(format!("k{n}"), n).await.expect("a write");
+    }
+    let checksum = cluster.checksum().await;
+    cluster.servers.iter_mut().for_each(Server::kill);
+    (cluster, checksum)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_survivor_of_three_becomes_a_cluster_again() {
+    let (mut cluster, checksum) = stopped().await;
+    for lost in ["b", "c"] {
+        fs::remove_dir_all(cluster.server(lost).data()).unwrap();
+    }
+    let survivor = cluster.server("a");
+    let data = survivor.data();
+    let peers = format!(r#"[{{ "id": "a", "address": "{}" }}]"#, survivor.raft);
+    let peers = peers_file(&cluster, &peers);
+    let recover = ["recover", "--data-dir", path(&data), "--peers", &peers, "--yes"];
+
+    let before = inspect(&data);
+    let end = format!("{}@{}", before["end"]["index"], before["end"]["term"]);
+    let output = run(&[&recover[..], &["--keep-uncommitted"]].concat());
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(said.starts_with(&format!("recovered server a; its state ends with entry {end}\n")));
+    assert!(said.contains(&format!("a at {}, voter", survivor.raft)), "{said}");
+    let again = run(&[&recover[..], &["--must-end-at", &end]].concat());
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    let said = refused(&[&recover[..], &["--must-end-at", "1@1"]].concat());
+    assert!(said.contains(&format!("would end with entry {end}, not 1@1")), "{said}");
+
+    let after = inspect(&data);
+    assert_eq!(after["log"], Value::Null);
+    assert_eq!(after["end"], before["end"]);
+    assert_eq!(after["voted_for"], Value::Null);
+    assert!(before["term"].as_u64() < after["term"].as_u64());
+    assert_eq!(after["configuration"]["index"], before["end"]["index"]);
+    assert_eq!(after["configuration"]["members"].as_array().map(Vec::len), Some(1));
+
+    // The flags of its first start may stay: it is not bootstrapped again.
+    let peer = format!("{0}={1},b=127.0.0.1:1", "a", survivor.raft);
+    let survivor = cluster.server_mut("a");
+    assert!(survivor.fails(&["--bootstrap", "--peer", &peer]).contains("cannot bootstrap"));
+    survivor.start(&CALM);
+    let survivor = cluster.server("a");
+    until("it serves", async || survivor.ask::<String>(&["GET", "k99"]).await.ok()).await;
+    assert_eq!(cluster.checksum().await, checksum, "everything is there");
+    let survivor = cluster.server("a");
+    survivor.ask::<()>(&["SET", "after", "x"]).await.unwrap();
+    assert_eq!(survivor.ask::<i64>(&["DBSIZE"]).await.unwrap(), 101);
+
+    // Two new servers make three again. There is no log to begin with, so they get the snapshot.
+    let member = survivor.http.clone();
+    for id in ["d", "e"] {
+        let mut server = Server::new(cluster.directory.path(), id);
+        server.start(&[&["--join", &member][..], &CALM].concat());
+        cluster.servers.push(server);
+        until("it is a voter", async || {
+            let (_, members) = cluster.server("a").http("GET", "/members", "");
+            members["members"].as_array()?.iter().find(|m| m["id"] == id && m["voter"] == true)?;
+            Some(())
+        })
+        .await;
+    }
+    cluster.checksum().await;
+    cluster.server_mut("a").kill();
+    let next = cluster.leader_other_than("a").await;
+    assert_eq!(cluster.server(&next).ask::<i64>(&["DBSIZE"]).await.unwrap(), 101);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_asked_for_and_carried_out() {
+    let (cluster, _) = stopped().await;
+    let survivor = cluster.server("b");
+    let data = survivor.data();
+    let peers = peers_file(&cluster, &format!(r#"[{{"id":"b","address":"{}"}}]"#, survivor.raft));
+    let before = files(&data);
+    let recover = ["recover", "--data-dir", path(&data), "--peers", &peers];
+
+    // Nobody there to say yes.
+    let mut command = kv();
+    let output = command.args(recover).stdin(Stdio::null()).output().unwrap();
+    assert!(!output.status.success());
+    let said = text(&output.stderr);
+    assert!(said.contains("will be the beginning of a new cluster of:\n  b at "), "{said}");
+    assert!(said.contains("kv: nothing was changed, as the answer was not yes"), "{said}");
+
+    let said = refused(&[&recover[..], &["--yes"]].concat());
+    assert!(said.contains("cannot recover without a decision"), "{said}");
+    assert!(said.contains("with --keep-uncommitted or --discard-uncommitted"), "{said}");
+    let end = inspect(&data)["end"].clone();
+    assert!(said.contains(&format!(" to {}@{} (", end["index"], end["term"])), "{said}");
+    let logs = |files: &[(PathBuf, Vec<u8>)]| -> Vec<_> {
+        // RocksDB rewrites its own files at every opening.
+        files.iter().filter(|(file, _)| !file.starts_with(data.join("log"))).cloned().collect()
+    };
+    assert_eq!(logs(&files(&data)), logs(&before));
+
+    let mistakes = [
+        (r#"[{"id": "a", "address": "h:1"}]"#, "server \"b\" is not in the configuration"),
+        (r#"[{"id": "b", "address": "h"}]"#, "an address is HOST:PORT"),
+        (r#"[{"id": "b b", "address": "h:1"}]"#, "an id is up to 64"),
+        (r#"[{"id": "b", "address": "h:1", "nonvoter": true}]"#, "unknown field `nonvoter`"),
+        (r#"[{"id": "b", "address": "h:1", "non_voter": true}]"#, "at least one voter"),
+        ("[\n{\"id\": \"b\"", "line 2, column 10"),
+    ];
+    for (peers, expected) in mistakes {
+        let peers = peers_file(&cluster, peers);
+        let args = ["recover", "--data-dir", path(&data), "--peers", &peers, "--yes"];
+        let said = refused(&args);
+        assert!(said.contains(expected), "{said}");
+    }
+    let absent = cluster.directory.path().join("absent.json");
+    let said = refused(&["recover", "--data-dir", path(&data), "--peers", path(&absent), "--yes"]);
+    assert!(said.contains("cannot read") && said.contains("absent.json"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_looked_at_without_being_touched() {
+    let mut cluster = Cluster::single(&[]).await;
+    let server = &cluster.servers[0];
+    server.ask::<()>(&["SET", "greeting", "hello"]).await.unwrap();
+    let (data, peers) = (server.data(), cluster.directory.path().join("peers.json"));
+    fs::write(&peers, format!(r#"["{}"]"#, server.raft)).unwrap();
+
+    // Not while a server runs, and not where none ever did.
+    let absent = cluster.directory.path().join("absent");
+    for (data, expected) in [
+        (&data, "is in use by a running server or tool; stop that one first"),
+        (&absent, "is not a data directory of this program: it has no server.json"),
+    ] {
+        let said = refused(&["inspect", "--data-dir", path(data)]);
+        assert!(said.contains(expected), "{said}");
+        let args = ["recover", "--data-dir", path(data), "--peers", path(&peers), "--yes"];
+        let said = refused(&args);
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(!absent.exists());
+
+    cluster.servers[0].kill();
+    let before = files(&data);
+    let output = run(&["inspect", "--data-dir", path(&data), "--entries", ".."]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    for expected in
+        ["server      a\n", "cluster     kv\n", "vote        a\n", "SET \"greeting\" \"hello\"\n"]
+    {
+        assert!(said.contains(expected), "{expected:?} is not in:\n{said}");
+    }
+    let json = inspect(&data);
+    assert_eq!(json["id"], "a");
+    assert_eq!(json["log"]["first"], 1);
+    assert_eq!(json["configuration"]["members"][0]["address"], cluster.servers[0].raft);
+    let entries = json["entries"].as_array().unwrap();
+    assert_eq!(entries[0]["what"], format!("members a={}", cluster.servers[0].raft));
+    assert!(entries.iter().any(|entry| entry["what"] == "SET \"greeting\" \"hello\""));
+    let output = run(&["inspect", "--data-dir", path(&data), "--entries", "2..3"]);
+    let lines: Vec<_> = text(&output.stdout).lines().map(str::to_owned).collect();
+    let shown = lines.iter().filter(|line| line.starts_with("2@") || line.starts_with("3@"));
+    assert_eq!((shown.count(), lines.iter().any(|line| line.starts_with("1@"))), (2, false));
+    assert_eq!(files(&data), before, "nothing was touched");
+}

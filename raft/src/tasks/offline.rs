@@ -1,0 +1,98 @@
+//! A state machine brought to a state without a node: what `recover_cluster` needs of the tasks.
+//!
+//! It is fed as `run_fsm` feeds it, in the same batches and on the same threads, so that a state
+//! machine cannot tell the difference. Nothing is spawned that outlives a call.
+
+use super::{
+    Panic,
+    host::Host,
+    run_fsm::Batch,
+    start::{contradicts, gap, restore_snapshot},
+};
+use crate::{
+    configuration::IndexedConfiguration,
+    error::{StartError, StoreError},
+    fsm::{Fsm, FsmError, FsmSnapshot},
+    log::{Entries, LogId, LogIndex, LogReader},
+    snapshot::{SnapshotMeta, SnapshotStore},
+};
+
+/// A state machine, and the newest snapshot that could be restored into it.
+pub(crate) struct Offline<F: Fsm> {
+    host: Host<F>,
+    /// The snapshot it was restored from.
+    pub(crate) restored: Option<SnapshotMeta>,
+    /// What the newest snapshot of all covers, usable or not.
+    newest: LogId,
+    /// The newest configuration it was told of, or that of the snapshot.
+    configuration: IndexedConfiguration,
+}
+
+impl<F: Fsm> Offline<F> {
+    pub(crate) async fn restore(fsm: F, store: &dyn SnapshotStore) -> Result<Self, StartError> {
+        let mut host = Host::new(fsm);
+        // Whatever it has kept by itself, it is to be empty here.
+        let (restored, newest) = restore_snapshot(&mut host, &mut None, store).await?;
+        let configuration =
+            restored.as_ref().map(|meta| meta.configuration.clone()).unwrap_or_default();
+        Ok(Self { host, restored, newest, configuration })
+    }
+
+    /// The last entry the restored snapshot covers.
+    pub(crate) fn snapshot(&self) -> LogId {
+        self.restored.as_ref().map(|meta| meta.last).unwrap_or_default()
+    }
+
+    /// What the newest snapshot of all covers: whatever became of its bytes, that much is committed.
+    pub(crate) fn newest(&self) -> LogId {
+        self.newest
+    }
+
+    /// The error of a log that does not go on from the restored snapshot.
+    pub(crate) fn gap(&self) -> StoreError {
+        gap(self.snapshot(), self.newest)
+    }
+
+    /// Whether the log with these bounds is not the one the restored snapshot was taken of: a leader
+    /// sent the snapshot, and the server died before it dropped its log.
+    pub(crate) async fn contradicts(
+        &self,
+        reader: &dyn LogReader,
+        bounds: (LogIndex, LogIndex),
+    ) -> Result<bool, StoreError> {
+        contradicts(reader, bounds, self.snapshot()).await
+    }
+
+    /// Applies the commands, and tells of configurations in between.
+    pub(crate) async fn apply(&mut self, entries: Entries) {
+        let mut configuration = std::mem::take(&mut self.configuration);
+        let mut batch = Batch::default();
+        batch.parts.push(entries);
+        let applied = self.host.call(move |fsm| {
+            batch.apply(fsm, &mut configuration);
+            configuration
+        });
+        self.configuration = told(applied.await);
+    }
+
+    /// Tells of a configuration that stands in no entry, and takes a view of the state with it.
+    pub(crate) async fn view(
+        &mut self,
+        configuration: IndexedConfiguration,
+    ) -> Result<Box<dyn FsmSnapshot>, FsmError> {
+        let viewed = self.host.call(move |fsm| {
+            fsm.configuration_changed(&configuration);
+            fsm.snapshot()
+        });
+        told(viewed.await)
+    }
+}
+
+/// A panic of the state machine goes on to the caller, on whichever thread it was: there is no node
+/// that it could end.
+fn told<T>(result: Result<T, Panic>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic.0),
+    }
+}
