@@ -23,7 +23,7 @@ fn the_bytes_are_pinned() {
     assert_eq!(alive[..], *b"\xe2\x90\xd9\xa8\0\0\0\0\x01\x00");
     let mut expects = BytesMut::new();
     append_expects(&mut expects, 0x0807_0605_0403_0201);
-    assert_eq!(expects[..], *b"\0\0\0\0\x08\0\0\0\x01\x04\x01\x02\x03\x04\x05\x06\x07\x08");
+    assert_eq!(expects[..], *b"\x6f\x0a\x24\x0a\x08\0\0\0\x01\x04\x01\x02\x03\x04\x05\x06\x07\x08");
 }
 
 #[test]

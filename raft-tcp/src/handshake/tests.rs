@@ -38,7 +38,7 @@ fn the_bytes_are_pinned() {
         b"\x01\0c\x01\0a\x03\0h:1",
         b"\x01\0b",
         b"\x01\x02\x03\x04\x05\x06\x07\x08",
-        b"\0\0\0\0",
+        b"\xaf\x3f\x3f\x04",
     ];
     assert_eq!(found, parts.concat());
     assert_eq!(encode_answer(&Ok(1)), b"RAFT-TCP\x01\0\0\0\0\xad\xde\x42\xfb");
