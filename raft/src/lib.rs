@@ -38,6 +38,7 @@ pub mod autopilot;
 mod bootstrap;
 mod future;
 mod recover;
+mod rejoin;
 
 // Contracts: data.
 pub mod config;
@@ -99,6 +100,6 @@ pub use self::{
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status},
+    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, WrongDisk},
     transport::{Inbox, Received, Transport},
 };

@@ -53,6 +53,8 @@ fn status(members: &[Member]) -> Status {
         latest_configuration: configuration,
         last_contact: Some(Duration::ZERO),
         peers: members.iter().map(peer).collect(),
+        wrong_disk: None,
+        wrong_disks: Vec::new(),
     }
 }
 

@@ -101,7 +101,7 @@ impl Consensus {
     pub(super) fn handle_election_timeout(&mut self, now: Time) {
         if self.election_deadline <= now {
             self.set_leader(None);
-            if self.membership.may_campaign(&self.rules.id) && !self.is_disk_stalled(now) {
+            if self.may_campaign() && !self.is_disk_stalled(now) {
                 self.campaign(now, false);
             } else {
                 self.set_role(RoleState::Follower);
@@ -123,7 +123,7 @@ impl Consensus {
             }
             // A server that may not campaign only has a leader to forget.
             RoleState::Follower | RoleState::Leader(_) => {
-                let may_campaign = self.membership.may_campaign(&self.rules.id);
+                let may_campaign = self.may_campaign();
                 (self.leader.is_some() || may_campaign).then_some(self.election_deadline)
             }
         }

@@ -303,8 +303,13 @@ impl Transport for DefectiveTransport {
         self.inner.local_address()
     }
 
-    async fn start(&self, id: ServerId, inbox: Inbox) -> Result<(), TransportError> {
-        match (self.defect, self.inner.start(id, inbox).await) {
+    async fn start(
+        &self,
+        id: ServerId,
+        incarnation: u64,
+        inbox: Inbox,
+    ) -> Result<(), TransportError> {
+        match (self.defect, self.inner.start(id, incarnation, inbox).await) {
             (TransportDefect::StartsTwice, Err(TransportError::Refused { .. })) => Ok(()),
             (_, started) => started,
         }
