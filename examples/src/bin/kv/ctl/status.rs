@@ -82,6 +82,13 @@ fn page(asked: &Value, members: &[Member]) -> String {
         text.push('\n');
         text += &table_of_members(members, leader);
     }
+    for wrong in wrong_disks(leader) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{wrong} has lost its data; it is not listened to until: kv ctl rejoin {wrong}"
+        );
+    }
     let transfers = transfers(asked, members);
     if !transfers.is_empty() {
         text.push('\n');
@@ -89,6 +96,12 @@ fn page(asked: &Value, members: &[Member]) -> String {
         text += &table([head].into_iter().chain(transfers));
     }
     text
+}
+
+/// Who runs on another disk than the one the cluster knows it by.
+fn wrong_disks(leader: Option<&Value>) -> Vec<String> {
+    let wrong = leader.and_then(|leader| leader["raft"]["wrong_disks"].as_array());
+    wrong.into_iter().flatten().map(|wrong| text_of(&wrong["server"])).collect()
 }
 
 /// The asked server in words.
@@ -112,6 +125,12 @@ fn itself(asked: &Value) -> String {
         ),
     );
     line("role", role(raft));
+    if !raft["wrong_disk"].is_null() {
+        line(
+            "disk",
+            "not the one its cluster knows it by: its data is lost, or another's".to_owned(),
+        );
+    }
     line(
         "log",
         format!(
@@ -346,11 +365,17 @@ is received by a-long-name   7            30     120  25 %
     #[test]
     fn an_old_leader_is_not_believed_and_a_server_without_members_is_shown() {
         let old = status("old", "Leader", 2, json!([]));
-        let new = status("new", "Leader", 3, json!([{ "id": "old", "match_index": 4 }]));
+        let mut new = status("new", "Leader", 3, json!([{ "id": "old", "match_index": 4 }]));
+        new["raft"]["wrong_disks"] = json!([{ "server": "old" }]);
         let members = [member("old", Ok(old.clone())), member("new", Ok(new))];
         let text = page(&old, &members);
         assert!(text.contains("old  voter     6 "), "{text}");
+        assert!(text.contains("old has lost its data") && text.contains("rejoin old\n"), "{text}");
 
+        let mut wiped = old.clone();
+        wiped["raft"]["wrong_disk"] = json!({ "server": "old" });
+        let text = page(&wiped, &members);
+        assert!(text.contains("disk       not the one its cluster knows it by"), "{text}");
         let text = page(&old, &[]);
         assert!(text.starts_with("server     old of") && !text.contains("SUFFRAGE"), "{text}");
     }
