@@ -76,24 +76,58 @@ use crate::{
 ///
 /// # Metrics
 /// Counted through the `metrics` facade, with the label `server`. A recorder must be installed
-/// before the server is started.
+/// before the server is started. `docs/metrics.md` in the repository says when to look at which.
 ///
-/// | name | kind | what |
-/// |---|---|---|
-/// | `raft.apply.requests` | counter | requests taken up |
-/// | `raft.apply.entries` | counter | entries applied |
-/// | `raft.apply.batch_entries` | histogram | entries in one batch of the state machine |
-/// | `raft.propose.batch_entries` | histogram | entries proposed together |
-/// | `raft.commit.latency_seconds` | histogram | from proposing to committing, once per batch |
-/// | `raft.log.append_batches` | histogram | batches that one write of the log merges |
-/// | `raft.log.append_entries` | counter | entries written to the log |
-/// | `raft.role_changes` | counter | changes of role |
-/// | `raft.transport.send_errors` | counter | messages the transport refused |
-/// | `raft.snapshot.take_seconds` | histogram | from asking for a view to a durable snapshot |
-/// | `raft.snapshot.persist_bytes` | counter | bytes of the own state written to snapshots |
-/// | `raft.snapshot.sent_bytes` | counter | bytes of snapshots sent to followers, repeats included |
-/// | `raft.snapshot.received_bytes` | counter | bytes of snapshots received and kept |
-/// | `raft.snapshot.install` | counter | snapshots from a leader restored into the state machine |
+/// | name | type | unit | labels | meaning |
+/// |---|---|---|---|---|
+/// | `raft.requests` | counter | requests | `call` | calls that `run` has taken up, by kind |
+/// | `raft.apply.entries` | counter | entries |  | entries applied, barriers and configurations included |
+/// | `raft.apply.batch_entries` | histogram | entries |  | entries in one batch of the state machine |
+/// | `raft.apply.batch_seconds` | histogram | seconds |  | how long the state machine took for one batch |
+/// | `raft.propose.batch_entries` | histogram | entries |  | entries proposed together, once per turn |
+/// | `raft.commit.latency_seconds` | histogram | seconds |  | from proposing to committing, once per batch |
+/// | `raft.role_changes` | counter | changes | `role` | how often this server began to play a part |
+/// | `raft.is_leader` | gauge | 0 or 1 |  | whether this server leads |
+/// | `raft.term` | gauge | terms |  | the server's term |
+/// | `raft.peers` | gauge | servers |  | other members of the configuration in force |
+/// | `raft.last_contact_seconds` | gauge | seconds |  | how long ago a follower heard from its leader; 0 on a leader, and before the first time |
+/// | `raft.election.timeouts` | counter | timeouts |  | how often it gave up waiting for a leader or for votes |
+/// | `raft.election.seconds` | histogram | seconds |  | from the first question for votes to leadership, by the winner |
+/// | `raft.leader.lease_timeouts` | counter | timeouts |  | how often it gave up leading because no majority answered |
+/// | `raft.leader.write_stalls` | counter | timeouts |  | how often it gave up leading because its disk was stuck |
+/// | `raft.log.append_batches` | histogram | batches |  | batches that one write of the log merges |
+/// | `raft.log.append_entries` | counter | entries |  | entries written to the log |
+/// | `raft.log.write_seconds` | histogram | seconds |  | one write of log, term and vote, synced |
+/// | `raft.log.compact_seconds` | histogram | seconds |  | removing what a snapshot stands for from the log |
+/// | `raft.log.first_index` | gauge | index |  | the first entry still in the log |
+/// | `raft.log.last_index` | gauge | index |  | the last entry in the log, durable or not |
+/// | `raft.log.commit_index` | gauge | index |  | the last entry known to be committed |
+/// | `raft.log.applied_index` | gauge | index |  | the last entry applied |
+/// | `raft.log.oldest_age_seconds` | gauge | seconds |  | for how long the oldest entry has been in the log, at least; 0 for an empty log |
+/// | `raft.fsm.restore_seconds` | histogram | seconds |  | replacing the state by a snapshot, at the start or later |
+/// | `raft.fsm.last_restore_seconds` | gauge | seconds |  | how long the newest of these took |
+/// | `raft.fsm.view_seconds` | histogram | seconds |  | taking a view for a snapshot, during which nothing is applied |
+/// | `raft.fsm.saturation` | gauge | 0 to 1 |  | share of the last second in which the task that applies had something to do |
+/// | `raft.run.saturation` | gauge | 0 to 1 |  | share of the last second in which the task that owns consensus had something to do |
+/// | `raft.queue.length` | gauge | see meaning | `queue` | what waits: `requests`, `inbox_urgent` and `inbox_entries` (messages), `writes` not durable, `unapplied` entries committed |
+/// | `raft.snapshot.take_seconds` | histogram | seconds |  | from asking for a view to a durable snapshot |
+/// | `raft.snapshot.persist_seconds` | histogram | seconds |  | of that, writing the view |
+/// | `raft.snapshot.persist_bytes` | counter | bytes |  | bytes of the own state written to snapshots |
+/// | `raft.snapshot.send_seconds` | histogram | seconds |  | from the first piece sent to a follower to its word that all is installed |
+/// | `raft.snapshot.sent_bytes` | counter | bytes |  | bytes of snapshots sent to followers, repeats included |
+/// | `raft.snapshot.receive_seconds` | histogram | seconds |  | from the first piece received to a durable snapshot |
+/// | `raft.snapshot.received_bytes` | counter | bytes |  | bytes of snapshots received and kept |
+/// | `raft.snapshot.install` | counter | snapshots |  | snapshots from a leader restored into the state machine |
+/// | `raft.snapshot.failures` | counter | snapshots |  | snapshots that could not be taken, sent or kept |
+/// | `raft.messages.sent` | counter | messages | `kind` | messages given to the transport, taken or not |
+/// | `raft.messages.received` | counter | messages | `kind` | messages taken from the inbox |
+/// | `raft.transport.send_errors` | counter | messages |  | messages the transport refused |
+/// | `raft.observer.dropped` | counter | observations |  | observations lost because an observer did not keep up |
+/// | `raft.peer.lag_entries` | gauge | entries | `peer` | entries of the leader's log the peer is not known to have |
+/// | `raft.peer.inflight` | gauge | messages | `peer` | messages with entries under way to the peer |
+/// | `raft.peer.last_contact_seconds` | gauge | seconds | `peer` | how long ago the peer was sent the last message it has answered |
+/// | `raft.peer.round_trip_seconds` | gauge | seconds | `peer` | how long its newest answer to a heartbeat took |
+/// | `raft.peer.is_stalled` | gauge | 0 or 1 | `peer` | whether the peer answers but takes nothing of what it lacks |
 ///
 /// Source: hashicorp/raft `Raft`.
 pub struct Raft<F: Fsm> {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{configuration::ServerId, error::ConfigError};
+use serde::Serialize;
+
+use crate::{configuration::ServerId, error::ConfigError, status::seconds};
 
 /// The settings of a server: start from [`Config::new`] and change what differs.
 ///
@@ -12,6 +14,9 @@ use crate::{configuration::ServerId, error::ConfigError};
 /// but these: `local_id`, `apply_queue`, `apply_queue_bytes`, `rpc_queue`, `rpc_queue_bytes`,
 /// `restore_on_start` and `seed`.
 ///
+/// Serialised, for people to read, lengths of time are numbers of seconds and their fields say so:
+/// `election_timeout` becomes `election_timeout_seconds`.
+///
 /// ```
 /// use std::time::Duration;
 ///
@@ -19,7 +24,7 @@ use crate::{configuration::ServerId, error::ConfigError};
 /// config.validate()?;
 /// # Ok::<(), raft::ConfigError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Config {
     /// Who this server is. Not empty; must never change for a data directory.
     pub local_id: ServerId,
@@ -27,15 +32,19 @@ pub struct Config {
     /// amount up to the same length again is added. Also how long a leadership transfer may take.
     /// Default 1 s; 10 ms to 1 h, at least three `heartbeat_interval`s. Smaller finds a dead
     /// leader sooner but elects needlessly when the network or a process stalls.
+    #[serde(rename = "election_timeout_seconds", serialize_with = "seconds")]
     pub election_timeout: Duration,
     /// How often a leader tells everyone that it leads. Default 100 ms; at least 1 ms.
+    #[serde(rename = "heartbeat_interval_seconds", serialize_with = "seconds")]
     pub heartbeat_interval: Duration,
     /// A leader that has not heard from a majority for this long, counted from when it *sent* what
     /// they answered, steps down. Default 500 ms; at least two `heartbeat_interval`s, at most
     /// `election_timeout`.
+    #[serde(rename = "leader_lease_timeout_seconds", serialize_with = "seconds")]
     pub leader_lease_timeout: Duration,
     /// A server whose oldest log write has been under way for longer than this does not campaign,
     /// and steps down if it leads: its disk is stuck. Default 3 s; at least `election_timeout`.
+    #[serde(rename = "write_stall_timeout_seconds", serialize_with = "seconds")]
     pub write_stall_timeout: Duration,
     /// Whether a server asks for votes before it raises its term (thesis §9.6), so that one that
     /// was cut off does not depose a healthy leader. Default true.
@@ -70,6 +79,7 @@ pub struct Config {
     /// How long a request may wait for a place in the queue before it is refused with
     /// `EnqueueTimeout`. Default 5 s; at least 1 ms. A request that was taken up is not bounded by
     /// this.
+    #[serde(rename = "enqueue_timeout_seconds", serialize_with = "seconds")]
     pub enqueue_timeout: Duration,
     /// A leader with this many entries accepted but not applied takes no more requests until some
     /// are. Default 65,536; at least 1.
@@ -94,6 +104,7 @@ pub struct Config {
     pub max_held_entries: u64,
     /// How often this server looks whether a snapshot is due; a random amount up to the same length
     /// again is added, so that servers do not all start at once. Default 120 s; at least 1 ms.
+    #[serde(rename = "snapshot_interval_seconds", serialize_with = "seconds")]
     pub snapshot_interval: Duration,
     /// A snapshot is due when this many entries have been applied since the last one. Default
     /// 8192; at least 1.
@@ -119,6 +130,7 @@ pub struct Config {
     /// A new server has caught up when it lacks at most this many entries. Default 1000; may be 0.
     pub catch_up_lag: u64,
     /// How long a new server may take to catch up. Default 10 min; at least 1 ms.
+    #[serde(rename = "catch_up_timeout_seconds", serialize_with = "seconds")]
     pub catch_up_timeout: Duration,
     /// Whether the server ends when it learns that it was removed from its cluster, with
     /// [`Fatal::Removed`](crate::Fatal::Removed). Default true.

@@ -100,6 +100,6 @@ pub use self::{
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, WrongDisk},
+    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, Timeouts, WrongDisk},
     transport::{Inbox, Received, Transport},
 };

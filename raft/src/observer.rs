@@ -76,6 +76,30 @@ pub enum Observation {
         /// Who.
         peer: ServerId,
     },
+    /// On a leader: a peer answers heartbeats, but for two election timeouts it has taken nothing of
+    /// what it lacks, neither entries nor a piece of a snapshot. Its disk may be stuck.
+    PeerStalled {
+        /// Who.
+        peer: ServerId,
+        /// The last index known to be durable there.
+        match_index: LogIndex,
+    },
+    /// On a leader: a stalled peer has come further, or lacks nothing any more.
+    PeerResumed {
+        /// Who.
+        peer: ServerId,
+    },
+    /// A server has asked for this server's vote, or whether it would get it.
+    VoteRequested {
+        /// Who asks.
+        candidate: ServerId,
+        /// The term it asks for.
+        term: Term,
+        /// Whether it only asks whether it would get the vote (pre-vote).
+        is_pre_vote: bool,
+        /// Whether it is granted. The answer leaves when the promise is durable.
+        is_granted: bool,
+    },
     /// On a leader: a peer lacks entries that it acknowledged, so its disk has lost them. Until the
     /// next election it is sent nothing and counts for no commit. Stop it, empty its disk, start it
     /// and [rejoin](crate::Raft::rejoin_server) it.
@@ -194,6 +218,8 @@ struct Registered {
     filter: Filter,
     sender: mpsc::Sender<Observation>,
     dropped: Arc<AtomicU64>,
+    /// The same of all observers of the node together.
+    all_dropped: Arc<AtomicU64>,
     has_panicked: AtomicBool,
 }
 
@@ -217,6 +243,7 @@ impl Registered {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.all_dropped.fetch_add(1, Ordering::Relaxed);
                 true
             }
             Err(mpsc::error::TrySendError::Closed(_)) => false,
@@ -238,6 +265,8 @@ pub(crate) struct Observers {
     registered: Mutex<Arc<[Arc<Registered>]>>,
     /// How many are registered, readable without the lock: the usual answer is none.
     count: AtomicU64,
+    /// What all of them have lost so far, those that have ended too.
+    dropped: Arc<AtomicU64>,
 }
 
 impl Observers {
@@ -246,7 +275,9 @@ impl Observers {
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
         let has_panicked = AtomicBool::new(false);
-        let new = Arc::new(Registered { filter, sender, dropped: counter, has_panicked });
+        let all_dropped = Arc::clone(&self.dropped);
+        let new =
+            Arc::new(Registered { filter, sender, dropped: counter, all_dropped, has_panicked });
         self.replace(|registered| registered.iter().cloned().chain([new]).collect());
         Observer { receiver, dropped }
     }
@@ -254,6 +285,11 @@ impl Observers {
     /// Whether anybody observes at all, so that nothing is built for nobody.
     pub(crate) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
+    }
+
+    /// How many observations were lost because an observer did not keep up.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Ends every observation: receivers see `None` once they have read what is queued.

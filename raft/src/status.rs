@@ -1,10 +1,11 @@
 //! What a node says of itself.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{
+    config::Config,
     configuration::{IndexedConfiguration, ServerId},
     error::Leader,
     log::{LogId, LogIndex, Term},
@@ -34,7 +35,10 @@ pub struct LogMarks {
     pub applied: LogIndex,
 }
 
-/// Everything a node says of itself, at one moment. Serialisable.
+/// Everything a node says of itself, at one moment.
+///
+/// Serialised, lengths of time are numbers of seconds with a fraction, and their fields say so:
+/// `last_contact` becomes `last_contact_seconds`. Terms and indices are numbers, ids are text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -52,6 +56,11 @@ pub struct Status {
     pub marks: LogMarks,
     /// The last entry covered by its newest snapshot.
     pub snapshot: LogId,
+    /// How many bytes that snapshot has, if that is known.
+    pub snapshot_size_bytes: Option<u64>,
+    /// How long ago it became durable here; `None` if that was before this server started.
+    #[serde(rename = "snapshot_age_seconds", serialize_with = "optional_seconds")]
+    pub snapshot_age: Option<Duration>,
     /// The snapshot of its own state that it is writing, if it is.
     pub persisting: Option<SnapshotProgress>,
     /// The snapshot that it is receiving from the leader, if it is. It stays here while the
@@ -62,7 +71,30 @@ pub struct Status {
     /// The configuration in force, committed or not.
     pub latest_configuration: IndexedConfiguration,
     /// How long ago it heard from its leader; zero on a leader, `None` if it never did.
+    #[serde(rename = "last_contact_seconds", serialize_with = "optional_seconds")]
     pub last_contact: Option<Duration>,
+    /// How long it has been running.
+    #[serde(rename = "uptime_seconds", serialize_with = "seconds")]
+    pub uptime: Duration,
+    /// For how long its oldest entry has been in the log, at least; what was there when it started
+    /// counts from then. `None` if the log is empty. Looked at once a second.
+    ///
+    /// Compare it with `last_restore`: a log that goes back less far than a restore takes cannot
+    /// bring a follower up to date that was sent a snapshot.
+    #[serde(rename = "oldest_entry_age_seconds", serialize_with = "optional_seconds")]
+    pub oldest_entry_age: Option<Duration>,
+    /// How long the last restore of its state machine took, at its start or later; `None` if there
+    /// was none.
+    #[serde(rename = "last_restore_seconds", serialize_with = "optional_seconds")]
+    pub last_restore: Option<Duration>,
+    /// How much of the last second the task that owns consensus had something to do, in percent.
+    pub run_busy_percent: u8,
+    /// How much of the last second the task that applies commands had something to do, in percent.
+    pub fsm_busy_percent: u8,
+    /// How often it has waited in vain since it started.
+    pub timeouts: Timeouts,
+    /// The settings in force.
+    pub config: Arc<Config>,
     /// On a leader, how far each other server has come; empty on others.
     pub peers: Vec<PeerStatus>,
     /// Set when this server's disk is not the one that its cluster knows it by: it was wiped,
@@ -99,6 +131,17 @@ impl std::fmt::Display for WrongDisk {
     }
 }
 
+/// How often a server has waited in vain since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Timeouts {
+    /// For a leader, or for votes.
+    pub election: u64,
+    /// For the answers of a majority: each time it stopped leading.
+    pub lease: u64,
+    /// For its disk, as a leader: each time it stopped leading.
+    pub write_stall: u64,
+}
+
 /// How far a snapshot has been written or received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct SnapshotProgress {
@@ -121,8 +164,19 @@ pub struct PeerStatus {
     pub match_index: LogIndex,
     /// The next index to be sent.
     pub next_index: LogIndex,
+    /// How many entries of the leader's log it is not known to have.
+    pub lag_entries: u64,
     /// How long ago it was sent the last message it has answered.
+    #[serde(rename = "last_contact_seconds", serialize_with = "seconds")]
     pub last_contact: Duration,
+    /// How long its newest answer to a heartbeat took, too long by 1/500 of the leader lease at
+    /// most; `None` before the first.
+    #[serde(rename = "round_trip_seconds", serialize_with = "optional_seconds")]
+    pub round_trip: Option<Duration>,
+    /// Whether it has not answered for an election timeout.
+    pub is_lost: bool,
+    /// Whether it answers but takes nothing of what it lacks.
+    pub is_stalled: bool,
     /// Messages with entries under way to it.
     pub inflight: usize,
     /// While it is being sent a snapshot: how many bytes of it have arrived.
@@ -150,4 +204,16 @@ impl std::fmt::Display for ProgressState {
             Self::Snapshot => "snapshot",
         })
     }
+}
+
+/// Serialises a length of time as seconds.
+pub(crate) fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+fn optional_seconds<S: Serializer>(
+    time: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64()).serialize(serializer)
 }

@@ -264,6 +264,11 @@ impl Received {
         }
     }
 
+    /// How many messages wait in the urgent lane, and in that of the entries.
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        (self.urgent.len(), self.entries.len())
+    }
+
     /// Refuses further messages; what is queued can still be read.
     pub fn close(&mut self) {
         self.budget.close();

@@ -1,6 +1,6 @@
 //! The rules, on statuses made up for them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::{
     configuration::{Configuration, IndexedConfiguration, Server, ServerId},
     log::{LogId, LogIndex, Term},
     observer::Role,
-    status::{LogMarks, PeerStatus, ProgressState, Status},
+    status::{LogMarks, PeerStatus, ProgressState, Status, Timeouts},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -34,7 +34,11 @@ fn status(members: &[Member]) -> Status {
         progress: ProgressState::Replicate,
         match_index: LogIndex(last.index.0 - lag),
         next_index: last.index.next(),
+        lag_entries: lag,
         last_contact: seconds as u32 * SECOND,
+        round_trip: None,
+        is_lost: false,
+        is_stalled: false,
         inflight: 0,
         snapshot_received_bytes: None,
         snapshot_size_bytes: None,
@@ -47,11 +51,20 @@ fn status(members: &[Member]) -> Status {
         last,
         marks: LogMarks::default(),
         snapshot: LogId::ZERO,
+        snapshot_size_bytes: None,
+        snapshot_age: None,
         persisting: None,
         receiving: None,
         committed_configuration: configuration.clone(),
         latest_configuration: configuration,
         last_contact: Some(Duration::ZERO),
+        uptime: Duration::ZERO,
+        oldest_entry_age: None,
+        last_restore: None,
+        run_busy_percent: 0,
+        fsm_busy_percent: 0,
+        timeouts: Timeouts::default(),
+        config: Arc::new(crate::Config::new("a")),
         peers: members.iter().map(peer).collect(),
         wrong_disk: None,
         wrong_disks: Vec::new(),

@@ -100,8 +100,12 @@ impl Consensus {
 
     pub(super) fn handle_election_timeout(&mut self, now: Time) {
         if self.election_deadline <= now {
+            let may_campaign = self.may_campaign();
+            if may_campaign || self.leader.is_some() {
+                self.timeouts.election += 1;
+            }
             self.set_leader(None);
-            if self.may_campaign() && !self.is_disk_stalled(now) {
+            if may_campaign && !self.is_disk_stalled(now) {
                 self.campaign(now, false);
             } else {
                 self.set_role(RoleState::Follower);
@@ -205,10 +209,13 @@ impl Consensus {
             self.set_role(RoleState::Follower);
             self.reset_election_deadline(now);
         }
+        let (term, is_pre_vote) = (request.term, request.is_pre_vote);
+        let candidate = from.clone();
+        self.observe(Observation::VoteRequested { candidate, term, is_pre_vote, is_granted });
         let reply = RequestVoteReply {
             term: self.term(),
             requested_term: request.term,
-            is_pre_vote: request.is_pre_vote,
+            is_pre_vote,
             is_granted,
         };
         self.send_when_durable(now, from, Message::RequestVoteReply(reply), None);

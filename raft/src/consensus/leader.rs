@@ -262,6 +262,7 @@ impl Consensus {
             && let Some(progress) = leader.peers.get_mut(from)
         {
             progress.heard(reply.accepted_index, asked_at, patience);
+            progress.round_trip = Some(now.since(asked_at));
         }
         self.replicate(now, from);
         self.vouch_again(from, reply);
@@ -316,6 +317,16 @@ impl Consensus {
         true
     }
 
+    /// A peer has come further.
+    pub(super) fn has_moved(&mut self, now: Time, peer: &ServerId) {
+        let Some(leader) = self.role.leader_mut() else { return };
+        let Some(progress) = leader.peers.get_mut(peer) else { return };
+        progress.moved_at = now;
+        if std::mem::replace(&mut progress.is_stalled, false) {
+            self.observe(Observation::PeerResumed { peer: peer.clone() });
+        }
+    }
+
     /// A peer has everything up to `index`, durably.
     pub(super) fn matched(&mut self, now: Time, from: &ServerId, index: LogIndex) {
         if self.log.last().index < index {
@@ -330,6 +341,7 @@ impl Consensus {
             self.compact();
         }
         if before < after {
+            self.has_moved(now, from);
             self.advance_commit(now);
             self.continue_transfer(from);
         }
@@ -426,12 +438,18 @@ impl Consensus {
     pub(super) fn handle_leader_timeout(&mut self, now: Time) {
         let Some(leader) = self.role.leader() else { return };
         let is_lease_over = leader.majority_contact + self.rules.leader_lease_timeout <= now;
-        if (is_lease_over && !self.is_own_majority()) || self.is_disk_stalled(now) {
+        let has_lost_lease = is_lease_over && !self.is_own_majority();
+        let next_heartbeat = leader.next_heartbeat;
+        if has_lost_lease || self.is_disk_stalled(now) {
+            let vain = &mut self.timeouts;
+            let count = if has_lost_lease { &mut vain.lease } else { &mut vain.write_stall };
+            *count += 1;
             self.step_down(now);
             return;
         }
-        if leader.next_heartbeat <= now {
+        if next_heartbeat <= now {
             self.notice_lost_peers(now);
+            self.notice_stalled_peers(now);
             self.begin_round(now);
             self.record_incarnations(now);
         }
@@ -465,6 +483,31 @@ impl Consensus {
         }
         for peer in lost {
             self.observe(Observation::PeerLost { peer });
+        }
+    }
+    /// Replication that stands still although the peer answers: its disk may be stuck, or something
+    /// keeps the entries from it that lets heartbeats through.
+    fn notice_stalled_peers(&mut self, now: Time) {
+        let patience = 2 * self.rules.election_timeout;
+        let last = self.log.last().index;
+        let Some(leader) = self.role.leader_mut() else { return };
+        let mut stalled = Vec::new();
+        let mut complete = Vec::new();
+        for (peer, progress) in &mut leader.peers {
+            if progress.is_lost {
+                progress.moved_at = now;
+            } else if progress.match_index == last {
+                complete.push(peer.clone());
+            } else if !progress.is_stalled && progress.moved_at + patience <= now {
+                progress.is_stalled = true;
+                stalled.push((peer.clone(), progress.match_index));
+            }
+        }
+        for peer in complete {
+            self.has_moved(now, &peer);
+        }
+        for (peer, match_index) in stalled {
+            self.observe(Observation::PeerStalled { peer, match_index });
         }
     }
 }

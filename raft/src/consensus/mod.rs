@@ -75,7 +75,7 @@ use crate::{
     observer::{Observation, Role},
     rpc::Message,
     stable::HardState,
-    status::PeerStatus,
+    status::{PeerStatus, Timeouts},
 };
 
 /// One server's consensus state. See the [module](self) for how to drive it.
@@ -108,6 +108,8 @@ pub struct Consensus {
     waiting_since: Time,
     election_deadline: Time,
     transfer: Option<Transfer>,
+    /// How often it has waited in vain.
+    timeouts: Timeouts,
     /// Writes that are not durable yet, oldest first.
     writes: VecDeque<PendingWrite>,
     /// The newest write that is durable.
@@ -167,6 +169,7 @@ impl Consensus {
             waiting_since: now,
             election_deadline: now,
             transfer: None,
+            timeouts: Timeouts::default(),
             writes: VecDeque::new(),
             written: WriteId(0),
             next_write: WriteId(1),
@@ -466,6 +469,18 @@ impl Consensus {
         self.membership.committed()
     }
 
+    /// How often it has waited in vain since it started.
+    #[must_use]
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// How many writes are not durable yet.
+    #[must_use]
+    pub fn pending_writes(&self) -> usize {
+        self.writes.len()
+    }
+
     /// On a leader, how far each peer has come.
     #[must_use]
     pub fn peers(&self, now: Time) -> Vec<PeerStatus> {
@@ -475,7 +490,11 @@ impl Consensus {
             progress: progress.state,
             match_index: progress.match_index,
             next_index: progress.next_index,
+            lag_entries: self.log.last().index.since(progress.match_index),
             last_contact: now.since(progress.contact),
+            round_trip: progress.round_trip,
+            is_lost: progress.is_lost,
+            is_stalled: progress.is_stalled,
             inflight: progress.inflight(),
             snapshot_received_bytes: progress.received_bytes(),
             snapshot_size_bytes: None,

@@ -69,6 +69,12 @@ pub(super) struct Progress {
     pub(super) contact: Time,
     /// Whether it has been reported as lost.
     pub(super) is_lost: bool,
+    /// When it last came further, or needed nothing, or was lost; and whether it has been reported
+    /// as stalled since.
+    pub(super) moved_at: Time,
+    pub(super) is_stalled: bool,
+    /// How long its newest answer to a heartbeat took.
+    pub(super) round_trip: Option<Duration>,
     /// The newest snapshot it was sent in this session.
     transfer: Option<Transfer>,
     /// After a snapshot could not be sent or kept: no other one before.
@@ -112,6 +118,9 @@ impl Progress {
             acked_round: 0,
             contact: now,
             is_lost: false,
+            moved_at: now,
+            is_stalled: false,
+            round_trip: None,
             transfer: None,
             retry_at: now,
         }
@@ -344,11 +353,12 @@ impl Progress {
         transfer.map(|transfer| transfer.received_bytes)
     }
 
-    /// The follower has this much of the snapshot: less than before if it had to begin anew.
-    pub(super) fn snapshot_received(&mut self, bytes: u64) {
-        if let Some(transfer) = &mut self.transfer {
-            transfer.received_bytes = bytes;
-        }
+    /// The follower has this much of the snapshot: less than before if it had to begin anew. Returns
+    /// whether it is more.
+    pub(super) fn snapshot_received(&mut self, bytes: u64) -> bool {
+        let Some(transfer) = &mut self.transfer else { return false };
+        let before = std::mem::replace(&mut transfer.received_bytes, bytes);
+        before < bytes
     }
 
     /// The snapshot has arrived. If it is not enough any more, find out what is needed now.

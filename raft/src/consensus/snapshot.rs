@@ -107,7 +107,11 @@ impl Consensus {
             return;
         }
         match &outcome {
-            InstallOutcome::Received { next_offset } => progress.snapshot_received(*next_offset),
+            InstallOutcome::Received { next_offset } => {
+                if progress.snapshot_received(*next_offset) {
+                    self.has_moved(now, from);
+                }
+            }
             InstallOutcome::Installed { match_index } => {
                 self.matched(now, from, *match_index);
                 if let Some(leader) = self.role.leader_mut()

@@ -1,103 +1,401 @@
 //! What is counted, under the names `raft.*`, through the `metrics` facade.
 //!
-//! The handles are made once, at start: a recorder installed later than the node counts nothing of
-//! it. Without a recorder each of them is a branch.
-//! The table is on [`Raft`](crate::Raft).
+//! The handles are made once: at start, and those of a peer when this server first leads it. A
+//! recorder installed later than the node counts nothing of it. Without a recorder each of them is a
+//! branch. What is told here once for a batch or a message is told at once; marks, lags and queues
+//! are looked at once a second, see `sample`.
+//! The table is on [`Raft`](crate::Raft) and in `docs/metrics.md`, and a test compares.
 
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use crate::{configuration::ServerId, log::Entries};
+use super::request::Request;
+use crate::{
+    configuration::ServerId,
+    log::Entries,
+    observer::Role,
+    rpc::{Message, RequestVoteReply, RequestVoteRequest},
+    status::{LogMarks, PeerStatus, Timeouts},
+};
 
-#[derive(Clone)]
+/// The kinds of calls, in the order of [`call`].
+const CALLS: [&str; 11] = [
+    "apply",
+    "apply_batch",
+    "barrier",
+    "verify_leader",
+    "change_configuration",
+    "bootstrap",
+    "leadership_transfer",
+    "snapshot",
+    "restore",
+    "reload_config",
+    "status",
+];
+
+fn call<R>(request: &Request<R>) -> usize {
+    match request {
+        Request::Apply { .. } => 0,
+        Request::ApplyBatch { .. } => 1,
+        Request::Barrier { .. } => 2,
+        Request::Verify { .. } => 3,
+        Request::Change(_) => 4,
+        Request::Bootstrap { .. } => 5,
+        Request::Transfer { .. } => 6,
+        Request::Snapshot { .. } => 7,
+        Request::Restore { .. } => 8,
+        Request::Reload { .. } => 9,
+        Request::Status { .. } => 10,
+    }
+}
+
+/// The kinds of messages, in the order of [`kind`].
+const KINDS: [&str; 12] = [
+    "append_entries",
+    "append_entries_reply",
+    "heartbeat",
+    "heartbeat_reply",
+    "request_vote",
+    "request_vote_reply",
+    "request_pre_vote",
+    "request_pre_vote_reply",
+    "timeout_now",
+    "install_snapshot",
+    "install_snapshot_reply",
+    "removed",
+];
+
+fn kind(message: &Message) -> usize {
+    match message {
+        Message::AppendEntries(_) => 0,
+        Message::AppendEntriesReply(_) => 1,
+        Message::Heartbeat(_) => 2,
+        Message::HeartbeatReply(_) => 3,
+        Message::RequestVote(RequestVoteRequest { is_pre_vote: false, .. }) => 4,
+        Message::RequestVoteReply(RequestVoteReply { is_pre_vote: false, .. }) => 5,
+        Message::RequestVote(_) => 6,
+        Message::RequestVoteReply(_) => 7,
+        Message::TimeoutNow(_) => 8,
+        Message::InstallSnapshot(_) => 9,
+        Message::InstallSnapshotReply(_) => 10,
+        Message::Removed(_) => 11,
+    }
+}
+
+const ROLES: [&str; 4] = ["follower", "pre-candidate", "candidate", "leader"];
+
+/// The queues of a node, in the order of [`Load::queues`].
+const QUEUES: [&str; 5] = ["requests", "inbox_urgent", "inbox_entries", "writes", "unapplied"];
+
+/// What a look at the node has found, beside marks and peers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// Requests; messages without entries; messages with them; writes not durable; entries committed
+    /// and not applied.
+    pub(super) queues: [u64; QUEUES.len()],
+    /// The share of time that `run`, and `run_fsm`, did not wait for something to do.
+    pub(super) run_saturation: f64,
+    pub(super) fsm_saturation: f64,
+    pub(super) oldest_age: Option<Duration>,
+    pub(super) observer_drops: u64,
+}
+
+/// One server's handles. The fields have the names of the metrics.
 pub(super) struct Metrics {
-    requests: Counter,
-    applied_entries: Counter,
-    applied_batch: Histogram,
-    proposed_batch: Histogram,
-    commit_latency: Histogram,
-    append_batches: Histogram,
-    append_entries: Counter,
-    role_changes: Counter,
-    send_errors: Counter,
-    snapshot_take: Histogram,
-    snapshot_persisted: Counter,
-    snapshot_sent: Counter,
-    snapshot_received: Counter,
-    snapshot_installs: Counter,
+    server: String,
+    requests: [Counter; CALLS.len()],
+    apply_entries: Counter,
+    apply_batch_entries: Histogram,
+    apply_batch_seconds: Histogram,
+    propose_batch_entries: Histogram,
+    commit_latency_seconds: Histogram,
+    role_changes: [Counter; ROLES.len()],
+    is_leader: Gauge,
+    term: Gauge,
+    peers: Gauge,
+    last_contact_seconds: Gauge,
+    election_timeouts: Counter,
+    election_seconds: Histogram,
+    leader_lease_timeouts: Counter,
+    leader_write_stalls: Counter,
+    log_append_batches: Histogram,
+    log_append_entries: Counter,
+    log_write_seconds: Histogram,
+    log_compact_seconds: Histogram,
+    log_first_index: Gauge,
+    log_last_index: Gauge,
+    log_commit_index: Gauge,
+    log_applied_index: Gauge,
+    log_oldest_age_seconds: Gauge,
+    fsm_restore_seconds: Histogram,
+    fsm_last_restore_seconds: Gauge,
+    fsm_view_seconds: Histogram,
+    fsm_saturation: Gauge,
+    run_saturation: Gauge,
+    queue_length: [Gauge; QUEUES.len()],
+    snapshot_take_seconds: Histogram,
+    snapshot_persist_seconds: Histogram,
+    snapshot_persist_bytes: Counter,
+    snapshot_send_seconds: Histogram,
+    snapshot_sent_bytes: Counter,
+    snapshot_receive_seconds: Histogram,
+    snapshot_received_bytes: Counter,
+    snapshot_install: Counter,
+    snapshot_failures: Counter,
+    messages_sent: [Counter; KINDS.len()],
+    messages_received: [Counter; KINDS.len()],
+    transport_send_errors: Counter,
+    observer_dropped: Counter,
 }
 
 impl Metrics {
     pub(super) fn new(id: &ServerId) -> Self {
         let server = || id.as_str().to_owned();
+        let counter = |name: &'static str| counter!(name, "server" => server());
+        let gauge = |name: &'static str| gauge!(name, "server" => server());
+        let histogram = |name: &'static str| histogram!(name, "server" => server());
         Self {
-            requests: counter!("raft.apply.requests", "server" => server()),
-            applied_entries: counter!("raft.apply.entries", "server" => server()),
-            applied_batch: histogram!("raft.apply.batch_entries", "server" => server()),
-            proposed_batch: histogram!("raft.propose.batch_entries", "server" => server()),
-            commit_latency: histogram!("raft.commit.latency_seconds", "server" => server()),
-            append_batches: histogram!("raft.log.append_batches", "server" => server()),
-            append_entries: counter!("raft.log.append_entries", "server" => server()),
-            role_changes: counter!("raft.role_changes", "server" => server()),
-            send_errors: counter!("raft.transport.send_errors", "server" => server()),
-            snapshot_take: histogram!("raft.snapshot.take_seconds", "server" => server()),
-            snapshot_persisted: counter!("raft.snapshot.persist_bytes", "server" => server()),
-            snapshot_sent: counter!("raft.snapshot.sent_bytes", "server" => server()),
-            snapshot_received: counter!("raft.snapshot.received_bytes", "server" => server()),
-            snapshot_installs: counter!("raft.snapshot.install", "server" => server()),
+            server: server(),
+            requests: CALLS.map(|of| counter!("raft.requests", "server" => server(), "call" => of)),
+            apply_entries: counter("raft.apply.entries"),
+            apply_batch_entries: histogram("raft.apply.batch_entries"),
+            apply_batch_seconds: histogram("raft.apply.batch_seconds"),
+            propose_batch_entries: histogram("raft.propose.batch_entries"),
+            commit_latency_seconds: histogram("raft.commit.latency_seconds"),
+            role_changes: ROLES
+                .map(|of| counter!("raft.role_changes", "server" => server(), "role" => of)),
+            is_leader: gauge("raft.is_leader"),
+            term: gauge("raft.term"),
+            peers: gauge("raft.peers"),
+            last_contact_seconds: gauge("raft.last_contact_seconds"),
+            election_timeouts: counter("raft.election.timeouts"),
+            election_seconds: histogram("raft.election.seconds"),
+            leader_lease_timeouts: counter("raft.leader.lease_timeouts"),
+            leader_write_stalls: counter("raft.leader.write_stalls"),
+            log_append_batches: histogram("raft.log.append_batches"),
+            log_append_entries: counter("raft.log.append_entries"),
+            log_write_seconds: histogram("raft.log.write_seconds"),
+            log_compact_seconds: histogram("raft.log.compact_seconds"),
+            log_first_index: gauge("raft.log.first_index"),
+            log_last_index: gauge("raft.log.last_index"),
+            log_commit_index: gauge("raft.log.commit_index"),
+            log_applied_index: gauge("raft.log.applied_index"),
+            log_oldest_age_seconds: gauge("raft.log.oldest_age_seconds"),
+            fsm_restore_seconds: histogram("raft.fsm.restore_seconds"),
+            fsm_last_restore_seconds: gauge("raft.fsm.last_restore_seconds"),
+            fsm_view_seconds: histogram("raft.fsm.view_seconds"),
+            fsm_saturation: gauge("raft.fsm.saturation"),
+            run_saturation: gauge("raft.run.saturation"),
+            queue_length: QUEUES
+                .map(|of| gauge!("raft.queue.length", "server" => server(), "queue" => of)),
+            snapshot_take_seconds: histogram("raft.snapshot.take_seconds"),
+            snapshot_persist_seconds: histogram("raft.snapshot.persist_seconds"),
+            snapshot_persist_bytes: counter("raft.snapshot.persist_bytes"),
+            snapshot_send_seconds: histogram("raft.snapshot.send_seconds"),
+            snapshot_sent_bytes: counter("raft.snapshot.sent_bytes"),
+            snapshot_receive_seconds: histogram("raft.snapshot.receive_seconds"),
+            snapshot_received_bytes: counter("raft.snapshot.received_bytes"),
+            snapshot_install: counter("raft.snapshot.install"),
+            snapshot_failures: counter("raft.snapshot.failures"),
+            messages_sent: KINDS
+                .map(|of| counter!("raft.messages.sent", "server" => server(), "kind" => of)),
+            messages_received: KINDS
+                .map(|of| counter!("raft.messages.received", "server" => server(), "kind" => of)),
+            transport_send_errors: counter("raft.transport.send_errors"),
+            observer_dropped: counter("raft.observer.dropped"),
         }
     }
 
-    pub(super) fn requests(&self, count: usize) {
-        self.requests.increment(count as u64);
+    /// The handles of a peer.
+    pub(super) fn peer(&self, id: &ServerId) -> PeerMetrics {
+        let server = || self.server.clone();
+        let peer = || id.as_str().to_owned();
+        let gauge = |name: &'static str| gauge!(name, "server" => server(), "peer" => peer());
+        PeerMetrics {
+            lag_entries: gauge("raft.peer.lag_entries"),
+            inflight: gauge("raft.peer.inflight"),
+            last_contact_seconds: gauge("raft.peer.last_contact_seconds"),
+            round_trip_seconds: gauge("raft.peer.round_trip_seconds"),
+            is_stalled: gauge("raft.peer.is_stalled"),
+        }
+    }
+
+    /// Counts a turn's requests.
+    pub(super) fn requests<R>(&self, requests: &[Request<R>]) {
+        let mut counts = [0; CALLS.len()];
+        for request in requests {
+            if let Some(count) = counts.get_mut(call(request)) {
+                *count += 1;
+            }
+        }
+        for (counter, count) in self.requests.iter().zip(counts) {
+            if count != 0 {
+                counter.increment(count);
+            }
+        }
     }
 
     pub(super) fn proposed(&self, entries: usize) {
-        self.proposed_batch.record(entries as f64);
+        self.propose_batch_entries.record(entries as f64);
     }
 
     pub(super) fn committed(&self, latency: Duration) {
-        self.commit_latency.record(latency);
+        self.commit_latency_seconds.record(latency);
     }
 
-    pub(super) fn applied(&self, parts: &[Entries]) {
+    pub(super) fn applied(&self, parts: &[Entries], took: Duration) {
         let entries = parts.iter().map(|part| part.len()).sum::<usize>();
-        self.applied_entries.increment(entries as u64);
-        self.applied_batch.record(entries as f64);
+        self.apply_entries.increment(entries as u64);
+        self.apply_batch_entries.record(entries as f64);
+        self.apply_batch_seconds.record(took);
     }
 
     pub(super) fn log_append(&self, batches: &[Entries]) {
         let entries = batches.iter().map(|batch| batch.len()).sum::<usize>();
-        self.append_batches.record(batches.len() as f64);
-        self.append_entries.increment(entries as u64);
+        self.log_append_batches.record(batches.len() as f64);
+        self.log_append_entries.increment(entries as u64);
     }
 
-    pub(super) fn role_changed(&self) {
-        self.role_changes.increment(1);
+    pub(super) fn log_written(&self, took: Duration) {
+        self.log_write_seconds.record(took);
+    }
+
+    pub(super) fn log_compacted(&self, took: Duration) {
+        self.log_compact_seconds.record(took);
+    }
+
+    pub(super) fn role_changed(&self, role: Role) {
+        let [follower, pre_candidate, candidate, leader] = &self.role_changes;
+        let counter = match role {
+            Role::Follower => follower,
+            Role::PreCandidate => pre_candidate,
+            Role::Candidate => candidate,
+            Role::Leader => leader,
+        };
+        counter.increment(1);
+    }
+
+    pub(super) fn elected(&self, took: Duration) {
+        self.election_seconds.record(took);
+    }
+
+    pub(super) fn sent(&self, message: &Message) {
+        if let Some(counter) = self.messages_sent.get(kind(message)) {
+            counter.increment(1);
+        }
+    }
+
+    pub(super) fn received(&self, message: &Message) {
+        if let Some(counter) = self.messages_received.get(kind(message)) {
+            counter.increment(1);
+        }
     }
 
     pub(super) fn send_failed(&self) {
-        self.send_errors.increment(1);
+        self.transport_send_errors.increment(1);
     }
 
-    pub(super) fn snapshot_taken(&self, took: Duration) {
-        self.snapshot_take.record(took);
+    pub(super) fn view_taken(&self, took: Duration) {
+        self.fsm_view_seconds.record(took);
     }
 
-    pub(super) fn persisted(&self, bytes: u64) {
-        self.snapshot_persisted.increment(bytes);
-    }
-
-    pub(super) fn snapshot_sent(&self, bytes: u64) {
-        self.snapshot_sent.increment(bytes);
-    }
-
-    pub(super) fn snapshot_received(&self, bytes: u64) {
-        self.snapshot_received.increment(bytes);
+    pub(super) fn restored(&self, took: Duration) {
+        self.fsm_restore_seconds.record(took);
+        self.fsm_last_restore_seconds.set(took.as_secs_f64());
     }
 
     pub(super) fn installed(&self) {
-        self.snapshot_installs.increment(1);
+        self.snapshot_install.increment(1);
+    }
+
+    pub(super) fn snapshot_taken(&self, took: Duration) {
+        self.snapshot_take_seconds.record(took);
+    }
+
+    pub(super) fn snapshot_failed(&self) {
+        self.snapshot_failures.increment(1);
+    }
+
+    pub(super) fn persisted(&self, bytes: u64, took: Duration) {
+        self.snapshot_persist_bytes.increment(bytes);
+        self.snapshot_persist_seconds.record(took);
+    }
+
+    pub(super) fn snapshot_sent(&self, bytes: u64) {
+        self.snapshot_sent_bytes.increment(bytes);
+    }
+
+    pub(super) fn snapshot_delivered(&self, took: Duration) {
+        self.snapshot_send_seconds.record(took);
+    }
+
+    pub(super) fn snapshot_received(&self, bytes: u64) {
+        self.snapshot_received_bytes.increment(bytes);
+    }
+
+    pub(super) fn snapshot_complete(&self, took: Duration) {
+        self.snapshot_receive_seconds.record(took);
+    }
+
+    /// Where the log stands.
+    pub(super) fn marks(&self, marks: &LogMarks) {
+        self.log_first_index.set(marks.first.0 as f64);
+        self.log_last_index.set(marks.last.0 as f64);
+        self.log_commit_index.set(marks.committed.0 as f64);
+        self.log_applied_index.set(marks.applied.0 as f64);
+    }
+
+    /// What part this server plays, among how many others, and since when it has not heard from its
+    /// leader.
+    pub(super) fn part(&self, is_leader: bool, term: u64, peers: usize, silence: Duration) {
+        self.is_leader.set(f64::from(u8::from(is_leader)));
+        self.term.set(term as f64);
+        self.peers.set(peers as f64);
+        self.last_contact_seconds.set(silence.as_secs_f64());
+    }
+
+    pub(super) fn timeouts(&self, timeouts: Timeouts) {
+        self.election_timeouts.absolute(timeouts.election);
+        self.leader_lease_timeouts.absolute(timeouts.lease);
+        self.leader_write_stalls.absolute(timeouts.write_stall);
+    }
+
+    pub(super) fn load(&self, load: &Load) {
+        for (gauge, length) in self.queue_length.iter().zip(load.queues) {
+            gauge.set(length as f64);
+        }
+        self.run_saturation.set(load.run_saturation);
+        self.fsm_saturation.set(load.fsm_saturation);
+        self.log_oldest_age_seconds.set(load.oldest_age.unwrap_or_default().as_secs_f64());
+        self.observer_dropped.absolute(load.observer_drops);
+    }
+}
+
+/// The handles of one peer of a leader.
+pub(super) struct PeerMetrics {
+    lag_entries: Gauge,
+    inflight: Gauge,
+    last_contact_seconds: Gauge,
+    round_trip_seconds: Gauge,
+    is_stalled: Gauge,
+}
+
+impl PeerMetrics {
+    pub(super) fn show(&self, status: &PeerStatus) {
+        self.lag_entries.set(status.lag_entries as f64);
+        self.inflight.set(status.inflight as f64);
+        self.last_contact_seconds.set(status.last_contact.as_secs_f64());
+        self.round_trip_seconds.set(status.round_trip.unwrap_or_default().as_secs_f64());
+        self.is_stalled.set(f64::from(u8::from(status.is_stalled)));
+    }
+
+    /// This server leads it no more: an old value must not be taken for a new one.
+    pub(super) fn clear(&self) {
+        let Self { lag_entries, inflight, last_contact_seconds, round_trip_seconds, is_stalled } =
+            self;
+        for gauge in [lag_entries, inflight, last_contact_seconds, round_trip_seconds, is_stalled] {
+            gauge.set(0.0);
+        }
     }
 }

@@ -40,6 +40,7 @@ mod run;
 mod run_fsm;
 mod run_log;
 mod run_snapshots;
+mod sample;
 mod send_snapshot;
 mod shared;
 mod start;
@@ -71,6 +72,7 @@ use self::{
     run_fsm::RunFsm,
     run_log::RunLog,
     run_snapshots::{Policy, RunSnapshots, SNAPSHOTS_MAX},
+    sample::Sampler,
     start::Restored,
 };
 pub(crate) use self::{
@@ -143,12 +145,19 @@ fn spawn_all<F: Fsm>(
     mail: Mail<F::Response>,
 ) -> Arc<Shared> {
     let Restored { host, hard_state, saved, snapshot, applied, .. } = restored;
+    let metrics = Arc::new(Metrics::new(&config.local_id));
     let clock = Clock::new();
     let tail = LogTail::new(restored.bounds, applied.index, config.log_cache_bytes);
     let shared = Arc::new(Shared::new(Arc::clone(&config), clock, tail, &hard_state));
     let core = Consensus::new(Rules::from(&*config), saved, seed, clock.now());
     shared.published.publish_start(&core, clock.now());
-    let metrics = Metrics::new(&config.local_id);
+    if let Some(size_bytes) = restored.snapshot_bytes {
+        shared.published.publish_snapshot_size(snapshot, size_bytes);
+    }
+    if let Some(took) = restored.took {
+        metrics.restored(took);
+        shared.published.publish_restore(took);
+    }
     let reader = stores.log.reader();
     let mut tasks = Tasks { set: JoinSet::new(), shared: Arc::clone(&shared) };
 
@@ -157,7 +166,7 @@ fn spawn_all<F: Fsm>(
         log_store: stores.log,
         stable_store: stores.stable,
         shared: Arc::clone(&shared),
-        metrics: metrics.clone(),
+        metrics: Arc::clone(&metrics),
     };
     tasks.spawn("run_log", task.run(queue));
 
@@ -167,7 +176,7 @@ fn spawn_all<F: Fsm>(
         reader: Arc::clone(&reader),
         snapshots: Arc::clone(&stores.snapshots),
         shared: Arc::clone(&shared),
-        metrics: metrics.clone(),
+        metrics: Arc::clone(&metrics),
         last: applied,
         configuration: restored.configuration,
         waiters: std::collections::VecDeque::new(),
@@ -179,14 +188,17 @@ fn spawn_all<F: Fsm>(
         store: Arc::clone(&stores.snapshots),
         fsm: run_fsm.clone(),
         shared: Arc::clone(&shared),
-        metrics: metrics.clone(),
+        metrics: Arc::clone(&metrics),
         policy: Policy::new(config, seed, snapshot, restored.covered_bytes),
     };
     let taking = tasks.spawn("run_snapshots", task.run(queue));
 
     let (receive_snapshot, queue) = mpsc::channel(PIECES_MAX);
-    let task =
-        ReceiveSnapshot::new(Arc::clone(&stores.snapshots), Arc::clone(&shared), metrics.clone());
+    let task = ReceiveSnapshot::new(
+        Arc::clone(&stores.snapshots),
+        Arc::clone(&shared),
+        Arc::clone(&metrics),
+    );
     let receiving = tasks.spawn("receive_snapshot", task.run(queue));
 
     let sources = Sources {
@@ -194,7 +206,7 @@ fn spawn_all<F: Fsm>(
         reader,
         transport: Arc::clone(&transport),
         snapshots: stores.snapshots,
-        metrics: metrics.clone(),
+        metrics: Arc::clone(&metrics),
     };
     let run = Run {
         core,
@@ -210,6 +222,8 @@ fn spawn_all<F: Fsm>(
         run_snapshots,
         receive_snapshot,
         turn: Turn::new(applied.index),
+        sampler: Sampler::new(restored.bounds, clock.now()),
+        campaigning_since: None,
     };
     // Made here and not by the task: a runtime may drop a task that it has never run.
     let completion = Completion(Arc::clone(&shared));

@@ -161,6 +161,11 @@ impl<R> Requests<R> {
         Poll::Ready(count)
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Lets nothing in any more and drops what is in the queue, which answers it.
     pub(super) fn close(&mut self) {
         self.budget.close();

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     configuration::{Server, ServerAddress, ServerId},
-    consensus::{AppendOrder, SnapshotOrder},
+    consensus::{AppendOrder, SnapshotOrder, Time},
     rpc::{InstallOutcome, Message},
     snapshot::SnapshotStore,
 };
@@ -46,6 +46,8 @@ struct Peer {
     transfer: Option<Transfer>,
     /// Whether the last snapshot could not be sent, so that it is told of once.
     lacks_snapshot: bool,
+    /// Whether it was told of that it needs a snapshot, and has not got one since.
+    needs_snapshot: bool,
     /// Whether the last message went out, so that a broken connection is told of once.
     is_reachable: bool,
 }
@@ -55,6 +57,7 @@ struct Transfer {
     number: u64,
     answers: mpsc::Sender<u64>,
     size: Arc<Size>,
+    begun: Time,
     /// Held for its drop.
     _task: AbortOnDrop,
 }
@@ -130,6 +133,7 @@ impl Peers {
             _task: AbortOnDrop(task),
             transfer: None,
             lacks_snapshot: false,
+            needs_snapshot: false,
             is_reachable: true,
         }
     }
@@ -150,7 +154,8 @@ impl Peers {
             size: Arc::clone(&size),
         };
         let task = AbortOnDrop(tasks.spawn("send_snapshot", send.run()));
-        peer.transfer = Some(Transfer { number, answers, size, _task: task });
+        let begun = self.sources.shared.clock.now();
+        peer.transfer = Some(Transfer { number, answers, size, begun, _task: task });
     }
 
     /// Passes on what the peer has answered to a piece of a snapshot; the transfer ends with any
@@ -172,8 +177,11 @@ impl Peers {
             // An answer that finds no room is lost, which the sender copes with.
             InstallOutcome::Received { next_offset } => _ = current.answers.try_send(*next_offset),
             InstallOutcome::Installed { .. } => {
+                let took = self.sources.shared.clock.now().since(current.begun);
+                self.sources.metrics.snapshot_delivered(took);
                 peer.transfer = None;
                 peer.lacks_snapshot = false;
+                peer.needs_snapshot = false;
             }
             InstallOutcome::Refused => {
                 peer.transfer = None;
@@ -190,10 +198,18 @@ impl Peers {
             return;
         };
         peer.transfer.take_if(|current| current.number == failed.transfer);
+        self.sources.metrics.snapshot_failed();
         let (server, reason) = (&self.sources.shared.id, &failed.reason);
         if !std::mem::replace(&mut peer.lacks_snapshot, true) {
             tracing::warn!(%server, peer = %failed.peer, reason, "cannot send a snapshot");
         }
+    }
+
+    /// Notes that a peer needs a snapshot; returns whether that is news. One that cannot be sent is
+    /// needed again and again.
+    pub(super) fn needs_snapshot(&mut self, peer: &ServerId) -> bool {
+        let known = self.known.iter_mut().find(|known| known.server.id == *peer);
+        known.is_some_and(|peer| !std::mem::replace(&mut peer.needs_snapshot, true))
     }
 
     /// Sends no more snapshots: this server does not lead any more.

@@ -18,7 +18,7 @@ use tokio::{io::AsyncWriteExt, sync::mpsc};
 use super::{clock::within, metrics::Metrics, shared::Shared};
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
-    consensus::{ReceiptStep, SnapshotReceipt},
+    consensus::{ReceiptStep, SnapshotReceipt, Time},
     error::{Fatal, StoreError},
     log::{LogId, Term},
     observer::Observation,
@@ -42,7 +42,7 @@ pub(super) struct Piece {
 pub(super) struct ReceiveSnapshot {
     pub(super) store: Arc<dyn SnapshotStore>,
     pub(super) shared: Arc<Shared>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     transfer: Option<Transfer>,
     /// The snapshot received last: its leader may not have heard of it.
     complete: Option<(LogId, IndexedConfiguration)>,
@@ -61,6 +61,7 @@ struct Transfer {
     number: u64,
     sink: Box<dyn SnapshotSink>,
     received: u64,
+    begun: Time,
 }
 
 impl Transfer {
@@ -89,7 +90,7 @@ impl ReceiveSnapshot {
     pub(super) fn new(
         store: Arc<dyn SnapshotStore>,
         shared: Arc<Shared>,
-        metrics: Metrics,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self { store, shared, metrics, transfer: None, complete: None, has_warned: false }
     }
@@ -123,6 +124,7 @@ impl ReceiveSnapshot {
             Ok(step) => step,
             Err(refused) => {
                 self.give_up().await;
+                self.metrics.snapshot_failed();
                 self.warn(&from, &refused);
                 ReceiptStep::Refused
             }
@@ -172,7 +174,10 @@ impl ReceiveSnapshot {
         self.give_up().await;
         let sink = self.store.create(piece.last, piece.configuration.clone()).await?;
         let (server, last, size_bytes) = (&self.shared.id, piece.last, piece.size_bytes);
-        tracing::info!(%server, %from, %last, size_bytes, "receiving a snapshot");
+        // While it comes to nothing again and again, the first time says enough.
+        if !self.has_warned {
+            tracing::info!(%server, %from, %last, size_bytes, "receiving a snapshot");
+        }
         self.transfer = Some(Transfer {
             from: from.clone(),
             last,
@@ -182,6 +187,7 @@ impl ReceiveSnapshot {
             number: piece.transfer,
             sink,
             received: 0,
+            begun: self.shared.clock.now(),
         });
         Ok(())
     }
@@ -202,11 +208,13 @@ impl ReceiveSnapshot {
         if !is_whole {
             return Ok(ReceiptStep::Received { next_offset: received });
         }
-        let Some(Transfer { sink, .. }) = self.transfer.take() else {
+        let Some(Transfer { sink, begun, .. }) = self.transfer.take() else {
             return Ok(ReceiptStep::Received { next_offset: 0 });
         };
         self.show();
         let meta = sink.finish().await?;
+        self.metrics.snapshot_complete(self.shared.clock.now().since(begun));
+        self.shared.published.publish_snapshot_size(meta.last, meta.size_bytes);
         self.has_warned = false;
         self.complete = Some((meta.last, meta.configuration.clone()));
         Ok(ReceiptStep::Complete { last: meta.last, configuration: meta.configuration })

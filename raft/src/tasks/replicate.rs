@@ -51,7 +51,7 @@ pub(super) struct Sources {
     pub(super) reader: Arc<dyn LogReader>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) snapshots: Arc<dyn SnapshotStore>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Sources {
@@ -79,6 +79,7 @@ impl Sources {
         match sending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => {
+                self.metrics.send_failed();
                 self.shared.unreachable(&peer.id);
                 true
             }
@@ -86,7 +87,9 @@ impl Sources {
         }
     }
 
+    /// Tells of a message that is about to be sent.
     pub(super) fn observe(&self, peer: &Server, message: &Message) {
+        self.metrics.sent(message);
         tracing::trace!(server = %self.shared.id, to = %peer.id, %message, "sending");
         let observers = &self.shared.observers;
         if !observers.is_empty() {
@@ -175,6 +178,7 @@ impl Replicate {
             let message = message(&order, prev, entries);
             self.sources.observe(&self.peer, &message);
             if self.sources.transport.send_entries(&self.peer, message).await.is_err() {
+                self.sources.metrics.send_failed();
                 return Ok(false);
             }
             prev = end;

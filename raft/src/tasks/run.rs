@@ -27,6 +27,7 @@ use super::{
     run_fsm::{Advance, FsmRequest},
     run_log::{LogRequest, Queued},
     run_snapshots::SnapshotRequest,
+    sample::Sampler,
     shared::{Shared, SnapshotNews},
 };
 use crate::{
@@ -38,7 +39,7 @@ use crate::{
     },
     future::Responder,
     log::{EntryPayload, LogId, LogIndex, Term},
-    observer::Observation,
+    observer::{Observation, Role},
     rpc::{AppendEntriesReply, AppendOutcome, Envelope, Message},
     snapshot::SnapshotId,
     status::{Status, WrongDisk},
@@ -66,13 +67,16 @@ pub(super) struct Run<R> {
     pub(super) peers: Peers,
     pub(super) refusals: Refusals,
     pub(super) tasks: Tasks,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) alarm: Alarm,
     pub(super) run_log: mpsc::UnboundedSender<LogRequest>,
     pub(super) run_fsm: mpsc::UnboundedSender<FsmRequest<R>>,
     pub(super) run_snapshots: mpsc::Sender<SnapshotRequest>,
     pub(super) receive_snapshot: mpsc::Sender<Piece>,
     pub(super) turn: Turn<R>,
+    pub(super) sampler: Sampler,
+    /// Since when this server campaigns.
+    pub(super) campaigning_since: Option<Time>,
 }
 
 /// What one turn works on, and what the turns remember.
@@ -147,6 +151,11 @@ impl<R: Send + 'static> Run<R> {
         while !self.shared.end.has_begun() {
             self.wait(mail).await;
             let now = self.shared.clock.now();
+            self.shared.run_idle.end(|| now);
+            if self.sampler.due_at() <= now {
+                let (node, mail) = ((&self.core, &*self.shared), (&mail.requests, &mail.inbox));
+                self.sampler.look(now, node, mail, &self.metrics);
+            }
             if self.core.next_timeout().is_some_and(|timeout| timeout <= now) {
                 self.core.handle_timeout(now);
             }
@@ -177,7 +186,8 @@ impl<R: Send + 'static> Run<R> {
         if self.awaits_applied(!takes_requests || self.turn.ends_at.is_some()) {
             return;
         }
-        self.alarm.arm(self.core.next_timeout());
+        let look = self.sampler.due_at();
+        self.alarm.arm(Some(self.core.next_timeout().map_or(look, |timeout| timeout.min(look))));
         let Self { turn, alarm, shared, .. } = self;
         let mut has_stepped_back = false;
         poll_fn(|cx| {
@@ -202,7 +212,11 @@ impl<R: Send + 'static> Run<R> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            if is_ready || has_stepped_back { Poll::Ready(()) } else { Poll::Pending }
+            if is_ready || has_stepped_back {
+                return Poll::Ready(());
+            }
+            shared.run_idle.begin(&shared.clock);
+            Poll::Pending
         })
         .await;
     }
@@ -241,7 +255,7 @@ impl<R: Send + 'static> Run<R> {
         let SnapshotNews { taken, receipts, failed, copied } = news;
         if let Some((last, taker)) = taken {
             self.core.handle_snapshot_taken(now, last);
-            self.shared.published.publish_snapshot(self.core.snapshot());
+            self.shared.published.publish_snapshot(self.core.snapshot(), Some(now));
             self.turn.snapshot_taker = Some(taker);
         }
         for receipt in receipts {
@@ -330,6 +344,7 @@ impl<R: Send + 'static> Run<R> {
                 let (from, message) = (from.clone(), message.clone());
                 self.shared.observers.notify(&Observation::Received { from, message });
             }
+            self.metrics.received(message);
             tracing::trace!(server = %self.shared.id, %from, %message, "received");
             self.peers.heard_from(from, address);
             if let Err(mismatch) = self.core.admit(&envelope) {
@@ -401,7 +416,7 @@ impl<R: Send + 'static> Run<R> {
     fn take_requests(&mut self, now: Time) {
         let mut requests = std::mem::take(&mut self.turn.requests);
         if !requests.is_empty() {
-            self.metrics.requests(requests.len());
+            self.metrics.requests(&requests);
             self.turn.last_requests = requests.len();
             self.turn.payloads.reserve(requests.len());
             self.turn.proposers.reserve(requests.len());
@@ -604,7 +619,7 @@ impl<R: Send + 'static> Run<R> {
                     restoring.stepped_down();
                 }
             }
-            Action::Observe(observation) => self.observe(&observation),
+            Action::Observe(observation) => self.observe(now, &observation),
         }
     }
 
@@ -626,6 +641,7 @@ impl<R: Send + 'static> Run<R> {
 
     fn send(&mut self, to: &crate::ServerId, message: Message) {
         tracing::trace!(server = %self.shared.id, %to, %message, "sending");
+        self.metrics.sent(&message);
         if !self.peers.send(to, message) {
             self.metrics.send_failed();
         }
@@ -656,39 +672,62 @@ impl<R: Send + 'static> Run<R> {
         let _ = self.run_fsm.send(request);
     }
 
-    fn observe(&mut self, observation: &Observation) {
-        let server = &self.shared.id;
+    fn observe(&mut self, now: Time, observation: &Observation) {
+        let (server, term) = (&self.shared.id, self.core.term());
         match observation {
             Observation::RoleChanged { role, term } => {
                 tracing::info!(%server, %term, %role, "role changed");
-                self.metrics.role_changed();
+                self.metrics.role_changed(*role);
+                self.campaigning_since = match role {
+                    Role::PreCandidate | Role::Candidate => self.campaigning_since.or(Some(now)),
+                    Role::Follower | Role::Leader => {
+                        let since = self.campaigning_since.take();
+                        if let Some(since) = since.filter(|_| *role == Role::Leader) {
+                            self.metrics.elected(now.since(since));
+                        }
+                        None
+                    }
+                };
             }
             Observation::LeaderChanged { leader } => {
                 let name = leader.as_ref().map(|leader: &Leader| &leader.id);
-                tracing::info!(%server, term = %self.core.term(), leader = ?name, "leader changed");
+                tracing::info!(%server, %term, leader = ?name, "leader changed");
                 self.shared.published.publish_leader(leader.clone());
             }
             Observation::ConfigurationChanged { configuration } => {
                 let (index, members) = (configuration.index, &configuration.configuration);
-                tracing::info!(%server, %index, %members, "configuration changed");
+                tracing::info!(%server, %term, %index, %members, "configuration changed");
                 self.shared.published.publish_configuration(configuration);
                 // The leader may have an address now, or another one.
                 self.shared.published.publish_leader(self.core.leader());
             }
-            Observation::PeerLost { peer } => tracing::warn!(%server, %peer, "peer lost"),
-            Observation::PeerRegained { peer } => tracing::info!(%server, %peer, "peer regained"),
+            Observation::PeerLost { peer } => tracing::warn!(%server, %term, %peer, "peer lost"),
+            Observation::PeerRegained { peer } => {
+                tracing::info!(%server, %term, %peer, "peer regained");
+            }
+            Observation::PeerStalled { peer, match_index } => {
+                tracing::warn!(%server, %term, %peer, index = %match_index, "peer stalled");
+            }
+            Observation::PeerResumed { peer } => {
+                tracing::info!(%server, %term, %peer, "peer resumed");
+            }
+            Observation::VoteRequested { candidate, term, is_pre_vote, is_granted } => {
+                tracing::debug!(%server, %term, %candidate, is_pre_vote, is_granted, "vote requested");
+            }
             Observation::PeerLostEntries { peer } => {
-                tracing::error!(%server, %peer, "peer has lost entries it acknowledged");
+                tracing::error!(%server, %term, %peer, "peer has lost entries it acknowledged");
             }
             Observation::PeerNeedsSnapshot { peer } => {
-                tracing::info!(%server, %peer, "peer needs a snapshot");
+                if self.peers.needs_snapshot(peer) {
+                    tracing::info!(%server, %term, %peer, "peer needs a snapshot");
+                }
             }
             Observation::SnapshotInstalled { last } => {
-                tracing::info!(%server, %last, "snapshot installed");
-                self.shared.published.publish_snapshot(*last);
+                tracing::info!(%server, %term, %last, "snapshot installed");
+                self.shared.published.publish_snapshot(*last, Some(now));
             }
             Observation::Removed { configuration_index } => {
-                tracing::warn!(%server, %configuration_index, "removed from the cluster");
+                tracing::warn!(%server, %term, %configuration_index, "removed from the cluster");
                 if self.shared.config.borrow().shutdown_on_remove {
                     self.turn.ends_at.get_or_insert(self.core.commit_index());
                 }
@@ -712,6 +751,9 @@ impl<R: Send + 'static> Run<R> {
         for peer in &mut peers {
             peer.snapshot_size_bytes = self.peers.snapshot_size_bytes(&peer.id);
         }
+        let (run, fsm) = self.sampler.saturation();
+        let percent = |share: f64| (share * 100.0).round() as u8;
+        let snapshot = published.known_snapshot();
         Status {
             id: self.shared.id.clone(),
             role: core.role(),
@@ -719,12 +761,21 @@ impl<R: Send + 'static> Run<R> {
             leader: core.leader(),
             last: core.last(),
             marks: self.shared.tail.marks(),
-            snapshot: published.snapshot(),
+            snapshot: snapshot.last,
+            snapshot_size_bytes: snapshot.size_bytes,
+            snapshot_age: snapshot.since.map(|since| now.since(since)),
             persisting: *published.persisting.lock(),
             receiving: *published.receiving.lock(),
             committed_configuration: core.committed_configuration().clone(),
             latest_configuration: core.latest_configuration().clone(),
             last_contact: core.last_contact(now),
+            uptime: now.since(Time(0)),
+            oldest_entry_age: self.sampler.oldest_age(now),
+            last_restore: published.last_restore(),
+            run_busy_percent: percent(run),
+            fsm_busy_percent: percent(fsm),
+            timeouts: core.timeouts(),
+            config: Arc::clone(&self.shared.config.borrow()),
             peers,
             wrong_disk: self.refusals.own().cloned(),
             wrong_disks: self.refusals.others(now),

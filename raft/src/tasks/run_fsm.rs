@@ -93,7 +93,7 @@ pub(super) struct RunFsm<F: Fsm> {
     pub(super) reader: Arc<dyn LogReader>,
     pub(super) snapshots: Arc<dyn SnapshotStore>,
     pub(super) shared: Arc<Shared>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     /// The last entry applied.
     pub(super) last: LogId,
     /// The newest configuration applied.
@@ -110,7 +110,12 @@ impl<F: Fsm> RunFsm<F> {
     ) -> Result<(), Fatal> {
         let mut taken = Vec::new();
         let mut batch = Batch::default();
-        while requests.recv_many(&mut taken, REQUESTS_MAX).await != 0 {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let receiving = requests.recv_many(&mut taken, REQUESTS_MAX);
+            if shared.fsm_idle.wait(&shared.clock, receiving).await == 0 {
+                return Ok(());
+            }
             let mut target = self.last.index;
             for request in taken.drain(..) {
                 match request {
@@ -131,7 +136,6 @@ impl<F: Fsm> RunFsm<F> {
             }
             self.apply(target, &mut batch).await?;
         }
-        Ok(())
     }
 
     /// Applies everything up to `target`, batch by batch; stops early when the node ends, or when a
@@ -145,11 +149,13 @@ impl<F: Fsm> RunFsm<F> {
             if !self.load(target, &mut batch.parts).await? {
                 return Ok(());
             }
+            let begun = self.shared.clock.now();
             self.carry_out(batch).await?;
+            let took = self.shared.clock.now().since(begun);
             if let Some(last) = batch.parts.last().and_then(Entries::last_id) {
                 self.last = last;
             }
-            self.metrics.applied(&batch.parts);
+            self.metrics.applied(&batch.parts, took);
             self.shared.applied(self.last.index);
             self.answer(batch);
         }
@@ -205,6 +211,7 @@ impl<F: Fsm> RunFsm<F> {
             Err(_) if snapshot.index < self.shared.published.snapshot().index => return Ok(()),
             Err(error) => return Err(failed(error.to_string())),
         };
+        let begun = self.shared.clock.now();
         let is_blocking = self.host.is_blocking();
         let restored = tokio::select! {
             biased;
@@ -220,7 +227,10 @@ impl<F: Fsm> RunFsm<F> {
         let told = self.host.call(move |fsm| fsm.configuration_changed(&meta.configuration));
         told.await.map_err(|panic| panic.into_fatal("run_fsm"))?;
         self.last = snapshot;
+        let took = self.shared.clock.now().since(begun);
         self.metrics.installed();
+        self.metrics.restored(took);
+        self.shared.published.publish_restore(took);
         self.shared.applied(snapshot.index);
         let covered = |waiter: &mut Waiter<F::Response>| waiter.index <= snapshot.index;
         while let Some(waiter) = self.waiters.pop_front_if(covered) {
@@ -261,7 +271,9 @@ impl<F: Fsm> RunFsm<F> {
         if self.last.index <= newer_than.index {
             return Ok(Err(SnapshotError::NothingNew));
         }
+        let begun = self.shared.clock.now();
         let taken = self.host.call(F::snapshot).await;
+        self.metrics.view_taken(self.shared.clock.now().since(begun));
         let snapshot = match taken.map_err(|panic| panic.into_fatal("run_fsm"))? {
             Ok(snapshot) => snapshot,
             Err(error) if error.is::<NoSnapshots>() => return Ok(Err(SnapshotError::Unsupported)),

@@ -47,7 +47,7 @@ pub(super) struct RunLog {
     pub(super) log_store: Box<dyn LogStore>,
     pub(super) stable_store: Box<dyn StableStore>,
     pub(super) shared: Arc<Shared>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl RunLog {
@@ -73,11 +73,15 @@ impl RunLog {
             }
             if let Some((id, stamp)) = newest {
                 self.shared.tail.in_progress(stamp);
+                let begun = self.shared.clock.now();
                 self.write(&mut batch).await.map_err(Fatal::Store)?;
+                self.metrics.log_written(self.shared.clock.now().since(begun));
                 self.written(id, stamp);
             }
             if let Some(through) = compacted {
+                let begun = self.shared.clock.now();
                 self.log_store.truncate_prefix(through).await.map_err(Fatal::Store)?;
+                self.metrics.log_compacted(self.shared.clock.now().since(begun));
             }
         }
         Ok(())

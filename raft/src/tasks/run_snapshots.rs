@@ -135,7 +135,7 @@ pub(super) struct RunSnapshots<R> {
     pub(super) store: Arc<dyn SnapshotStore>,
     pub(super) fsm: mpsc::UnboundedSender<FsmRequest<R>>,
     pub(super) shared: Arc<Shared>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) policy: Policy,
 }
 
@@ -222,6 +222,7 @@ impl<R: Send + 'static> RunSnapshots<R> {
         *self.shared.published.persisting.lock() = None;
         if let Ok(meta) = &result {
             self.metrics.snapshot_taken(self.shared.clock.now().since(begun));
+            self.shared.published.publish_snapshot_size(meta.last, meta.size_bytes);
             self.policy.renew(meta.last, appended);
             let (server, last, size_bytes) = (&self.shared.id, meta.last, meta.size_bytes);
             tracing::info!(%server, %last, size_bytes, "snapshot taken");
@@ -237,12 +238,13 @@ impl<R: Send + 'static> RunSnapshots<R> {
 
     async fn persist(&self, view: View) -> Result<SnapshotMeta, SnapshotError> {
         let View { last, configuration, snapshot } = view;
+        let begun = self.shared.clock.now();
         let sink = self.store.create(last, configuration).await?;
         let mut sink = Counted { sink, last, bytes: 0, shared: &self.shared };
         sink.show();
         let persisted = snapshot.persist(&mut sink).await;
         let Counted { sink, bytes, .. } = sink;
-        self.metrics.persisted(bytes);
+        self.metrics.persisted(bytes, self.shared.clock.now().since(begun));
         if let Err(error) = persisted {
             sink.cancel().await;
             return Err(SnapshotError::Fsm { reason: error.to_string() });
@@ -271,6 +273,7 @@ impl<R: Send + 'static> RunSnapshots<R> {
                 tracing::info!(%server, %error, "no snapshot was taken");
             }
             Err(error) => {
+                self.metrics.snapshot_failed();
                 self.policy.is_failing = true;
                 tracing::warn!(%server, %error, "no snapshot was taken");
             }

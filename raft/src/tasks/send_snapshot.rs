@@ -99,6 +99,7 @@ impl SendSnapshot {
                 sources.metrics.snapshot_sent(len);
                 self.observe(offset + len, source.meta.size_bytes);
             } else {
+                sources.metrics.send_failed();
                 // Not before there is a sign of life, or a little time has passed.
                 window.lost();
                 self.listen(&mut window).await;

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::clock::Clock;
+use super::{clock::Clock, sample::Idle};
 use crate::{
     config::Config,
     configuration::{IndexedConfiguration, ServerId},
@@ -97,6 +97,9 @@ pub(crate) struct Shared {
     pub(crate) tail: LogTail,
     pub(crate) observers: Observers,
     pub(crate) published: Published,
+    /// How long `run`, and `run_fsm`, have had nothing to do.
+    pub(super) run_idle: Idle,
+    pub(super) fsm_idle: Idle,
     signals: Signals,
     applied_waiters: AppliedWaiters,
 }
@@ -187,6 +190,8 @@ impl Shared {
             observers: Observers::default(),
             published: Published::new(hard_state, applied),
             tail,
+            run_idle: Idle::new(),
+            fsm_idle: Idle::new(),
             signals: Signals {
                 wake: Wake::default(),
                 written: AtomicU64::new(0),
@@ -371,6 +376,18 @@ impl Drop for Waiting<'_> {
 
 const NEVER: u64 = u64::MAX;
 
+/// The newest snapshot that counts here.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct KnownSnapshot {
+    /// The last entry covered by it.
+    pub(super) last: LogId,
+    /// When it became durable, if it was while this server ran.
+    pub(super) since: Option<Time>,
+    pub(super) size_bytes: Option<u64>,
+    /// A snapshot that may be the next, and its size.
+    coming: Option<(LogId, u64)>,
+}
+
 /// What the getters of the handle show. Written by `run` only, when it changes, except where it says
 /// otherwise.
 pub(crate) struct Published {
@@ -382,7 +399,9 @@ pub(crate) struct Published {
     contact: AtomicU64,
     leader: watch::Sender<Option<Leader>>,
     configuration: Mutex<Arc<IndexedConfiguration>>,
-    snapshot: Mutex<LogId>,
+    snapshot: Mutex<KnownSnapshot>,
+    /// How long the last restore of the state machine took, in microseconds.
+    last_restore: AtomicU64,
     /// What [`Consensus::appended_bytes`] says.
     appended_bytes: AtomicU64,
     /// Written by `run_snapshots` and by `receive_snapshot`, each its own.
@@ -400,7 +419,8 @@ impl Published {
             contact: AtomicU64::new(NEVER),
             leader: watch::Sender::new(None),
             configuration: Mutex::new(Arc::default()),
-            snapshot: Mutex::new(LogId::ZERO),
+            snapshot: Mutex::default(),
+            last_restore: AtomicU64::new(NEVER),
             appended_bytes: AtomicU64::new(0),
             persisting: Mutex::default(),
             receiving: Mutex::default(),
@@ -411,7 +431,7 @@ impl Published {
     pub(super) fn publish_start(&self, core: &Consensus, now: Time) {
         self.publish(core, now);
         self.publish_configuration(core.latest_configuration());
-        self.publish_snapshot(core.snapshot());
+        self.publish_snapshot(core.snapshot(), None);
     }
 
     /// Shows what the core says now: a handful of plain stores.
@@ -446,8 +466,33 @@ impl Published {
         *self.configuration.lock() = Arc::new(configuration.clone());
     }
 
-    pub(super) fn publish_snapshot(&self, last: LogId) {
-        *self.snapshot.lock() = last;
+    /// `since` is when it became durable, if this process has seen it.
+    pub(super) fn publish_snapshot(&self, last: LogId, since: Option<Time>) {
+        let mut known = self.snapshot.lock();
+        if known.last != last {
+            let size_bytes = known.coming.filter(|(coming, _)| *coming == last).map(|it| it.1);
+            *known = KnownSnapshot { last, since, size_bytes, coming: None };
+        }
+    }
+
+    /// Shows how large the snapshot that ends with `last` is, also before it is the newest.
+    pub(super) fn publish_snapshot_size(&self, last: LogId, size_bytes: u64) {
+        let mut known = self.snapshot.lock();
+        if known.last == last {
+            known.size_bytes = Some(size_bytes);
+        } else {
+            known.coming = Some((last, size_bytes));
+        }
+    }
+
+    pub(super) fn publish_restore(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX - 1);
+        self.last_restore.store(micros, Ordering::Relaxed);
+    }
+
+    pub(super) fn last_restore(&self) -> Option<Duration> {
+        let micros = self.last_restore.load(Ordering::Relaxed);
+        (micros != NEVER).then(|| Duration::from_micros(micros))
     }
 
     pub(crate) fn role(&self) -> Role {
@@ -485,6 +530,11 @@ impl Published {
 
     /// The last entry covered by the newest snapshot that counts here, taken or installed.
     pub(crate) fn snapshot(&self) -> LogId {
+        self.snapshot.lock().last
+    }
+
+    /// The same, with what else is known of it.
+    pub(super) fn known_snapshot(&self) -> KnownSnapshot {
         *self.snapshot.lock()
     }
 

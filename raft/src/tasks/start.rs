@@ -7,13 +7,15 @@
 //! does not contain the snapshot's last entry. The snapshot is of committed state, so the reset is
 //! made up for here, and so is the snapshot's term, which may not have been saved.
 
+use std::time::Duration;
+
 use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
 
-use super::host::Host;
+use super::{clock::Clock, host::Host};
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
-    consensus::Saved,
+    consensus::{Saved, Time},
     error::{StartError, StoreError},
     fsm::{Fsm, FsmError},
     log::{EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
@@ -41,6 +43,10 @@ pub(super) struct Restored<F> {
     pub(super) bounds: (LogIndex, LogIndex),
     /// The bytes of the entries in the log that the snapshot covers.
     pub(super) covered_bytes: u64,
+    /// The size of the snapshot.
+    pub(super) snapshot_bytes: Option<u64>,
+    /// How long the restore took, if there was one.
+    pub(super) took: Option<Duration>,
 }
 
 /// Reads term and vote, the newest usable snapshot, and the log.
@@ -54,7 +60,11 @@ pub(super) async fn restore<F: Fsm>(
     let mut hard_state = stable_store.hard_state().await?.unwrap_or_default();
     let mut kept = if restore_on_start { None } else { Some(fsm.last_applied()) };
     let mut host = Host::new(fsm);
+    let clock = Clock::new();
     let (meta, newest) = restore_snapshot(&mut host, &mut kept, snapshot_store).await?;
+    let took = clock.now().since(Time(0));
+    let took = meta.is_some().then_some(took).filter(|_| kept.is_none());
+    let snapshot_bytes = meta.as_ref().map(|meta| meta.size_bytes);
     let (snapshot, configuration) =
         meta.map(|meta| (meta.last, meta.configuration)).unwrap_or_default();
     let mut saved = Saved::new(hard_state.clone(), snapshot, configuration.clone());
@@ -96,6 +106,8 @@ pub(super) async fn restore<F: Fsm>(
         configuration,
         bounds,
         covered_bytes,
+        snapshot_bytes,
+        took,
     })
 }
 

@@ -88,6 +88,63 @@ async fn a_lost_peer_is_reported_once_and_its_return_too() {
     assert_eq!(observer.recv().await, Some(Observation::PeerRegained { peer }));
 }
 
+/// Replication to one follower that stops while heartbeats look healthy.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_answers_but_takes_nothing_is_reported_once_and_its_progress_too() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    let peer = cluster.followers()[0].id().clone();
+    let mut observer = leader.observe(100, |observation| {
+        matches!(observation, Observation::PeerStalled { .. } | Observation::PeerResumed { .. })
+    });
+    let index = leader.last_index();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    cluster.disk(peer.as_str()).pause_writes();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(observer.try_recv(), None, "it lacks nothing");
+    let started = tokio::time::Instant::now();
+    leader.apply("x").await.unwrap();
+    let stalled = Observation::PeerStalled { peer: peer.clone(), match_index: index };
+    assert_eq!(observer.recv().await, Some(stalled));
+    let waited = started.elapsed();
+    assert!(Duration::from_millis(1900) <= waited && waited <= Duration::from_millis(2200));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(observer.try_recv(), None);
+    cluster.disk(peer.as_str()).resume_writes();
+    assert_eq!(observer.recv().await, Some(Observation::PeerResumed { peer }));
+    // One that is away is lost, not stalled.
+    cluster.network().disconnect(cluster.followers()[0].id().as_str());
+    leader.apply("y").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(observer.try_recv(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_for_votes_are_observed_with_their_answer() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    let [first, second] = [0, 1].map(|at| cluster.followers()[at].clone());
+    let votes = |seen: &Observation| matches!(seen, Observation::VoteRequested { .. });
+    let mut observers = [first.observe(100, votes), second.observe(100, votes)];
+    cluster.network().disconnect(leader.id().as_str());
+    let next = cluster.leader_among(&[first.clone(), second.clone()]).await;
+    let voter = usize::from(next.id() == first.id());
+    let mut seen = Vec::new();
+    while let Some(observation) = observers[voter].try_recv() {
+        let Observation::VoteRequested { candidate, term, is_pre_vote, is_granted } = observation
+        else {
+            panic!("{observation:?}");
+        };
+        if candidate == *next.id() && term == next.term() {
+            seen.push((is_pre_vote, is_granted));
+        }
+    }
+    assert!(seen.contains(&(true, true)), "{seen:?}");
+    assert_eq!(seen.last(), Some(&(false, true)), "{seen:?}");
+}
+
 /// A filter runs on the task that owns consensus. It called back into the list of observers, whose
 /// lock that task held.
 #[test]

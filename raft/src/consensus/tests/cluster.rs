@@ -16,7 +16,7 @@ use crate::{
         Time, Write,
     },
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
-    observer::Role,
+    observer::{Observation, Role},
     rpc::{AppendEntriesRequest, InstallOutcome, InstallSnapshotRequest, Message},
     stable::HardState,
 };
@@ -347,7 +347,10 @@ impl Cluster {
                 return;
             }
         }
-        self.note(format!("{id} {action}"));
+        // Every question for a vote is in the trace already, and so is every answer.
+        if !matches!(action, Action::Observe(Observation::VoteRequested { .. })) {
+            self.note(format!("{id} {action}"));
+        }
         match action {
             Action::Write(write) => {
                 let server = self.server_mut(id);

@@ -1,0 +1,181 @@
+//! What a server writes to its log: enough to tell what has happened, and no flood.
+
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use raft::{Config, testing::Cluster};
+use tokio::time::sleep;
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
+
+use crate::model_support::{ABC, ELECTION, all_but};
+
+/// Keeps every line of this level or a more important one.
+#[derive(Clone)]
+struct Lines {
+    level: Level,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Lines {
+    fn new(level: Level) -> Self {
+        Self { level, lines: Arc::default() }
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lines.lock())
+    }
+}
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let _ = write!(self.0, " {}={value:?}", field.name());
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level && metadata.target().starts_with("raft")
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(event.metadata().level().to_string());
+        event.record(&mut text);
+        self.lines.lock().push(text.0);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// The lines of a minute in which nothing is said that was said before.
+async fn a_minute(lines: &Lines) -> Vec<String> {
+    sleep(60 * ELECTION).await;
+    lines.take()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minute_of_a_cut_off_follower_makes_a_handful_of_lines() {
+    let lines = Lines::new(Level::INFO);
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    lines.take();
+    assert_eq!(a_minute(&lines).await, Vec::<String>::new(), "a cluster that is well is silent");
+
+    let follower = cluster.followers()[0].id().to_string();
+    cluster.network().disconnect(follower.as_str());
+    for _ in 0..100 {
+        leader.apply("x").await.unwrap();
+    }
+    let said = a_minute(&lines).await;
+    assert!(said.len() <= 8, "{said:#?}");
+    let about = |word: &str| said.iter().filter(|line| line.contains(word)).count();
+    assert_eq!(about("peer lost"), 1, "{said:#?}");
+    assert_eq!(a_minute(&lines).await, Vec::<String>::new(), "all is said");
+
+    cluster.network().connect(follower.as_str());
+    cluster.converge().await;
+    let said = a_minute(&lines).await;
+    assert!(said.len() <= 8, "{said:#?}");
+    assert_eq!(said.iter().filter(|line| line.contains("peer regained")).count(), 1, "{said:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minute_of_a_cut_off_leader_makes_a_handful_of_lines() {
+    for pre_vote in [true, false] {
+        let lines = Lines::new(Level::INFO);
+        let _guard = tracing::subscriber::set_default(lines.clone());
+        let cluster = Cluster::with_config(
+            ABC,
+            if pre_vote { |config| config } else { |config| Config { pre_vote: false, ..config } },
+        );
+        let cluster = cluster.await;
+        let leader = cluster.leader().await;
+        cluster.converge().await;
+        lines.take();
+        cluster.network().disconnect(leader.id().as_str());
+        cluster.leader_among(&all_but(&cluster, &[leader.id().as_str()])).await;
+        let said = a_minute(&lines).await;
+        assert!(said.len() <= 20, "for three servers: {said:#?}");
+        assert_eq!(a_minute(&lines).await, Vec::<String>::new(), "all is said");
+    }
+}
+
+/// A snapshot that can never be had is asked for every election timeout.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_cannot_be_sent_or_kept_is_told_of_once() {
+    for is_sender_broken in [true, false] {
+        let lines = Lines::new(Level::INFO);
+        let _guard = tracing::subscriber::set_default(lines.clone());
+        let cluster =
+            Cluster::with_config(ABC, |config| Config { trailing_logs: 0, ..config }).await;
+        let leader = cluster.leader().await;
+        let follower = cluster.followers()[0].id().to_string();
+        cluster.network().disconnect(follower.as_str());
+        for _ in 0..20 {
+            leader.apply("x").await.unwrap();
+        }
+        leader.snapshot().await.unwrap();
+        sleep(10 * ELECTION).await;
+        lines.take();
+        if is_sender_broken {
+            cluster.disk(leader.id().as_str()).fail_reads();
+        } else {
+            cluster.network().set_drop(|_, _, message| {
+                matches!(message, raft::Message::InstallSnapshotReply(_))
+            });
+        }
+        cluster.network().connect(follower.as_str());
+        let said = a_minute(&lines).await;
+        assert!(said.len() <= 10, "{said:#?}");
+        assert_eq!(a_minute(&lines).await, Vec::<String>::new(), "all is said");
+        cluster.disk(leader.id().as_str()).heal();
+        cluster.network().heal_all();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_line_says_which_server_it_is_about() {
+    let lines = Lines::new(Level::TRACE);
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    leader.apply("x").await.unwrap();
+    leader.snapshot().await.unwrap();
+    leader.add_nonvoter("d", "d", None).await.unwrap();
+    leader.remove_server("d", None).await.unwrap();
+    cluster.network().disconnect(leader.id().as_str());
+    cluster.leader_among(&all_but(&cluster, &[leader.id().as_str()])).await;
+    cluster.network().connect(leader.id().as_str());
+    cluster.converge().await;
+    cluster.shutdown().await;
+    sleep(Duration::from_secs(1)).await;
+    let said = lines.take();
+    assert!(100 < said.len());
+    for line in said {
+        assert!(line.contains(" server="), "{line}");
+        if line.contains("role changed") || line.contains("leader changed") {
+            assert!(line.contains(" term="), "{line}");
+        }
+    }
+}
