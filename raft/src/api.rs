@@ -689,12 +689,11 @@ impl<F: Fsm> Raft<F> {
     }
 
     fn enqueue_timeout(&self) -> Duration {
-        self.shared().config.borrow().enqueue_timeout
+        self.shared().enqueue_timeout()
     }
 
     fn check(&self, command: &Bytes) -> Result<(), ApplyError> {
-        let (bytes, limit) =
-            (command.len() as u64, self.shared().config.borrow().max_command_bytes);
+        let (bytes, limit) = (command.len() as u64, self.shared().max_command_bytes());
         if limit < bytes { Err(ApplyError::TooLarge { bytes, limit }) } else { Ok(()) }
     }
 

@@ -209,13 +209,16 @@ impl Consensus {
             self.set_role(RoleState::Follower);
             self.reset_election_deadline(now);
         }
-        let (term, is_pre_vote) = (request.term, request.is_pre_vote);
-        let candidate = from.clone();
-        self.observe(Observation::VoteRequested { candidate, term, is_pre_vote, is_granted });
+        self.observe(Observation::VoteRequested {
+            candidate: from.clone(),
+            term: request.term,
+            is_pre_vote: request.is_pre_vote,
+            is_granted,
+        });
         let reply = RequestVoteReply {
             term: self.term(),
             requested_term: request.term,
-            is_pre_vote,
+            is_pre_vote: request.is_pre_vote,
             is_granted,
         };
         self.send_when_durable(now, from, Message::RequestVoteReply(reply), None);

@@ -497,8 +497,7 @@ impl<R: Send + 'static> Run<R> {
         config.validate_for(self.peers.max_entries_bytes())?;
         self.shared.config.borrow().check_reload(&config)?;
         self.core.set_rules(now, Rules::from(&config));
-        self.shared.tail.set_max_bytes(config.log_cache_bytes);
-        self.shared.config.send_replace(Arc::new(config));
+        self.shared.set_config(Arc::new(config));
         tracing::info!(server = %self.shared.id, "other settings are in force");
         Ok(())
     }

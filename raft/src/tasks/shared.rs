@@ -92,6 +92,10 @@ pub(crate) struct Shared {
     /// The settings in force. Only `run` changes them, everybody else reads them at each use; only
     /// `run_snapshots` waits for changes.
     pub(crate) config: watch::Sender<Arc<Config>>,
+    /// Two of them, for those who call `apply`: a lock for each command would cost more than the
+    /// rest of the call.
+    max_command_bytes: AtomicU64,
+    enqueue_timeout_nanos: AtomicU64,
     pub(crate) clock: Clock,
     pub(crate) end: Arc<End>,
     pub(crate) tail: LogTail,
@@ -182,9 +186,11 @@ impl Shared {
         hard_state: &HardState,
     ) -> Self {
         let applied = tail.marks().applied;
-        Self {
+        let shared = Self {
             id: config.local_id.clone(),
-            config: watch::Sender::new(config),
+            config: watch::Sender::new(Arc::clone(&config)),
+            max_command_bytes: AtomicU64::new(0),
+            enqueue_timeout_nanos: AtomicU64::new(0),
             clock,
             end: Arc::new(End::new()),
             observers: Observers::default(),
@@ -203,7 +209,26 @@ impl Shared {
                 has_snapshots: AtomicBool::new(false),
             },
             applied_waiters: AppliedWaiters { count: AtomicUsize::new(0), notify: Notify::new() },
-        }
+        };
+        shared.set_config(config);
+        shared
+    }
+
+    /// Puts other settings in force, for everybody but the core.
+    pub(super) fn set_config(&self, config: Arc<Config>) {
+        let nanos = u64::try_from(config.enqueue_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.max_command_bytes.store(config.max_command_bytes, Ordering::Relaxed);
+        self.enqueue_timeout_nanos.store(nanos, Ordering::Relaxed);
+        self.tail.set_max_bytes(config.log_cache_bytes);
+        self.config.send_replace(config);
+    }
+
+    pub(crate) fn max_command_bytes(&self) -> u64 {
+        self.max_command_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn enqueue_timeout(&self) -> Duration {
+        Duration::from_nanos(self.enqueue_timeout_nanos.load(Ordering::Relaxed))
     }
 
     /// Ends the node, for this reason unless there is one already.
