@@ -276,6 +276,12 @@ impl<R: Send + 'static> Run<R> {
         data: RestoreData,
         responder: Responder<LogIndex, RestoreError>,
     ) {
+        // One of an earlier leadership may still be finishing its snapshot, which is then withdrawn: cut
+        // off there, it would stay in the store as a state that this cluster never had.
+        if self.turn.restoring.is_some() {
+            responder.answer(Err(RestoreError::RestoreInProgress));
+            return;
+        }
         match self.core.begin_restore(now, data.at_least) {
             Ok((last, configuration)) => {
                 let shared = Arc::clone(&self.shared);
@@ -283,10 +289,6 @@ impl<R: Send + 'static> Run<R> {
                 let (give_up, given_up) = oneshot::channel();
                 let copying = RestoreCluster { store, shared, last, configuration, data, given_up };
                 let task = AbortOnDrop(self.tasks.spawn("restore_cluster", copying.run()));
-                // One of an earlier leadership, if there is one, ends here.
-                if let Some(earlier) = &mut self.turn.restoring {
-                    earlier.stepped_down();
-                }
                 self.turn.restoring = Some(Restoring::new(last, responder.taken(), give_up, task));
             }
             Err(refusal) => responder.answer(Err(request::restore_error(refusal))),
@@ -308,6 +310,7 @@ impl<R: Send + 'static> Run<R> {
         };
         match self.core.finish_restore(now, last) {
             Ok(index) => {
+                self.shared.published.publish_snapshot(self.core.snapshot());
                 // Those who wait for what was replaced come first.
                 self.show_and_act(now);
                 if let Some(responder) = restoring.into_responder() {
