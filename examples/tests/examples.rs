@@ -55,8 +55,8 @@ fn five_mem_node_ends_with_five_equal_maps() {
     let (_, text) = run("five_mem_node", &[]);
     for line in [
         "server 1 bootstrapped alone and leads",
-        "server 5 added at index 7: the members are 1 2 3 4 5",
-        "100 proposals applied, the last at index 107",
+        "server 5 added at index 11: the members are 1 2 3 4 5",
+        "100 proposals applied, the last at index 111",
         "server 5 holds 100 pairs",
         "all five maps are equal",
     ] {

@@ -23,6 +23,8 @@ fn the_demo_does_what_it_promises() {
         "all 5,312 acknowledged writes are on a, b, c\n",
         "all 5,312 acknowledged writes are on a, b, c, d\n",
         "restarted",
+        " begins at ",
+        "d, a fourth server, by a snapshot and what followed",
         "removed",
         "tz:Europe/Berlin is \"DE,",
         "everything as it must be",

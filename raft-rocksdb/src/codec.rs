@@ -131,6 +131,24 @@ pub(crate) fn decode_noted_commit(key: &[u8], value: &[u8]) -> Result<LogIndex, 
     Ok(index)
 }
 
+/// The value of the incarnation record.
+pub(crate) fn encode_incarnation(key: &[u8], incarnation: u64) -> Vec<u8> {
+    let mut value = Vec::new();
+    seal(key, &mut value, |body| body.extend_from_slice(&incarnation.to_be_bytes()));
+    value
+}
+
+/// The incarnation, from its value.
+pub(crate) fn decode_incarnation(key: &[u8], value: &[u8]) -> Result<u64, Damage> {
+    let mut body = unseal(key, value)?;
+    let incarnation = u64::from_be_bytes(body.take()?);
+    body.end()?;
+    match incarnation {
+        0 => damage("an incarnation is not zero"),
+        incarnation => Ok(incarnation),
+    }
+}
+
 /// The value of the hard state record.
 pub(crate) fn encode_hard_state(key: &[u8], hard_state: &HardState) -> Vec<u8> {
     let mut value = Vec::new();

@@ -123,6 +123,7 @@ impl Database {
             None => return Err(self.missing("the format record (key \"\\0format\")")),
         }
         self.hard_state()?;
+        self.incarnation()?;
         let key = keys::bounds();
         let bounds = self
             .get(&key, "the bounds record", |value| codec::decode_bounds(&key, value))?
@@ -167,6 +168,21 @@ impl Database {
         let mut batch = WriteBatch::default();
         batch.put(key, codec::encode_hard_state(&key, hard_state));
         self.write(&mut self.writer.lock(), "save the term and vote", batch)
+    }
+
+    pub(crate) fn incarnation(&self) -> Result<Option<u64>, StoreError> {
+        let key = keys::incarnation();
+        self.get(&key, "the incarnation", |value| codec::decode_incarnation(&key, value))
+    }
+
+    pub(crate) fn save_incarnation(&self, incarnation: u64) -> Result<(), StoreError> {
+        if incarnation == 0 {
+            return Err(StoreError::Refused { reason: "an incarnation is not zero".to_owned() });
+        }
+        let key = keys::incarnation();
+        let mut batch = WriteBatch::default();
+        batch.put(key, codec::encode_incarnation(&key, incarnation));
+        self.write(&mut self.writer.lock(), "save the incarnation", batch)
     }
 
     /// The column family of the entries.
@@ -492,8 +508,8 @@ fn corrupt(dir: &Path, what: &str, reason: &str) -> StoreError {
     StoreError::corrupt(
         format!("{what} in {}", dir.display()),
         format!(
-            "{reason}; this server may have promised what it no longer knows: remove it from the \
-             cluster, delete the directory, and add it again under a new id"
+            "{reason}; this server may have promised what it no longer knows: delete the \
+             directory, start it with an empty one, and rejoin it (`Raft::rejoin_server`)"
         ),
     )
 }

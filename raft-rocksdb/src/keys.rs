@@ -24,6 +24,7 @@ const GROUP: u64 = 0;
 const HARD_STATE: u8 = 0x10;
 const BOUNDS: u8 = 0x20;
 const NOTED_COMMIT: u8 = 0x30;
+const INCARNATION: u8 = 0x40;
 
 /// The key of a record of a group in [`META`]: `[kind u8] [group u64]`.
 pub(crate) type MetaKey = [u8; 9];
@@ -44,6 +45,11 @@ pub(crate) fn bounds() -> MetaKey {
 /// The key of the record that says how far the log is known to be committed.
 pub(crate) fn noted_commit() -> MetaKey {
     meta(NOTED_COMMIT)
+}
+
+/// The key of the record that says which disk this is.
+pub(crate) fn incarnation() -> MetaKey {
+    meta(INCARNATION)
 }
 
 /// The key of the entry at `index`.

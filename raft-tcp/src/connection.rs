@@ -122,6 +122,8 @@ pub(crate) struct FrameWriter<W> {
     buffer: BytesMut,
     /// What goes behind the buffer, too large to be copied there.
     rest: Bytes,
+    /// What the other side was last told to be expected to run on.
+    expects: u64,
     max_frame_bytes: usize,
     /// Bytes written since others had their turn.
     turn_bytes: usize,
@@ -133,14 +135,20 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             stream,
             buffer: BytesMut::new(),
             rest: Bytes::new(),
+            expects: 0,
             max_frame_bytes: options.max_frame_bytes(),
             turn_bytes: 0,
         }
     }
 
-    /// Gathers a message.
-    pub(crate) fn feed(&mut self, message: &Message) -> Result<(), EncodeError> {
+    /// Gathers a message for a server that is expected to run on the disk `expects`, and says so
+    /// first if it is another one than for the message before.
+    pub(crate) fn feed(&mut self, expects: u64, message: &Message) -> Result<(), EncodeError> {
         self.gather_rest();
+        if self.expects != expects {
+            self.expects = expects;
+            frame::append_expects(&mut self.buffer, expects);
+        }
         self.rest = frame::append(&mut self.buffer, self.max_frame_bytes, |out| {
             codec::encode(message, out)
         })?;

@@ -14,6 +14,8 @@ use crate::codec::{MAX_VALUE_BYTES, SNAPSHOT_BYTES};
 
 /// Bytes before the payload.
 pub(crate) const HEADER_BYTES: usize = 10;
+/// The payload of an expectation: an incarnation.
+const EXPECTS_BYTES: usize = 8;
 /// The version every frame states.
 pub(crate) const VERSION: u8 = 1;
 /// How much room is made at once for a frame that has been announced but has not arrived: a
@@ -31,6 +33,8 @@ pub(crate) enum Kind {
     Entries,
     /// `InstallSnapshot`.
     Snapshot,
+    /// Which disk the receiver of the messages after it is expected to run on.
+    Expects,
 }
 
 impl Kind {
@@ -40,6 +44,7 @@ impl Kind {
             Self::Message => 1,
             Self::Entries => 2,
             Self::Snapshot => 3,
+            Self::Expects => 4,
         }
     }
 
@@ -49,6 +54,7 @@ impl Kind {
             1 => Some(Self::Message),
             2 => Some(Self::Entries),
             3 => Some(Self::Snapshot),
+            4 => Some(Self::Expects),
             _ => None,
         }
     }
@@ -59,6 +65,7 @@ impl Kind {
     fn max_payload_bytes(self, max_frame_bytes: usize) -> usize {
         match self {
             Self::Alive | Self::Message | Self::Entries => max_frame_bytes,
+            Self::Expects => EXPECTS_BYTES,
             Self::Snapshot => max_frame_bytes.saturating_add(SNAPSHOT_BYTES + MAX_VALUE_BYTES),
         }
     }
@@ -117,6 +124,14 @@ pub(crate) fn append<E: From<TooLong>>(
     };
     seal(&mut out[start..], kind, length, &rest);
     Ok(rest)
+}
+
+/// Appends a frame that says which disk the receiver of what follows is expected to run on.
+pub(crate) fn append_expects(out: &mut BytesMut, incarnation: u64) {
+    let start = out.len();
+    out.put_bytes(0, HEADER_BYTES);
+    out.put_u64_le(incarnation);
+    seal(&mut out[start..], Kind::Expects, EXPECTS_BYTES as u32, &[]);
 }
 
 /// Appends a frame that only says that the sender is alive.

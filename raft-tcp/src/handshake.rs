@@ -79,6 +79,8 @@ pub(crate) struct Hello {
     pub(crate) address: String,
     /// Whom the dialler means to reach.
     pub(crate) to: String,
+    /// Which disk the dialler runs on; 0 if that is not kept.
+    pub(crate) incarnation: u64,
 }
 
 /// Why an acceptor refuses. The codes are part of the wire format.
@@ -172,6 +174,7 @@ impl Hello {
             body.put_u16_le(text.len() as u16);
             body.put_slice(text.as_bytes());
         }
+        body.put_u64_le(self.incarnation);
         let mut out = HELLO_MAGIC.to_vec();
         out.put_u16_le(self.versions.oldest);
         out.put_u16_le(self.versions.newest);
@@ -198,8 +201,11 @@ impl Hello {
         };
         let (cluster_id, from, address, to) = (text()?, text()?, text()?, text()?);
         let Some(lane) = lane else { return malformed("the hello names no lane") };
+        let Ok(incarnation) = rest.try_get_u64_le() else {
+            return malformed("the hello ends before the incarnation");
+        };
         // What a later version says after this is none of our business.
-        Ok(Self { versions: head.versions, lane, cluster_id, from, address, to })
+        Ok(Self { versions: head.versions, lane, cluster_id, from, address, to, incarnation })
     }
 }
 
@@ -230,6 +236,7 @@ pub(crate) struct Identity {
     pub(crate) id: ServerId,
     pub(crate) address: ServerAddress,
     pub(crate) cluster_id: String,
+    pub(crate) incarnation: u64,
 }
 
 impl Identity {
@@ -242,6 +249,7 @@ impl Identity {
             from: self.id.as_str().to_owned(),
             address: self.address.as_str().to_owned(),
             to: to.as_str().to_owned(),
+            incarnation: self.incarnation,
         }
     }
 
@@ -376,7 +384,7 @@ where
 #[derive(Debug)]
 pub(crate) enum Decision {
     /// The dialler stays.
-    Accepted { from: ServerId, address: ServerAddress, lane: Lane },
+    Accepted { from: ServerId, address: ServerAddress, incarnation: u64, lane: Lane },
     /// The dialler was told why not.
     Refused { claimed: Option<String>, refusal: Refusal },
 }
@@ -404,8 +412,8 @@ where
     stream.write_all(&encode_answer(&answer)).await?;
     stream.flush().await?;
     match judged {
-        Ok((_, Hello { from, address, lane, .. })) => {
-            Ok(Decision::Accepted { from: from.into(), address: address.into(), lane })
+        Ok((_, Hello { from, address, incarnation, lane, .. })) => {
+            Ok(Decision::Accepted { from: from.into(), address: address.into(), incarnation, lane })
         }
         Err(refusal) => Ok(Decision::Refused { claimed, refusal }),
     }

@@ -352,7 +352,7 @@ async fn write_messages<W: AsyncWrite + Unpin>(
             }
             // The room a message took is free when it is written, or about to be.
             for queued in batch.drain(..) {
-                if let Err(error) = writer.feed(&queued.message) {
+                if let Err(error) = writer.feed(queued.expects, &queued.message) {
                     let kind = queued.message.kind();
                     error!(peer = %peer.id, kind, %error, "a message cannot be sent and is lost");
                 }

@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 use raft::Message;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// A message on its way, and the room it takes.
+/// A message on its way, the disk its receiver is expected to run on, and the room it takes.
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) message: Message,
+    pub(crate) expects: u64,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -67,7 +68,7 @@ impl Queue {
     }
 
     /// Takes a message if there is room for it now.
-    pub(crate) fn try_push(&self, message: Message) -> Result<(), Rejected> {
+    pub(crate) fn try_push(&self, message: Message, expects: u64) -> Result<(), Rejected> {
         match &*self.state.lock() {
             State::Open { channel: Channel { sender, room }, .. } => {
                 let room = match self.cost(&message) {
@@ -77,7 +78,8 @@ impl Queue {
                         Some(room.map_err(|_| Rejected::Full)?)
                     }
                 };
-                sender.try_send(Queued { message, _room: room }).map_err(|error| match error {
+                let queued = Queued { message, expects, _room: room };
+                sender.try_send(queued).map_err(|error| match error {
                     mpsc::error::TrySendError::Full(_) => Rejected::Full,
                     mpsc::error::TrySendError::Closed(_) => lost(),
                 })
@@ -91,7 +93,7 @@ impl Queue {
     ///
     /// # Cancel safety
     /// A dropped call leaves the message taken or not taken.
-    pub(crate) async fn push(&self, message: Message) -> Result<(), Rejected> {
+    pub(crate) async fn push(&self, message: Message, expects: u64) -> Result<(), Rejected> {
         let Channel { sender, room } = match &*self.state.lock() {
             State::Open { channel, .. } => channel.clone(),
             State::Shut(reason) => return Err(Rejected::Shut(Arc::clone(reason))),
@@ -101,7 +103,7 @@ impl Queue {
             0 => None,
             cost => Some(room.acquire_many_owned(cost).await.map_err(|_| self.why_shut())?),
         };
-        let queued = Queued { message, _room: room };
+        let queued = Queued { message, expects, _room: room };
         sender.send(queued).await.map_err(|_| self.why_shut())
     }
 

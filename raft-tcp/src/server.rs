@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use crate::{
-    codec,
+    codec::{self, Said},
     connection::{Ended, FrameReader, FrameWriter, ended},
     handshake::{self, Decision, Hello, Identity, Lane, Reason, Refusal},
     options::TcpOptions,
@@ -55,6 +55,7 @@ pub(crate) struct Accepted {
 struct Dialler {
     id: ServerId,
     address: ServerAddress,
+    incarnation: u64,
     lane: Lane,
     ip: IpAddr,
 }
@@ -176,9 +177,9 @@ impl Acceptor {
         let objection = |hello: &Hello| self.objection(hello);
         let decision = handshake::accept(&mut stream, &self.identity, objection);
         let reason = match timeout_at(deadline, decision).await {
-            Ok(Ok(Decision::Accepted { from, address, lane })) => {
+            Ok(Ok(Decision::Accepted { from, address, incarnation, lane })) => {
                 let (read, write) = stream.into_split();
-                let dialler = Dialler { id: from, address, lane, ip: remote };
+                let dialler = Dialler { id: from, address, incarnation, lane, ip: remote };
                 return self.serve_peer(read, write, &dialler).await;
             }
             Ok(Ok(Decision::Refused { claimed, refusal })) => {
@@ -262,8 +263,9 @@ impl Acceptor {
     where
         R: AsyncRead + Unpin,
     {
-        let Dialler { id, address, .. } = dialler;
+        let Dialler { id, address, incarnation, .. } = dialler;
         let mut is_well = false;
+        let mut expected = 0;
         let work = async {
             loop {
                 reader.fill().await?;
@@ -278,11 +280,22 @@ impl Acceptor {
                         is_well = true;
                         self.reports.lock().forget(&dialler.who());
                     }
-                    if let Some(message) = codec::decode(frame.kind, &frame.payload)? {
-                        let (from, address) = (id.clone(), address.clone());
-                        let envelope = Envelope { from, address, message };
-                        self.inbox.deliver(envelope).await.map_err(|_| Ended::Stopped)?;
-                    }
+                    let message = match codec::decode(frame.kind, &frame.payload)? {
+                        Said::Alive => continue,
+                        Said::Expects(incarnation) => {
+                            expected = incarnation;
+                            continue;
+                        }
+                        Said::Message(message) => message,
+                    };
+                    let envelope = Envelope {
+                        from: id.clone(),
+                        address: address.clone(),
+                        incarnation: *incarnation,
+                        expects: expected,
+                        message,
+                    };
+                    self.inbox.deliver(envelope).await.map_err(|_| Ended::Stopped)?;
                 }
             }
         };

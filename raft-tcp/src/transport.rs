@@ -113,7 +113,12 @@ impl Transport for TcpTransport {
         self.advertised.clone()
     }
 
-    async fn start(&self, id: ServerId, inbox: Inbox) -> Result<(), TransportError> {
+    async fn start(
+        &self,
+        id: ServerId,
+        incarnation: u64,
+        inbox: Inbox,
+    ) -> Result<(), TransportError> {
         if !(1..=MAX_ID_BYTES).contains(&id.as_str().len()) {
             let reason = format!("a server id has 1 to {MAX_ID_BYTES} bytes, but {id:?} has not");
             return Err(TransportError::Refused { reason });
@@ -128,7 +133,8 @@ impl Transport for TcpTransport {
             return Err(TransportError::Refused { reason });
         };
         let cluster_id = self.options.cluster_id.clone();
-        let identity = Arc::new(Identity { id, address: self.advertised.clone(), cluster_id });
+        let address = self.advertised.clone();
+        let identity = Arc::new(Identity { id, address, cluster_id, incarnation });
         self.peers.start(Dialler {
             identity: Arc::clone(&identity),
             options: Arc::clone(&self.options),
@@ -152,13 +158,13 @@ impl Transport for TcpTransport {
 
     fn send(&self, to: &Server, message: Message) -> Result<(), TransportError> {
         let peer = self.peer(to, &message)?;
-        let sent = peer.queue(Lane::Urgent).try_push(message);
+        let sent = peer.queue(Lane::Urgent).try_push(message, to.incarnation);
         sent.map_err(|rejected| self.explain(rejected, &peer))
     }
 
     async fn send_entries(&self, to: &Server, message: Message) -> Result<(), TransportError> {
         let peer = self.peer(to, &message)?;
-        let sent = peer.queue(Lane::Entries).push(message).await;
+        let sent = peer.queue(Lane::Entries).push(message, to.incarnation).await;
         sent.map_err(|rejected| self.explain(rejected, &peer))
     }
 

@@ -42,6 +42,16 @@ impl CatchUp {
             patience: config.election_timeout,
         }
     }
+
+    /// How often it is looked whether something has changed.
+    pub(crate) fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// How long another change may be in the way.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
 }
 
 impl<F: Fsm> Raft<F> {

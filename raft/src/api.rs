@@ -332,7 +332,12 @@ impl<F: Fsm> Raft<F> {
     /// configuration counts from the moment it is in the leader's log.
     ///
     /// With `prev_index` the change happens only if the latest configuration is still the one of
-    /// that index ([`configuration`](Self::configuration)).
+    /// that index ([`configuration`](Self::configuration)). It may also have moved by itself: a
+    /// leader records there which disks its members run on
+    /// ([`Server::incarnation`](crate::Server::incarnation)), soon after it has first heard from
+    /// each. So read it again and decide anew after
+    /// [`StaleIndex`](ConfigurationError::StaleIndex), and try again after
+    /// [`ChangeInProgress`](ConfigurationError::ChangeInProgress).
     ///
     /// # Errors
     /// [`ConfigurationError`]: nothing was changed, unless it is
@@ -404,6 +409,36 @@ impl<F: Fsm> Raft<F> {
         prev_index: Option<LogIndex>,
     ) -> Result<LogIndex, ConfigurationError> {
         self.change(ConfigurationChange::RemoveServer { id: id.into() }, prev_index).await
+    }
+
+    /// Takes back a server that has come back on another disk than the one its cluster knows it by:
+    /// wiped, replaced, or restored wrongly. It shows in the server's own
+    /// [`Status::wrong_disk`], and nobody listens to it until this is called. The server must run, on
+    /// an **empty** disk. Only on the leader.
+    ///
+    /// Removes the member and adds it again, with the same address and the same vote: a voter catches
+    /// up first, as with [`add_voter`](Self::add_voter), and meanwhile the cluster has one voter less.
+    /// Resolves with the index of the last configuration.
+    ///
+    /// A server that runs on the disk its cluster knows learns that it is removed, and ends
+    /// ([`Fatal::Removed`]): stop a server whose disk has only lost *part* of what it had
+    /// ([`Observation::PeerLostEntries`]), empty its disk and start it before this is called.
+    ///
+    /// # Errors
+    /// [`ConfigurationError`] as of [`remove_server`](Self::remove_server) and
+    /// [`add_voter`](Self::add_voter);
+    /// [`LeadsItself`](ConfigurationError::LeadsItself) for this server itself. After the server was
+    /// removed, an error leaves it so, or as a nonvoter that has not caught up: add it by its
+    /// address.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels nothing that was accepted, and leaves the server as an error does.
+    pub async fn rejoin_server(
+        &self,
+        id: impl Into<ServerId>,
+    ) -> Result<LogIndex, ConfigurationError> {
+        let catch_up = CatchUp::new(&self.shared().config.borrow());
+        self.rejoin(id.into(), catch_up).await
     }
 
     /// The configuration in force on this server, committed or not. Works in every role.

@@ -8,12 +8,16 @@
 use std::future::Future;
 
 use crate::{
-    configuration::Configuration,
+    configuration::{Configuration, IndexedConfiguration},
     error::{BootstrapError, StoreError},
     log::{Entries, Entry, EntryPayload, LogId, LogStore},
     snapshot::SnapshotStore,
     stable::{HardState, StableStore},
+    tasks::contradicts,
 };
+
+/// What is read of the log at once.
+const READ_BYTES: u64 = 8 << 20;
 
 /// The log id of the entry that bootstraps a cluster.
 const BOOTSTRAP: LogId = LogId { term: crate::Term(1), index: crate::LogIndex(1) };
@@ -46,6 +50,47 @@ pub async fn bootstrap_cluster(
     let payload = EntryPayload::Configuration(configuration);
     log_store.append(&[Entries::new(vec![Entry { term, index, payload }])]).await?;
     Ok(())
+}
+
+/// The newest configuration in the stores of a server that is not running, committed or not: the one
+/// that will be in force when it starts. Of a server without any it is empty, of index 0. Nothing is
+/// changed, and no state machine is needed.
+///
+/// # Errors
+/// [`StoreError`] when a store cannot be read, or the log has a gap.
+pub fn read_configuration(
+    log_store: &dyn LogStore,
+    snapshot_store: &dyn SnapshotStore,
+) -> impl Future<Output = Result<IndexedConfiguration, StoreError>> + Send {
+    // As below.
+    let reader = log_store.reader();
+    async move {
+        // Newest first. Whether its data can be read does not matter here.
+        let newest = snapshot_store.list().await?.into_iter().next();
+        let (snapshot, mut configuration) =
+            newest.map(|meta| (meta.last, meta.configuration)).unwrap_or_default();
+        let Some((first, last)) = reader.bounds().await? else { return Ok(configuration) };
+        if contradicts(&*reader, (first, last), snapshot).await? {
+            // What is left of a log that the next start drops.
+            return Ok(configuration);
+        }
+        let mut next = first.max(snapshot.index.next());
+        while next <= last {
+            let entries = reader.read(next..=last, READ_BYTES).await?;
+            let Some(end) = entries.last_id().filter(|_| entries[0].index == next) else {
+                let reason = "the store did not return the entry it was asked for";
+                return Err(StoreError::corrupt(format!("log entry {next}"), reason));
+            };
+            for entry in entries.iter() {
+                if let EntryPayload::Configuration(members) = &entry.payload {
+                    let (index, members) = (entry.index, members.clone());
+                    configuration = IndexedConfiguration { index, configuration: members };
+                }
+            }
+            next = end.index.next();
+        }
+        Ok(configuration)
+    }
 }
 
 /// Whether the stores of a server that is not running hold anything of a cluster: an entry, a

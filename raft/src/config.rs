@@ -124,7 +124,8 @@ pub struct Config {
     /// [`Fsm::last_applied`](crate::Fsm::last_applied).
     pub restore_on_start: bool,
     /// Whether [`Raft::add_voter`](crate::Raft::add_voter) makes a new server a voter at once, as the
-    /// model does. Default false: it catches up as a nonvoter first.
+    /// model does. Default false: it catches up as a nonvoter first. As long as it has nothing, it
+    /// helps nobody to be elected.
     pub add_voters_at_once: bool,
     /// A new server has caught up when it lacks at most this many entries. Default 1000; may be 0.
     pub catch_up_lag: u64,
@@ -134,8 +135,10 @@ pub struct Config {
     /// Whether the server ends when it learns that it was removed from its cluster, with
     /// [`Fatal::Removed`](crate::Fatal::Removed). Default true.
     pub shutdown_on_remove: bool,
-    /// Seed of the server's random election timeouts. `None` (default) derives one from the id and
-    /// the system's randomness; give one to make a run repeatable.
+    /// Seed of the server's random election timeouts, and of the incarnation of a new disk
+    /// ([`StableStore::incarnation`](crate::StableStore::incarnation)). `None` (default) derives one
+    /// from the id and the system's randomness; give one to make a run repeatable, and another one
+    /// for each disk: with the same a server that has lost its disk is taken for who it was.
     pub seed: Option<u64>,
 }
 

@@ -96,13 +96,18 @@ pub struct Server {
     pub address: ServerAddress,
     /// Whether it votes.
     pub suffrage: Suffrage,
+    /// Which disk it is known by ([`StableStore::incarnation`](crate::StableStore::incarnation)); 0
+    /// as long as that is not known. Leave it 0 in a configuration of your own: the leader fills it
+    /// in. What a server says from another disk counts for nothing.
+    pub incarnation: u64,
 }
 
 impl Server {
     /// A voting member.
     #[must_use]
     pub fn voter(id: impl Into<ServerId>, address: impl Into<ServerAddress>) -> Self {
-        Self { id: id.into(), address: address.into(), suffrage: Suffrage::Voter }
+        let (id, address) = (id.into(), address.into());
+        Self { id, address, suffrage: Suffrage::Voter, incarnation: 0 }
     }
 
     /// A non-voting member.
@@ -182,6 +187,17 @@ impl Configuration {
         self.servers.is_empty()
     }
 
+    /// The same members, where the incarnations of those that are not known yet are what `known`
+    /// says.
+    #[must_use]
+    pub(crate) fn with_incarnations(&self, known: impl Fn(&ServerId) -> Option<u64>) -> Self {
+        let filled_in = |server: &Server| match server.incarnation {
+            0 => Server { incarnation: known(&server.id).unwrap_or(0), ..server.clone() },
+            _ => server.clone(),
+        };
+        Self { servers: self.servers.iter().map(filled_in).collect() }
+    }
+
     /// Bytes that count against size limits.
     #[must_use]
     pub fn cost_bytes(&self) -> u64 {
@@ -232,7 +248,8 @@ impl Configuration {
         Ok(())
     }
 
-    /// The configuration after `change`. Pure: appends nothing.
+    /// The configuration after `change`. Pure: appends nothing. Members keep their incarnation, that
+    /// of a new one is not known.
     ///
     /// # Errors
     /// [`InvalidConfiguration`] when the target is unknown where it must be known, or when the
@@ -247,14 +264,20 @@ impl Configuration {
         };
         let next = match change {
             ConfigurationChange::AddVoter { id, address } => {
-                Self::new(others(id).chain([Server::voter(id.clone(), address.clone())]))
+                Self::new(others(id).chain([Server {
+                    incarnation: self.server(id).map_or(0, |server| server.incarnation),
+                    ..Server::voter(id.clone(), address.clone())
+                }]))
             }
             ConfigurationChange::AddNonvoter { id, address } => {
                 // As in the model, adding a voter as a nonvoter only updates its address: a
                 // demotion is asked for by name.
-                let suffrage = self.server(id).map_or(Suffrage::Nonvoter, |server| server.suffrage);
-                let server = Server { id: id.clone(), address: address.clone(), suffrage };
-                Self::new(others(id).chain([server]))
+                let (id, address) = (id.clone(), address.clone());
+                let server = match self.server(&id) {
+                    Some(known) => Server { address, ..known.clone() },
+                    None => Server::nonvoter(id.clone(), address),
+                };
+                Self::new(others(&id).chain([server]))
             }
             ConfigurationChange::DemoteVoter { id } => {
                 let server = Server { suffrage: Suffrage::Nonvoter, ..known(id)?.clone() };
@@ -276,6 +299,9 @@ impl fmt::Display for Configuration {
             let gap = if position == 0 { "" } else { " " };
             let mark = if server.is_voter() { "" } else { "(nonvoter)" };
             write!(f, "{gap}{}{mark}", server.id)?;
+            if server.incarnation != 0 {
+                write!(f, "#{:016x}", server.incarnation)?;
+            }
         }
         Ok(())
     }

@@ -448,6 +448,12 @@ pub enum ConfigurationError {
         /// Where that configuration stands.
         index: LogIndex,
     },
+    /// A leader cannot take itself out and in again: transfer leadership first. Nothing was changed.
+    #[error("server {id} leads; transfer leadership to another server first")]
+    LeadsItself {
+        /// This server.
+        id: ServerId,
+    },
     /// Leadership was lost before the change was known to be committed. It may still be.
     #[error("leadership was lost while the change was in flight; it may or may not take effect")]
     LeadershipLost,

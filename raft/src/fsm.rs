@@ -70,7 +70,8 @@ pub trait Fsm: Send + 'static {
     }
 
     /// Tells of a committed configuration, in order with the commands around it; and of the
-    /// configuration of a snapshot, when that was restored.
+    /// configuration of a snapshot, when that was restored. It may differ from the one before only in
+    /// the [incarnations](crate::Server::incarnation) of its members.
     fn configuration_changed(&mut self, _configuration: &IndexedConfiguration) {}
 
     /// Whether the methods may block (disk, locks held for long). If so they run on tokio's

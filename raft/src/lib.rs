@@ -38,6 +38,7 @@ pub mod autopilot;
 mod bootstrap;
 mod future;
 mod recover;
+mod rejoin;
 
 // Contracts: data.
 pub mod config;
@@ -79,7 +80,7 @@ struct Readme;
 
 pub use self::{
     api::Raft,
-    bootstrap::{bootstrap_cluster, has_existing_state},
+    bootstrap::{bootstrap_cluster, has_existing_state, read_configuration},
     config::Config,
     configuration::{
         Configuration, ConfigurationChange, IndexedConfiguration, InvalidConfiguration,
@@ -99,6 +100,6 @@ pub use self::{
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, Timeouts},
+    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, Timeouts, WrongDisk},
     transport::{Inbox, Received, Transport},
 };

@@ -18,6 +18,7 @@ use crate::{
     log::{LogId, LogIndex, Term},
     rpc::Message,
     snapshot::SnapshotMeta,
+    status::WrongDisk,
 };
 
 /// The part a server currently plays (paper Figure 4; pre-candidate: thesis §9.6).
@@ -100,11 +101,20 @@ pub enum Observation {
         is_granted: bool,
     },
     /// On a leader: a peer lacks entries that it acknowledged, so its disk has lost them. Until the
-    /// next election it is sent nothing and counts for no commit. Remove it, set it up with an empty
-    /// disk, and add it again.
+    /// next election it is sent nothing and counts for no commit. Stop it, empty its disk, start it
+    /// and [rejoin](crate::Raft::rejoin_server) it.
     PeerLostEntries {
         /// Who.
         peer: ServerId,
+    },
+    /// A message was dropped because a server, this one or its sender, runs on another disk than the
+    /// one its cluster knows it by. Told of once a minute for each sender; see
+    /// [`Raft::rejoin_server`](crate::Raft::rejoin_server).
+    WrongIncarnation {
+        /// Who sent the message.
+        peer: ServerId,
+        /// Whose disk it is, and which ones.
+        disk: WrongDisk,
     },
     /// On a leader: a peer needs entries that are only in a snapshot.
     PeerNeedsSnapshot {

@@ -25,6 +25,12 @@ pub struct Envelope {
     /// is in no configuration it knows. A transport fills it in (TCP: from the handshake, the
     /// peer's advertised address).
     pub address: ServerAddress,
+    /// Which disk the sender runs on; 0 if its store keeps no incarnation. A transport is told its
+    /// own at [`Transport::start`](crate::Transport::start).
+    pub incarnation: u64,
+    /// Which disk the sender's configuration knows the receiver by, 0 if that is not known: the
+    /// [`incarnation`](crate::Server::incarnation) of the server the message was sent to.
+    pub expects: u64,
     /// What it says.
     pub message: Message,
 }
@@ -69,6 +75,23 @@ impl Message {
             Self::InstallSnapshot(m) => m.term,
             Self::InstallSnapshotReply(m) => m.term,
             Self::Removed(m) => m.term,
+        }
+    }
+
+    /// Whether it answers another message.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::AppendEntriesReply(_)
+            | Self::HeartbeatReply(_)
+            | Self::RequestVoteReply(_)
+            | Self::InstallSnapshotReply(_) => true,
+            Self::AppendEntries(_)
+            | Self::Heartbeat(_)
+            | Self::RequestVote(_)
+            | Self::TimeoutNow(_)
+            | Self::InstallSnapshot(_)
+            | Self::Removed(_) => false,
         }
     }
 

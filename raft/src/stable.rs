@@ -1,4 +1,4 @@
-//! The few bytes a server must never forget: its term and its vote.
+//! The few bytes a server must never forget: its term and its vote, and which disk they are on.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -31,4 +31,30 @@ pub trait StableStore: Send + 'static {
     /// # Errors
     /// [`StoreError`] when the write failed; the node stops and never retries.
     async fn save_hard_state(&mut self, hard_state: &HardState) -> Result<(), StoreError>;
+
+    /// Which disk this is: a random number that [`Raft::new`](crate::Raft::new) makes at the first
+    /// start and that is gone when the term, the vote and the log are. By it the others notice that
+    /// a server has come back on an empty disk, or on that of another server, and has forgotten what
+    /// it promised: it then neither votes nor counts until it is
+    /// [rejoined](crate::Raft::rejoin_server).
+    ///
+    /// `None` as long as nothing was saved. The default keeps none, with which the check is off for
+    /// this server: whoever wipes it must remove it from its cluster before it starts again.
+    ///
+    /// # Errors
+    /// As [`hard_state`](Self::hard_state).
+    async fn incarnation(&mut self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
+    /// Keeps the incarnation, which is not zero. **Durable when it returns `Ok`**, unless the store
+    /// keeps none. Called once in the life of a store. It must be kept with the log, the term and the
+    /// vote: whatever loses them must lose it too, and a copy of them for another server must not
+    /// have it.
+    ///
+    /// # Errors
+    /// As [`save_hard_state`](Self::save_hard_state); the server does not start.
+    async fn save_incarnation(&mut self, _incarnation: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

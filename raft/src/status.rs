@@ -99,6 +99,38 @@ pub struct Status {
     pub config: Arc<Config>,
     /// On a leader, how far each other server has come; empty on others.
     pub peers: Vec<PeerStatus>,
+    /// Set when this server's disk is not the one that its cluster knows it by: it was wiped,
+    /// exchanged, or belongs to another server. Nobody listens to it until it is
+    /// [rejoined](crate::Raft::rejoin_server).
+    pub wrong_disk: Option<WrongDisk>,
+    /// The servers that this one does not listen to, for the same reason, as far as it has heard from
+    /// them in the last minutes.
+    pub wrong_disks: Vec<WrongDisk>,
+}
+
+/// A server that runs on another disk than the one its cluster knows it by. Its text says so, and
+/// what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WrongDisk {
+    /// Who runs on it.
+    pub server: ServerId,
+    /// The incarnation that is recorded in the configuration.
+    pub recorded: u64,
+    /// The incarnation of the disk; 0 if its store keeps none.
+    pub actual: u64,
+}
+
+impl std::fmt::Display for WrongDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { server, recorded, actual } = self;
+        write!(
+            f,
+            "server {server} runs on a disk (incarnation {actual:016x}) that is not the one its \
+             cluster knows it by ({recorded:016x}): it was wiped, exchanged, or is that of another \
+             server; rejoin it with an empty disk, or give it its own disk back"
+        )
+    }
 }
 
 /// How often a server has waited in vain since it started.

@@ -34,12 +34,18 @@ pub trait Transport: Send + Sync + 'static {
     /// The address other servers dial to reach this one.
     fn local_address(&self) -> ServerAddress;
 
-    /// Starts delivering received messages to `inbox`, in the name of server `id`. Called once, by
-    /// [`Raft::new`](crate::Raft::new).
+    /// Starts delivering received messages to `inbox`, in the name of server `id`. Whatever is sent
+    /// carries `incarnation` from now on (0: none), and what the [`Server`] that it is sent to has as
+    /// its own: see [`Envelope`]. Called once, by [`Raft::new`](crate::Raft::new).
     ///
     /// # Errors
     /// [`TransportError`] when the transport cannot start (a port in use) or was started before.
-    async fn start(&self, id: ServerId, inbox: Inbox) -> Result<(), TransportError>;
+    async fn start(
+        &self,
+        id: ServerId,
+        incarnation: u64,
+        inbox: Inbox,
+    ) -> Result<(), TransportError>;
 
     /// Sends a message at once or not at all. Never waits: called by the task that owns consensus.
     ///

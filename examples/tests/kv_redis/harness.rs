@@ -120,6 +120,24 @@ impl Server {
         until("the server ends", async || child.try_wait().expect("a status")).await
     }
 
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        until("the server ends", async || self.has_ended()).await
+    }
+
+    /// Whether it has ended by itself, and how.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("a status")?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        let log = self.directory.join(format!("{}.log", self.id));
+        std::fs::read_to_string(log).unwrap_or_default()
+    }
+
     pub(crate) async fn connect(&self) -> MultiplexedConnection {
         self.connect_with("").await
     }
@@ -169,14 +187,19 @@ impl Server {
         let output = run(&[&["ctl", "--http", &self.http], args].concat());
         (output.status.success(), text(&output.stdout) + &text(&output.stderr))
     }
+
+    pub(crate) fn ctl_in_the_background(&self, args: &[&str]) -> Child {
+        let mut command = kv();
+        command.args(["ctl", "--http", &self.http]).args(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kv starts")
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            let log = self.directory.join(format!("{}.log", self.id));
-            let log = std::fs::read_to_string(log).unwrap_or_default();
+            let log = self.log();
             let tail: Vec<_> = log.lines().rev().take(30).collect();
             eprintln!("the end of {}'s log:", self.id);
             tail.iter().rev().for_each(|line| eprintln!("  {line}"));

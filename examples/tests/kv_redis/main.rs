@@ -1,9 +1,12 @@
 //! The real program `kv`, as processes on this machine, driven by a real Redis client, by HTTP, by
 //! `kv ctl`, and by bytes that are neither.
 
+mod backup;
 mod cluster;
 mod commands;
 mod garbage;
 mod harness;
+mod operate;
 mod recover;
+mod snapshots;
 mod start;

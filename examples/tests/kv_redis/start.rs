@@ -151,6 +151,8 @@ fn help_is_help_and_nonsense_is_refused() {
         &["--help"][..],
         &["serve", "--help"],
         &["ctl", "--help"],
+        &["backup", "--help"],
+        &["restore", "--help"],
         &["inspect", "--help"],
         &["recover", "--help"],
         &["demo", "--help"],

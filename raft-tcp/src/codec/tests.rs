@@ -24,14 +24,18 @@ fn append(entries: Vec<Entry>) -> Message {
     })
 }
 
+/// The incarnation of one is known, that of the other is not.
+fn configuration() -> Configuration {
+    let known = Server { incarnation: 0x0807_0605_0403_0201, ..Server::voter("a", "h:1") };
+    Configuration::new([known, Server::nonvoter("b", "h:2")])
+}
+
 fn every_entry() -> Message {
-    let configuration =
-        Configuration::new([Server::voter("a", "h:1"), Server::nonvoter("b", "h:2")]);
     append(vec![
         entry(2, 6, EntryPayload::Noop),
         entry(2, 7, EntryPayload::Command(b"cmd".as_slice().into())),
         entry(3, 8, EntryPayload::Barrier),
-        entry(3, 9, EntryPayload::Configuration(configuration)),
+        entry(3, 9, EntryPayload::Configuration(configuration())),
     ])
 }
 
@@ -40,13 +44,7 @@ fn snapshot(data: impl Into<Bytes>) -> InstallSnapshotRequest {
         term: Term(3),
         transfer: 300,
         last: LogId::new(2, 5),
-        configuration: IndexedConfiguration {
-            index: LogIndex(4),
-            configuration: Configuration::new([
-                Server::voter("a", "h:1"),
-                Server::nonvoter("b", "h:2"),
-            ]),
-        },
+        configuration: IndexedConfiguration { index: LogIndex(4), configuration: configuration() },
         size_bytes: 1 << 40,
         offset: 7,
         checksum: 0x0102_0304,
@@ -73,7 +71,7 @@ fn fixtures() -> Vec<(Message, &'static str)> {
              0200000000000000 01 00000000 \
              0200000000000000 00 03000000 636d64 \
              0300000000000000 02 00000000 \
-             0300000000000000 03 0f000000 02016103683a3100016203683a3201",
+             0300000000000000 03 19000000 02016103683a3100fd0102030405060708016203683a320100",
         ),
         (
             append(vec![]),
@@ -127,7 +125,7 @@ fn fixtures() -> Vec<(Message, &'static str)> {
             Message::InstallSnapshot(snapshot(b"abc".as_slice())),
             "0300000000000000 2c01000000000000 0200000000000000 0500000000000000 \
              0400000000000000 0000000000010000 0700000000000000 04030201 \
-             0f000000 02016103683a3100016203683a3201 \
+             19000000 02016103683a3100fd0102030405060708016203683a320100 \
              616263",
         ),
         (
@@ -166,9 +164,9 @@ fn the_bytes_are_pinned() {
 fn every_message_comes_back() {
     for (message, _) in fixtures() {
         let (kind, payload) = payload(&message);
-        assert_eq!(decode(kind, &payload), Ok(Some(message)));
+        assert_eq!(decode(kind, &payload), Ok(Said::Message(message)));
     }
-    assert_eq!(decode(Kind::Alive, &Bytes::new()), Ok(None));
+    assert_eq!(decode(Kind::Alive, &Bytes::new()), Ok(Said::Alive));
 }
 
 #[test]
@@ -197,6 +195,15 @@ fn a_byte_too_many_is_an_error() {
         assert!(decode(kind, &longer).is_err(), "{message}");
     }
     assert!(decode(Kind::Alive, &Bytes::from_static(b"x")).is_err());
+}
+
+#[test]
+fn an_expectation_has_eight_bytes() {
+    let decode = |bytes: &'static [u8]| decode(Kind::Expects, &Bytes::from_static(bytes));
+    assert_eq!(decode(b"\x01\0\0\0\0\0\0\x80"), Ok(Said::Expects(1 << 63 | 1)));
+    for bytes in [&b""[..], b"\x01", b"\x01\0\0\0\0\0\0", b"\x01\0\0\0\0\0\0\0\0"] {
+        assert!(decode(bytes).is_err(), "{bytes:?}");
+    }
 }
 
 /// The checksum of the frame keeps such payloads out; nothing must hang on that.
@@ -276,7 +283,7 @@ fn a_large_command_shares_the_buffer_and_a_small_one_does_not() {
         let (kind, payload) = payload(&append(entries.collect()));
         let range = payload.as_ptr_range();
         match decode(kind, &payload) {
-            Ok(Some(Message::AppendEntries(request))) => {
+            Ok(Said::Message(Message::AppendEntries(request))) => {
                 request.entries.iter().map(|e| range.contains(&e.data().as_ptr())).collect()
             }
             other => panic!("{other:?}"),
@@ -297,7 +304,7 @@ fn impossible_places_in_a_snapshot_come_through() {
             ..snapshot("x")
         });
         let (kind, payload) = payload(&message);
-        assert_eq!(decode(kind, &payload), Ok(Some(message)));
+        assert_eq!(decode(kind, &payload), Ok(Said::Message(message)));
     }
 }
 
@@ -306,13 +313,13 @@ fn a_damaged_configuration_of_a_snapshot_is_refused() {
     let (kind, good) = payload(&Message::InstallSnapshot(snapshot(vec![9; 100])));
     let length = SNAPSHOT_BYTES - 4;
     // Lengths beyond the payload; and the right one, but of other bytes.
-    for claimed in [116, 1 << 20, u32::MAX] {
+    for claimed in [126, 1 << 20, u32::MAX] {
         let mut bytes = good.to_vec();
         bytes[length..length + 4].copy_from_slice(&u32::to_le_bytes(claimed));
         let error = decode(kind, &bytes.into()).unwrap_err();
         assert!(error.to_string().contains("too early"), "{error}");
     }
-    for claimed in [0, 14, 16] {
+    for claimed in [0, 24, 26] {
         let mut bytes = good.to_vec();
         bytes[length..length + 4].copy_from_slice(&u32::to_le_bytes(claimed));
         assert!(decode(kind, &bytes.into()).is_err(), "{claimed} bytes");
@@ -332,12 +339,12 @@ fn a_large_piece_is_copied_neither_by_its_sender_nor_by_its_receiver() {
     let message = Message::InstallSnapshot(snapshot(sent.clone()));
     let (_, rest) = encode(&message, &mut head).unwrap();
     assert_eq!(rest.as_ptr(), sent.as_ptr());
-    assert_eq!(head.len(), SNAPSHOT_BYTES + 15);
+    assert_eq!(head.len(), SNAPSHOT_BYTES + 25);
 
     let shares = |bytes: usize| {
         let (kind, payload) = payload(&Message::InstallSnapshot(snapshot(vec![7; bytes])));
         match decode(kind, &payload) {
-            Ok(Some(Message::InstallSnapshot(request))) => {
+            Ok(Said::Message(Message::InstallSnapshot(request))) => {
                 payload.as_ptr_range().contains(&request.data.as_ptr())
             }
             other => panic!("{other:?}"),
@@ -386,7 +393,7 @@ proptest! {
             data: data.into(),
         });
         let (kind, payload) = payload(&message);
-        prop_assert_eq!(decode(kind, &payload), Ok(Some(message)));
+        prop_assert_eq!(decode(kind, &payload), Ok(Said::Message(message)));
     }
 
     #[test]
@@ -408,13 +415,13 @@ proptest! {
         });
         let (kind, payload) = payload(&message);
         prop_assert!(payload.len() as u64 <= max_bytes(&message));
-        prop_assert_eq!(decode(kind, &payload), Ok(Some(message)));
+        prop_assert_eq!(decode(kind, &payload), Ok(Said::Message(message)));
     }
 
     #[test]
     fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let bytes = Bytes::from(bytes);
-        for kind in [Kind::Alive, Kind::Message, Kind::Entries, Kind::Snapshot] {
+        for kind in [Kind::Alive, Kind::Message, Kind::Entries, Kind::Snapshot, Kind::Expects] {
             let _ = decode(kind, &bytes);
         }
     }

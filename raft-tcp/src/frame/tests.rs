@@ -21,17 +21,22 @@ fn the_bytes_are_pinned() {
     let mut alive = BytesMut::new();
     append_alive(&mut alive);
     assert_eq!(alive[..], *b"\xe2\x90\xd9\xa8\0\0\0\0\x01\x00");
+    let mut expects = BytesMut::new();
+    append_expects(&mut expects, 0x0807_0605_0403_0201);
+    assert_eq!(expects[..], *b"\x6f\x0a\x24\x0a\x08\0\0\0\x01\x04\x01\x02\x03\x04\x05\x06\x07\x08");
 }
 
 #[test]
 fn frames_come_out_as_they_went_in() {
     let mut bytes = frame(b"first");
     append_alive(&mut bytes);
+    append_expects(&mut bytes, 7);
     bytes.extend_from_slice(&frame(b""));
     let mut next = || decoder().decode(&mut bytes).unwrap();
     let found = |kind, payload: &'static [u8]| Some(Frame { kind, payload: payload.into() });
     assert_eq!(next(), found(Kind::Message, b"first"));
     assert_eq!(next(), found(Kind::Alive, b""));
+    assert_eq!(next(), found(Kind::Expects, b"\x07\0\0\0\0\0\0\0"));
     assert_eq!(next(), found(Kind::Message, b""));
     assert_eq!(next(), None);
 }
@@ -65,6 +70,11 @@ fn an_announcement_over_the_limit_is_refused_before_anything_is_read() {
     bytes.truncate(HEADER_BYTES);
     let error = FrameDecoder::new(99).decode(&mut bytes).unwrap_err();
     assert!(matches!(error, FrameError::TooLong { bytes: 100, limit: 99 }), "{error}");
+    let mut expects = BytesMut::new();
+    append_expects(&mut expects, 1);
+    expects[4] = 9;
+    let error = decoder().decode(&mut expects).unwrap_err();
+    assert!(matches!(error, FrameError::TooLong { bytes: 9, limit: 8 }), "{error}");
 }
 
 #[test]

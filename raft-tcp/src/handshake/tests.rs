@@ -1,7 +1,8 @@
 use super::*;
 
 fn identity() -> Identity {
-    Identity { id: "b".into(), address: "h:2".into(), cluster_id: "c".to_owned() }
+    let (id, address, cluster_id) = ("b".into(), "h:2".into(), "c".to_owned());
+    Identity { id, address, cluster_id, incarnation: 0x0807_0605_0403_0201 }
 }
 
 fn hello() -> Hello {
@@ -31,12 +32,13 @@ async fn reason(hello: &Hello) -> Reason {
 #[test]
 fn the_bytes_are_pinned() {
     let found = hello().encode();
-    let parts: [&[u8]; 5] = [
+    let parts: [&[u8]; 6] = [
         b"raft-tcp\x01\0\x01\0",
-        b"\x0f\0\x02",
+        b"\x17\0\x02",
         b"\x01\0c\x01\0a\x03\0h:1",
         b"\x01\0b",
-        b"\xd4\x8e\x3d\x44",
+        b"\x01\x02\x03\x04\x05\x06\x07\x08",
+        b"\xaf\x3f\x3f\x04",
     ];
     assert_eq!(found, parts.concat());
     assert_eq!(encode_answer(&Ok(1)), b"RAFT-TCP\x01\0\0\0\0\xad\xde\x42\xfb");
@@ -52,8 +54,9 @@ async fn a_peer_is_let_in() {
         tokio::join!(dial(&mut client, &hello), accept(&mut server, &identity, |_| None));
     assert_eq!(dialled.unwrap(), 1);
     match accepted.unwrap() {
-        Decision::Accepted { from, address, lane } => {
+        Decision::Accepted { from, address, incarnation, lane } => {
             assert_eq!((from.as_str(), address.as_str(), lane), ("a", "h:1", Lane::Entries));
+            assert_eq!(incarnation, identity.incarnation);
         }
         refused @ Decision::Refused { .. } => panic!("{refused:?}"),
     }

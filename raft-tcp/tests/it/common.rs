@@ -49,7 +49,7 @@ pub(crate) struct Node {
 pub(crate) async fn node_with(id: &str, options: TcpOptions) -> Node {
     let transport = TcpTransport::bind(options).await.unwrap();
     let (inbox, receiver) = Inbox::new(1024);
-    transport.start(id.into(), inbox).await.unwrap();
+    transport.start(id.into(), 0, inbox).await.unwrap();
     let server = Server::voter(id, transport.local_address());
     Node { server, transport, inbox: receiver }
 }
@@ -149,6 +149,9 @@ pub(crate) struct RawHello {
     pub(crate) from: String,
     pub(crate) address: String,
     pub(crate) to: String,
+    pub(crate) incarnation: u64,
+    /// How many bytes are missing at the end of the body.
+    pub(crate) cut: usize,
 }
 
 pub(crate) fn hello(from: &str, to: &str) -> RawHello {
@@ -161,6 +164,8 @@ pub(crate) fn hello(from: &str, to: &str) -> RawHello {
         from: from.to_owned(),
         address: "127.0.0.1:9".to_owned(),
         to: to.to_owned(),
+        incarnation: 1,
+        cut: 0,
     }
 }
 
@@ -171,6 +176,8 @@ impl RawHello {
             body.extend((text.len() as u16).to_le_bytes());
             body.extend(text.as_bytes());
         }
+        body.extend(self.incarnation.to_le_bytes());
+        body.truncate(body.len() - self.cut);
         let mut rest = Vec::new();
         rest.extend(self.oldest.to_le_bytes());
         rest.extend(self.newest.to_le_bytes());

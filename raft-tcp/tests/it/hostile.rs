@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use raft::Message;
+use raft::{Message, Transport as _};
 use raft_tcp::TcpOptions;
 use tokio::{
     io::AsyncWriteExt as _,
@@ -83,6 +83,7 @@ async fn a_dialler_that_means_another_server_is_refused() {
 async fn an_unknown_lane_and_a_too_long_hello_are_refused() {
     refused(|hello| hello.lane = 3, 1, "the hello names no lane").await;
     refused(|hello| hello.to = "x".repeat(5000), 1, "the hello is too long").await;
+    refused(|hello| hello.cut = 1, 1, "the hello ends before the incarnation").await;
 }
 
 #[tokio::test]
@@ -157,6 +158,51 @@ async fn an_undecodable_payload_closes_its_connection() {
     bad_bytes(&raw_frame(1, &[99])).await;
     bad_bytes(&raw_frame(2, &[0; 51])).await;
     bad_bytes(&raw_frame(0, &[1])).await;
+    for bytes in [0, 7, 9, 1000] {
+        bad_bytes(&raw_frame(4, &vec![1; bytes])).await;
+    }
+}
+
+/// Whatever is expected of the receiver comes with the messages after it, on that connection only.
+#[tokio::test]
+async fn expectations_are_passed_on_with_what_follows_them() {
+    let mut b = node("b").await;
+    let mut first = raw_peer("x", &b.server).await;
+    let heartbeat = raw_frame(1, &[2, 1, 1, 0]);
+    let expects = |incarnation: u64| raw_frame(4, &incarnation.to_le_bytes());
+    let bytes = [
+        heartbeat.clone(),
+        expects(5),
+        expects(u64::MAX),
+        heartbeat.clone(),
+        raw_frame(0, &[]),
+        heartbeat.clone(),
+        expects(0),
+        heartbeat.clone(),
+    ];
+    first.write_all(&bytes.concat()).await.unwrap();
+    for expected in [0, u64::MAX, u64::MAX, 0] {
+        let envelope = soon("a message", b.inbox.recv()).await.unwrap();
+        assert_eq!((envelope.incarnation, envelope.expects), (1, expected));
+    }
+    first.write_all(&expects(9)).await.unwrap();
+    let mut second =
+        raw_dial(&b.server, &RawHello { incarnation: 2, ..hello("x", "b") }.bytes()).await;
+    assert_eq!(raw_answer(&mut second).await, (0, String::new()));
+    second.write_all(&heartbeat).await.unwrap();
+    let envelope = soon("a message", b.inbox.recv()).await.unwrap();
+    assert_eq!((envelope.incarnation, envelope.expects), (2, 0));
+}
+
+/// Only the dialler speaks of expectations.
+#[tokio::test]
+async fn an_expectation_the_wrong_way_closes_its_connection() {
+    let a = node_with("a", short()).await;
+    let raw = RawServer::listen("b").await;
+    let _ = a.transport.send(&raw.server, heartbeat(1));
+    let (_, mut stream) = raw.accept().await;
+    stream.write_all(&raw_frame(4, &[1; 8])).await.unwrap();
+    raw_closed(&mut stream).await;
 }
 
 #[tokio::test]

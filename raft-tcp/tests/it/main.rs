@@ -5,6 +5,7 @@ mod back_pressure;
 mod common;
 mod conformance;
 mod hostile;
+mod incarnations;
 mod lifecycle;
 mod log;
 mod outage;

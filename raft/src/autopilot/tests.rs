@@ -67,6 +67,8 @@ fn status(members: &[Member]) -> Status {
         timeouts: Timeouts::default(),
         config: Arc::new(crate::Config::new("a")),
         peers: members.iter().map(peer).collect(),
+        wrong_disk: None,
+        wrong_disks: Vec::new(),
     }
 }
 

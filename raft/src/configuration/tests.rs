@@ -133,10 +133,12 @@ fn every_change_of_every_kind_of_server() {
         match (before.changed(&change), expected) {
             (Ok(after), Ok((id, address, suffrage))) => {
                 let id = ServerId::from(id);
+                let incarnation = before.server(&id).map_or(0, |server| server.incarnation);
                 let target = suffrage.map(|suffrage| Server {
                     id: id.clone(),
                     address: address.into(),
                     suffrage,
+                    incarnation,
                 });
                 assert_eq!(after.server(&id), target.as_ref(), "{change:?}");
                 let others = |configuration: &Configuration| {

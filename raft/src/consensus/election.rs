@@ -100,7 +100,7 @@ impl Consensus {
 
     pub(super) fn handle_election_timeout(&mut self, now: Time) {
         if self.election_deadline <= now {
-            let may_campaign = self.membership.may_campaign(&self.rules.id);
+            let may_campaign = self.may_campaign();
             if may_campaign || self.leader.is_some() {
                 self.timeouts.election += 1;
             }
@@ -127,7 +127,7 @@ impl Consensus {
             }
             // A server that may not campaign only has a leader to forget.
             RoleState::Follower | RoleState::Leader(_) => {
-                let may_campaign = self.membership.may_campaign(&self.rules.id);
+                let may_campaign = self.may_campaign();
                 (self.leader.is_some() || may_campaign).then_some(self.election_deadline)
             }
         }

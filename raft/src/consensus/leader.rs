@@ -69,6 +69,7 @@ impl Consensus {
             return Err(Refusal::NotReady);
         }
         let next = latest.configuration.changed(change).map_err(Refusal::Invalid)?;
+        let next = self.with_known_incarnations(&next);
         let index = self.append(now, vec![EntryPayload::Configuration(next)]);
         self.replicate_all(now);
         self.advance_commit(now);
@@ -111,6 +112,7 @@ impl Consensus {
         self.set_role(RoleState::Leader(Box::new(Leader {
             term_start,
             peers: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
             round: 0,
             rounds: VecDeque::new(),
             confirmed_round: 0,
@@ -135,6 +137,7 @@ impl Consensus {
 
     /// Keeps one progress per peer: those that stay keep theirs, new ones begin at the end.
     pub(super) fn reset_progress(&mut self, now: Time) {
+        self.forget_incarnations();
         let peers = self.membership.peers(&self.rules.id);
         let next_index = self.log.last().index.next();
         let Some(leader) = self.role.leader_mut() else { return };
@@ -448,6 +451,7 @@ impl Consensus {
             self.notice_lost_peers(now);
             self.notice_stalled_peers(now);
             self.begin_round(now);
+            self.record_incarnations(now);
         }
     }
 

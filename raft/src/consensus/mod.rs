@@ -24,6 +24,7 @@
 //! | `leader` | proposals, replication, commit, verification, lease (thesis §3.6, §6.4, §10.2) |
 //! | `transfer` | leadership transfer (thesis §3.10) |
 //! | `membership` | configurations in force (thesis §4) |
+//! | `incarnation` | whose disk is whose: which messages are believed |
 //! | `restore` | a user's restore of the whole cluster |
 //! | `snapshot` | compaction, and snapshots sent and received (thesis §5) |
 //! | `progress` | one follower seen from the leader |
@@ -32,6 +33,7 @@
 mod action;
 mod append;
 mod election;
+mod incarnation;
 mod invariants;
 mod leader;
 mod log_view;
@@ -58,6 +60,7 @@ pub use self::{
         Action, AppendOrder, ReceiptStep, Refusal, SnapshotOrder, SnapshotReceipt, TransferFailure,
         Verification, Write, WriteId,
     },
+    incarnation::Mismatch,
     rules::Rules,
     saved::Saved,
     time::Time,
@@ -79,6 +82,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Consensus {
     rules: Rules,
+    /// Which disk it runs on; 0 if that is not kept.
+    incarnation: u64,
     rng: Pcg64Mcg,
     /// Term and vote. Saved before anything that depends on them leaves (law 8).
     hard_state: HardState,
@@ -139,7 +144,8 @@ impl Consensus {
     /// If the state machine says that it has applied more than the log has.
     #[must_use]
     pub fn new(rules: Rules, saved: Saved, seed: u64, now: Time) -> Self {
-        let Saved { hard_state, mut log, mut membership, commit_index, last_applied } = saved;
+        let Saved { hard_state, incarnation, mut log, mut membership, .. } = saved;
+        let (commit_index, last_applied) = (saved.commit_index, saved.last_applied);
         log.restored();
         let last_applied = last_applied.max(log.snapshot().index);
         assert!(last_applied <= log.last().index, "the state machine is ahead of the log");
@@ -147,6 +153,7 @@ impl Consensus {
         membership.commit(commit_index);
         let mut consensus = Self {
             rules,
+            incarnation,
             rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5eed),
             hard_state,
             is_hard_state_dirty: false,
@@ -204,7 +211,7 @@ impl Consensus {
         Ok(())
     }
 
-    /// A message has arrived.
+    /// A message has arrived, and was [admitted](Self::admit) if servers have incarnations.
     ///
     /// # Panics
     /// If the message proves that a law is broken, for example a second leader of one term.

@@ -46,6 +46,8 @@ pub(super) struct Leader {
     pub(super) term_start: LogIndex,
     /// Every other server that matters.
     pub(super) peers: BTreeMap<ServerId, Progress>,
+    /// Which disks members run on that the configuration does not know yet: what each has said first.
+    pub(super) incarnations: BTreeMap<ServerId, u64>,
     /// The current round. Each heartbeat, each verification and each window that has to be sent
     /// anew begins a new one.
     pub(super) round: u64,

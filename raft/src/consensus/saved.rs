@@ -12,6 +12,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Saved {
     pub(super) hard_state: HardState,
+    pub(super) incarnation: u64,
     pub(super) log: LogView,
     pub(super) membership: Membership,
     pub(super) commit_index: LogIndex,
@@ -29,11 +30,17 @@ impl Saved {
     ) -> Self {
         Self {
             hard_state,
+            incarnation: 0,
             log: LogView::new(snapshot),
             membership: Membership::new(configuration),
             commit_index: snapshot.index,
             last_applied: snapshot.index,
         }
+    }
+
+    /// Notes which disk this is: see [`StableStore::incarnation`](crate::StableStore::incarnation).
+    pub fn incarnation(&mut self, incarnation: u64) {
+        self.incarnation = incarnation;
     }
 
     /// Notes that the log is known to be committed up to `index`; the part of it that the log has

@@ -27,10 +27,9 @@ const ADVICE: &str = "leave it there; the server starts from an older snapshot i
                       back that far, and has to be set up anew from its peers if not";
 
 fn configuration() -> IndexedConfiguration {
-    let configuration = Configuration::new([
-        Server::voter("a", "127.0.0.1:7001"),
-        Server::nonvoter("b", "127.0.0.1:7002"),
-    ]);
+    let known =
+        Server { incarnation: 0x0807_0605_0403_0201, ..Server::voter("a", "127.0.0.1:7001") };
+    let configuration = Configuration::new([known, Server::nonvoter("b", "127.0.0.1:7002")]);
     IndexedConfiguration { index: LogIndex(3), configuration }
 }
 

@@ -1,6 +1,12 @@
-//! Term and vote in memory.
+//! Term, vote and incarnation in memory.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -21,6 +27,8 @@ pub struct InmemStableStore {
 #[derive(Default)]
 struct Shared {
     record: Mutex<Option<HardState>>,
+    keeps_incarnation: AtomicBool,
+    incarnation: Mutex<Option<u64>>,
     disk: InmemDisk,
 }
 
@@ -38,6 +46,15 @@ impl InmemStableStore {
         Self { shared: Arc::new(shared) }
     }
 
+    /// The same store, which keeps an incarnation from now on. Without this it does not: a cluster
+    /// then has one entry less in its log, and a server that comes back with a new store is not
+    /// noticed.
+    #[must_use]
+    pub fn keeping_incarnation(self) -> Self {
+        self.shared.keeps_incarnation.store(true, Ordering::Release);
+        self
+    }
+
     /// The disk beneath, where faults are set.
     #[must_use]
     pub fn disk(&self) -> &InmemDisk {
@@ -49,6 +66,7 @@ impl fmt::Debug for InmemStableStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InmemStableStore")
             .field("record", &*self.shared.record.lock())
+            .field("incarnation", &*self.shared.incarnation.lock())
             .field("disk", &self.shared.disk)
             .finish()
     }
@@ -64,6 +82,19 @@ impl StableStore for InmemStableStore {
     async fn save_hard_state(&mut self, hard_state: &HardState) -> Result<(), StoreError> {
         self.shared.disk.write("term and vote").await?;
         *self.shared.record.lock() = Some(hard_state.clone());
+        Ok(())
+    }
+
+    async fn incarnation(&mut self) -> Result<Option<u64>, StoreError> {
+        self.shared.disk.read("the incarnation")?;
+        Ok(*self.shared.incarnation.lock())
+    }
+
+    async fn save_incarnation(&mut self, incarnation: u64) -> Result<(), StoreError> {
+        if self.shared.keeps_incarnation.load(Ordering::Acquire) {
+            self.shared.disk.write("the incarnation").await?;
+            *self.shared.incarnation.lock() = Some(incarnation);
+        }
         Ok(())
     }
 }

@@ -338,6 +338,7 @@ pub struct InmemTransport {
 
 struct Started {
     id: ServerId,
+    incarnation: u64,
     start: u64,
     runtime: Handle,
 }
@@ -374,8 +375,14 @@ impl InmemTransport {
         self.started.get().ok_or_else(|| refused("the transport is not started"))
     }
 
-    fn envelope(&self, started: &Started, message: Message) -> Envelope {
-        Envelope { from: started.id.clone(), address: self.address.clone(), message }
+    fn envelope(&self, started: &Started, to: &Server, message: Message) -> Envelope {
+        Envelope {
+            from: started.id.clone(),
+            address: self.address.clone(),
+            incarnation: started.incarnation,
+            expects: to.incarnation,
+            message,
+        }
     }
 
     fn lane(&self, started: &Started, to: &Server, kind: LaneKind) -> mpsc::Sender<Delayed> {
@@ -430,7 +437,12 @@ impl Transport for InmemTransport {
         self.address.clone()
     }
 
-    async fn start(&self, id: ServerId, inbox: Inbox) -> Result<(), TransportError> {
+    async fn start(
+        &self,
+        id: ServerId,
+        incarnation: u64,
+        inbox: Inbox,
+    ) -> Result<(), TransportError> {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(TransportError::Closed);
         }
@@ -443,7 +455,7 @@ impl Transport for InmemTransport {
             return Err(refused(format!("the address {} is in use", self.address)));
         }
         let start = self.network.shared.started.fetch_add(1, Ordering::Relaxed);
-        let started = Started { id, start, runtime };
+        let started = Started { id, incarnation, start, runtime };
         self.started.set(started).map_err(|_| refused("the transport was started before"))?;
         nodes.insert(self.address.clone(), Node { start, inbox });
         Ok(())
@@ -456,7 +468,7 @@ impl Transport for InmemTransport {
                 Route::Direct => {}
                 Route::Dropped => return Ok(()),
                 Route::Delayed(delay) => {
-                    let envelope = self.envelope(started, message);
+                    let envelope = self.envelope(started, to, message);
                     let lane = self.lane(started, to, LaneKind::Urgent);
                     let due = Instant::now() + delay;
                     return lane.try_send(Delayed { due, envelope }).map_err(|error| match error {
@@ -468,7 +480,7 @@ impl Transport for InmemTransport {
         }
         let nodes = self.network.shared.nodes.read();
         let node = nodes.get(&to.address).ok_or_else(|| nobody(to))?;
-        let envelope = self.envelope(started, message);
+        let envelope = self.envelope(started, to, message);
         node.inbox.try_deliver(envelope).map_err(|error| of_peer(error, to))
     }
 
@@ -481,7 +493,7 @@ impl Transport for InmemTransport {
                 Route::Direct => {}
                 Route::Dropped => return Ok(()),
                 Route::Delayed(delay) => {
-                    let envelope = self.envelope(started, message);
+                    let envelope = self.envelope(started, to, message);
                     let lane = self.lane(started, to, LaneKind::Entries);
                     let due = Instant::now() + delay;
                     return tokio::select! {
@@ -495,7 +507,7 @@ impl Transport for InmemTransport {
             }
         }
         let inbox = self.network.inbox(&to.address).ok_or_else(|| nobody(to))?;
-        let envelope = self.envelope(started, message);
+        let envelope = self.envelope(started, to, message);
         tokio::select! {
             biased;
             delivered = inbox.deliver(envelope) => delivered.map_err(|error| of_peer(error, to)),

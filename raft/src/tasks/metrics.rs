@@ -6,6 +6,8 @@
 //! are looked at once a second, see `sample`.
 //! The table is on [`Raft`](crate::Raft) and in `docs/metrics.md`, and a test compares.
 
+mod described;
+
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -151,6 +153,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new(id: &ServerId) -> Self {
+        described::describe();
         let server = || id.as_str().to_owned();
         let counter = |name: &'static str| counter!(name, "server" => server());
         let gauge = |name: &'static str| gauge!(name, "server" => server());

@@ -32,6 +32,7 @@ mod offline;
 mod peers;
 mod pending;
 mod receive_snapshot;
+mod refusals;
 mod replicate;
 mod request;
 mod restore_cluster;
@@ -65,6 +66,7 @@ use self::{
     peers::Peers,
     pending::Waiters,
     receive_snapshot::{PIECES_MAX, ReceiveSnapshot},
+    refusals::Refusals,
     replicate::Sources,
     run::{Mail, Run, Turn},
     run_fsm::RunFsm,
@@ -78,6 +80,7 @@ pub(crate) use self::{
     offline::Offline,
     request::{Change, Request, RestoreData},
     shared::{End, Shared},
+    start::contradicts,
 };
 use crate::{
     config::Config,
@@ -103,7 +106,7 @@ pub(crate) async fn start<F: Fsm>(
 ) -> Result<Node<F::Response>, StartError> {
     config.validate()?;
     config.validate_for(transport.max_entries_bytes())?;
-    let restored = start::restore(
+    let mut restored = start::restore(
         fsm,
         config.restore_on_start,
         &mut log_store,
@@ -111,8 +114,12 @@ pub(crate) async fn start<F: Fsm>(
         &*snapshot_store,
     )
     .await?;
+    let seed = config.seed.unwrap_or_else(|| seed(&config));
+    // Durable before anything is sent.
+    let incarnation = start::incarnation(&mut stable_store, &config.local_id, seed).await?;
+    restored.saved.incarnation(incarnation);
     let (inbox, received) = Inbox::with_bytes(config.rpc_queue, config.rpc_queue_bytes);
-    transport.start(config.local_id.clone(), inbox).await?;
+    transport.start(config.local_id.clone(), incarnation, inbox).await?;
     let stores = Stores {
         log: Box::new(log_store),
         stable: Box::new(stable_store),
@@ -120,7 +127,7 @@ pub(crate) async fn start<F: Fsm>(
     };
     let (entrance, requests) = node::queue(config.apply_queue, config.apply_queue_bytes);
     let mail = Mail { requests, inbox: received };
-    let shared = spawn_all(Arc::new(config), restored, stores, transport, mail);
+    let shared = spawn_all(Arc::new(config), seed, restored, stores, transport, mail);
     Ok(Node { shared, entrance })
 }
 
@@ -132,6 +139,7 @@ struct Stores {
 
 fn spawn_all<F: Fsm>(
     config: Arc<Config>,
+    seed: u64,
     restored: Restored<F>,
     stores: Stores,
     transport: Arc<dyn Transport>,
@@ -142,7 +150,6 @@ fn spawn_all<F: Fsm>(
     let clock = Clock::new();
     let tail = LogTail::new(restored.bounds, applied.index, config.log_cache_bytes);
     let shared = Arc::new(Shared::new(Arc::clone(&config), clock, tail, &hard_state));
-    let seed = config.seed.unwrap_or_else(|| seed(&config));
     let core = Consensus::new(Rules::from(&*config), saved, seed, clock.now());
     shared.published.publish_start(&core, clock.now());
     if let Some(size_bytes) = restored.snapshot_bytes {
@@ -207,6 +214,7 @@ fn spawn_all<F: Fsm>(
         shared: Arc::clone(&shared),
         waiters: Waiters::new(),
         peers: Peers::new(sources),
+        refusals: Refusals::default(),
         tasks,
         metrics,
         alarm: Alarm::new(clock),

@@ -18,8 +18,8 @@ use super::{
     shared::FailedTransfer,
 };
 use crate::{
-    configuration::{Server, ServerAddress, ServerId, Suffrage},
-    consensus::{SnapshotOrder, Time},
+    configuration::{Server, ServerAddress, ServerId},
+    consensus::{AppendOrder, SnapshotOrder, Time},
     rpc::{InstallOutcome, Message},
     snapshot::SnapshotStore,
 };
@@ -241,12 +241,13 @@ impl Peers {
             self.sources.transport.forget(&oldest.id);
         }
         let (id, address) = (id.clone(), address.clone());
-        self.strangers.push_back(Server { id, address, suffrage: Suffrage::Nonvoter });
+        self.strangers.push_back(Server::nonvoter(id, address));
     }
 
     /// Gives an order to the peer's `replicate` task.
-    pub(super) fn replicate(&self, order: Order) {
-        if let Some(peer) = self.known.iter().find(|peer| peer.server.id == order.order.to) {
+    pub(super) fn replicate(&self, order: AppendOrder, generation: u64) {
+        if let Some(peer) = self.known.iter().find(|peer| peer.server.id == order.to) {
+            let order = Order { order, generation, incarnation: peer.server.incarnation };
             // An order must not overtake those that wait.
             let is_idle = peer.backlog.load(Ordering::Acquire) == 0;
             if is_idle && self.sources.send_now(&peer.server, &order) {

@@ -37,10 +37,12 @@ const ORDERS_MAX: usize = 64;
 /// A message with more bytes of entries is left to this task: a transport may have to encode it.
 const SEND_NOW_BYTES: u64 = 64 << 10;
 
-/// An order, and the generation of the log in which it was given.
+/// An order, the generation of the log in which it was given, and the disk that the configuration
+/// then knew the peer by, which may become known while its task runs.
 pub(super) struct Order {
     pub(super) order: AppendOrder,
     pub(super) generation: u64,
+    pub(super) incarnation: u64,
 }
 
 /// What all tasks that send to peers share.
@@ -55,7 +57,7 @@ pub(super) struct Sources {
 impl Sources {
     /// Carries out an order at once, if nothing about it has to wait. Returns whether that is done,
     /// well or badly.
-    pub(super) fn send_now(&self, peer: &Server, Order { order, generation }: &Order) -> bool {
+    pub(super) fn send_now(&self, peer: &Server, Order { order, generation, .. }: &Order) -> bool {
         let mut entries = Entries::default();
         let (first, last) = (order.prev.index.next(), order.last);
         if first <= last {
@@ -126,7 +128,10 @@ pub(super) struct Replicate {
 
 impl Replicate {
     /// Runs until `run` drops its end of the queue.
-    pub(super) async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) -> Result<(), Fatal> {
+    pub(super) async fn run(
+        mut self,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+    ) -> Result<(), Fatal> {
         let mut taken = Vec::new();
         let mut is_reachable = true;
         while orders.recv_many(&mut taken, ORDERS_MAX).await != 0 {
@@ -153,7 +158,11 @@ impl Replicate {
     /// Sends one order in one message or several. Returns whether all of it went out: the transport
     /// may not have taken it, or the log may not have it any more. Either way the core finds out
     /// anew what the peer needs.
-    async fn carry_out(&self, Order { order, generation }: Order) -> Result<bool, Fatal> {
+    async fn carry_out(
+        &mut self,
+        Order { order, generation, incarnation }: Order,
+    ) -> Result<bool, Fatal> {
+        self.peer.incarnation = incarnation;
         let mut prev = order.prev;
         loop {
             let entries = if prev.index < order.last {
@@ -235,6 +244,7 @@ mod tests {
                 commit_index: LogIndex(0),
             },
             generation: 0,
+            incarnation: 0,
         };
         let lost =
             |ranges: &[(u64, u64)]| taken_for_lost(&ranges.iter().map(order).collect::<Vec<_>>());

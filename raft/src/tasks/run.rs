@@ -21,7 +21,7 @@ use super::{
     peers::{AbortOnDrop, Peers},
     pending::Waiters,
     receive_snapshot::Piece,
-    replicate::Order,
+    refusals::Refusals,
     request::{self, Change, Pending, PendingBatch, Request, RestoreData, Waiter},
     restore_cluster::{self, RestoreCluster, Restoring},
     run_fsm::{Advance, FsmRequest},
@@ -32,17 +32,17 @@ use super::{
 };
 use crate::{
     config::Config,
-    consensus::{Action, Consensus, Rules, Time, Write, WriteId},
+    consensus::{Action, Consensus, Mismatch, Rules, Time, Write, WriteId},
     error::{
         BootstrapError, ConfigError, Fatal, Leader, ReloadError, RestoreError, SnapshotError,
         VerifyError,
     },
     future::Responder,
-    log::{EntryPayload, LogId, LogIndex},
+    log::{EntryPayload, LogId, LogIndex, Term},
     observer::{Observation, Role},
-    rpc::{Envelope, Message},
+    rpc::{AppendEntriesReply, AppendOutcome, Envelope, Message},
     snapshot::SnapshotId,
-    status::Status,
+    status::{Status, WrongDisk},
     transport::Received,
 };
 
@@ -65,6 +65,7 @@ pub(super) struct Run<R> {
     pub(super) shared: Arc<Shared>,
     pub(super) waiters: Waiters<R>,
     pub(super) peers: Peers,
+    pub(super) refusals: Refusals,
     pub(super) tasks: Tasks,
     pub(super) metrics: Arc<Metrics>,
     pub(super) alarm: Alarm,
@@ -272,6 +273,12 @@ impl<R: Send + 'static> Run<R> {
         data: RestoreData,
         responder: Responder<LogIndex, RestoreError>,
     ) {
+        // One of an earlier leadership may still be finishing its snapshot, which is then withdrawn: cut
+        // off there, it would stay in the store as a state that this cluster never had.
+        if self.turn.restoring.is_some() {
+            responder.answer(Err(RestoreError::RestoreInProgress));
+            return;
+        }
         match self.core.begin_restore(now, data.at_least) {
             Ok((last, configuration)) => {
                 let shared = Arc::clone(&self.shared);
@@ -279,10 +286,6 @@ impl<R: Send + 'static> Run<R> {
                 let (give_up, given_up) = oneshot::channel();
                 let copying = RestoreCluster { store, shared, last, configuration, data, given_up };
                 let task = AbortOnDrop(self.tasks.spawn("restore_cluster", copying.run()));
-                // One of an earlier leadership, if there is one, ends here.
-                if let Some(earlier) = &mut self.turn.restoring {
-                    earlier.stepped_down();
-                }
                 self.turn.restoring = Some(Restoring::new(last, responder.taken(), give_up, task));
             }
             Err(refusal) => responder.answer(Err(request::restore_error(refusal))),
@@ -304,6 +307,7 @@ impl<R: Send + 'static> Run<R> {
         };
         match self.core.finish_restore(now, last) {
             Ok(index) => {
+                self.shared.published.publish_snapshot(self.core.snapshot());
                 // Those who wait for what was replaced come first.
                 self.show_and_act(now);
                 if let Some(responder) = restoring.into_responder() {
@@ -334,17 +338,79 @@ impl<R: Send + 'static> Run<R> {
 
     fn take_messages(&mut self, now: Time) {
         let mut messages = std::mem::take(&mut self.turn.messages);
-        for Envelope { from, address, message } in messages.drain(..) {
+        for envelope in messages.drain(..) {
+            let Envelope { from, address, message, .. } = &envelope;
             if !self.shared.observers.is_empty() {
                 let (from, message) = (from.clone(), message.clone());
                 self.shared.observers.notify(&Observation::Received { from, message });
             }
-            self.metrics.received(&message);
+            self.metrics.received(message);
             tracing::trace!(server = %self.shared.id, %from, %message, "received");
-            self.peers.heard_from(&from, &address);
+            self.peers.heard_from(from, address);
+            if let Err(mismatch) = self.core.admit(&envelope) {
+                self.refuse(now, &envelope, mismatch);
+                continue;
+            }
+            let Envelope { from, incarnation, message, .. } = envelope;
+            if let Message::HeartbeatReply(reply) = &message {
+                self.core.handle_incarnation(&from, incarnation, reply);
+            }
             self.core.handle_message(now, &from, message);
+            if self.refusals.own().is_some() && self.core.leader().is_some() {
+                self.refusals.recognised();
+            }
         }
         self.turn.messages = messages;
+    }
+
+    /// A message was not admitted: it is dropped, and told of if that is news.
+    fn refuse(&mut self, now: Time, envelope: &Envelope, mismatch: Mismatch) {
+        let Envelope { from, incarnation, message, .. } = envelope;
+        let is_news = self.refusals.note(now, from, *incarnation, mismatch);
+        let (server, kind) = (&self.shared.id, message.kind());
+        let disk = match mismatch {
+            Mismatch::Receiver { is_outdated: true, recorded } => {
+                if is_news {
+                    tracing::debug!(%server, %from, kind, recorded, "does not know the newest members");
+                }
+                return;
+            }
+            Mismatch::Empty => {
+                if is_news {
+                    tracing::warn!(
+                        %server, %from,
+                        "no vote for this candidate: the disk here is empty, as if it had been \
+                         wiped, and the candidate does not know it; a leader has to come first"
+                    );
+                }
+                return;
+            }
+            Mismatch::Sender { recorded } => {
+                WrongDisk { server: from.clone(), recorded, actual: *incarnation }
+            }
+            Mismatch::Receiver { recorded, .. } => {
+                let actual = self.core.incarnation();
+                let disk = WrongDisk { server: server.clone(), recorded, actual };
+                self.refusals.own_disk(disk.clone());
+                disk
+            }
+        };
+        if !is_news {
+            return;
+        }
+        tracing::error!(%server, %from, kind, "a message was dropped: {disk}");
+        let is_own = disk.server == self.shared.id;
+        if !self.shared.observers.is_empty() {
+            let observation = Observation::WrongIncarnation { peer: from.clone(), disk };
+            self.shared.observers.notify(&observation);
+        }
+        if is_own {
+            // So that the other side hears of it too. It says nothing, and answers nothing: there is
+            // no term zero.
+            let (term, outcome) = (Term::default(), AppendOutcome::StaleTerm);
+            let hint = AppendEntriesReply { term, round: 0, outcome };
+            self.peers.send(from, Message::AppendEntriesReply(hint));
+        }
     }
 
     fn take_requests(&mut self, now: Time) {
@@ -518,7 +584,7 @@ impl<R: Send + 'static> Run<R> {
         match action {
             Action::Write(write) => self.write(write),
             Action::Replicate(order) => {
-                self.peers.replicate(Order { order, generation: self.turn.generation });
+                self.peers.replicate(order, self.turn.generation);
             }
             Action::Send { to, message } => {
                 if !self.shared.observers.is_empty() {
@@ -665,7 +731,8 @@ impl<R: Send + 'static> Run<R> {
                     self.turn.ends_at.get_or_insert(self.core.commit_index());
                 }
             }
-            Observation::SnapshotTaken { .. }
+            Observation::WrongIncarnation { .. }
+            | Observation::SnapshotTaken { .. }
             | Observation::SnapshotSent { .. }
             | Observation::SnapshotReceiving { .. }
             | Observation::Sent { .. }
@@ -710,6 +777,8 @@ impl<R: Send + 'static> Run<R> {
             timeouts: core.timeouts(),
             config: Arc::clone(&self.shared.config.borrow()),
             peers,
+            wrong_disk: self.refusals.own().cloned(),
+            wrong_disks: self.refusals.others(now),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What a server does before it starts: it reads back what it has saved.
+//! What a server does before it starts: it reads back what it has saved, and learns which disk that
+//! was, or gives it a number if it is a new one.
 //!
 //! **Snapshot and log.** The log must go on where the state begins, or entries would be missing that
 //! were acknowledged (law 7): then the start is refused. One mismatch is what a crash may leave, in
@@ -8,9 +9,12 @@
 
 use std::time::Duration;
 
+use rand::RngExt;
+use rand_pcg::Pcg64Mcg;
+
 use super::{clock::Clock, host::Host};
 use crate::{
-    configuration::IndexedConfiguration,
+    configuration::{IndexedConfiguration, ServerId},
     consensus::{Saved, Time},
     error::{StartError, StoreError},
     fsm::{Fsm, FsmError},
@@ -107,6 +111,25 @@ pub(super) async fn restore<F: Fsm>(
     })
 }
 
+/// Which disk this is: the number that was given to it at the first start, or now if this is the
+/// first; 0 if the store keeps none. Equal seeds give equal numbers to servers of the same id, so
+/// that a run can be repeated.
+pub(super) async fn incarnation(
+    stable_store: &mut impl StableStore,
+    id: &ServerId,
+    seed: u64,
+) -> Result<u64, StoreError> {
+    if let Some(known) = stable_store.incarnation().await? {
+        return Ok(known);
+    }
+    let stream = u128::from(crc32fast::hash(id.as_str().as_bytes()));
+    let made =
+        Pcg64Mcg::new(u128::from(seed) << 64 | stream << 32 | 0xd15c).random_range(1..=u64::MAX);
+    stable_store.save_incarnation(made).await?;
+    // A store that keeps none has none now either.
+    Ok(stable_store.incarnation().await?.unwrap_or(0))
+}
+
 /// The entries after the snapshot that was restored are neither all in the log nor in a usable
 /// snapshot. To start without them could forget what was acknowledged (law 7).
 pub(super) fn gap(snapshot: LogId, newest: LogId) -> StoreError {
@@ -128,7 +151,7 @@ fn lost_term(term: Term, newest: LogId) -> StoreError {
 
 /// Whether the log is not the one that the snapshot was taken of: it ends before the snapshot does,
 /// or has another entry where the snapshot ends.
-pub(super) async fn contradicts(
+pub(crate) async fn contradicts(
     reader: &dyn LogReader,
     (first, last): (LogIndex, LogIndex),
     snapshot: LogId,

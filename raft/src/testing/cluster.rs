@@ -43,6 +43,9 @@ pub struct Cluster {
     network: InmemNetwork,
     servers: BTreeMap<ServerId, Member>,
     configure: fn(Config) -> Config,
+    keeps_incarnations: bool,
+    /// How many disks were ever made: the next one's seed.
+    disks: u64,
 }
 
 #[derive(Debug)]
@@ -77,8 +80,26 @@ impl Cluster {
         voters: impl IntoIterator<Item = &'a str>,
         configure: fn(Config) -> Config,
     ) -> Self {
-        let mut cluster =
-            Self { network: InmemNetwork::new(), servers: BTreeMap::new(), configure };
+        Self::with_disks(voters, configure, false).await
+    }
+
+    /// The same with stores that keep an incarnation, so that a server whose disk was
+    /// [wiped](Self::wipe) or [swapped](Self::swap_disks) is noticed. The leader writes one entry
+    /// more: the configuration with the incarnations.
+    pub async fn with_incarnations<'a>(
+        voters: impl IntoIterator<Item = &'a str>,
+        configure: fn(Config) -> Config,
+    ) -> Self {
+        Self::with_disks(voters, configure, true).await
+    }
+
+    async fn with_disks<'a>(
+        voters: impl IntoIterator<Item = &'a str>,
+        configure: fn(Config) -> Config,
+        keeps_incarnations: bool,
+    ) -> Self {
+        let (network, servers) = (InmemNetwork::new(), BTreeMap::new());
+        let mut cluster = Self { network, servers, configure, keeps_incarnations, disks: 0 };
         let voters: Vec<&str> = voters.into_iter().collect();
         for id in &voters {
             cluster.start(id).await;
@@ -110,8 +131,8 @@ impl Cluster {
     /// # Errors
     /// What [`Raft::new`] returned.
     pub async fn try_start(&mut self, id: &str) -> Result<Raft<Journal>, StartError> {
-        let number = self.servers.len() as u64;
-        let member = self.servers.entry(id.into()).or_insert_with(|| Member::new(number));
+        let (disks, keeps) = (&mut self.disks, self.keeps_incarnations);
+        let member = self.servers.entry(id.into()).or_insert_with(|| Member::new(disks, keeps));
         assert!(member.running.is_none(), "{id} runs already");
         let journal = Journal::default();
         let transport = self.network.transport(id);
@@ -142,6 +163,26 @@ impl Cluster {
     pub async fn restart(&mut self, id: &str) -> Raft<Journal> {
         self.stop(id).await;
         self.start(id).await
+    }
+
+    /// Gives a server that does not run an empty disk in the place of its own.
+    pub fn wipe(&mut self, id: &str) {
+        assert!(self.member(id).running.is_none(), "{id} runs");
+        let empty = Member::new(&mut self.disks, self.keeps_incarnations);
+        self.servers.insert(id.into(), empty);
+    }
+
+    /// Gives each of two servers that do not run the disk of the other.
+    pub fn swap_disks(&mut self, one: &str, other: &str) {
+        for id in [one, other] {
+            assert!(self.member(id).running.is_none(), "{id} runs");
+        }
+        let (one, other) = (ServerId::new(one), ServerId::new(other));
+        if let Some(first) = self.servers.remove(&one)
+            && let Some(second) = self.servers.insert(other, first)
+        {
+            self.servers.insert(one, second);
+        }
     }
 
     /// Stops every server.
@@ -261,12 +302,15 @@ impl Cluster {
 }
 
 impl Member {
-    fn new(seed: u64) -> Self {
+    fn new(disks: &mut u64, keeps_incarnation: bool) -> Self {
         let disk = InmemDisk::new();
+        let stable = InmemStableStore::on(&disk);
+        let seed = *disks;
+        *disks += 1;
         Self {
             seed,
             log: InmemLogStore::on(&disk),
-            stable: InmemStableStore::on(&disk),
+            stable: if keeps_incarnation { stable.keeping_incarnation() } else { stable },
             snapshots: InmemSnapshotStore::on(&disk),
             disk,
             running: None,

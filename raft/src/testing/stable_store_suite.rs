@@ -14,6 +14,8 @@ use crate::{
 /// - What was saved last is read, however often, with every part unchanged: no vote, a vote, an id
 ///   of any text, the largest term.
 /// - A save replaces the whole record: an old vote never shows beside a new term.
+/// - A fresh store has no incarnation. One that was saved is read from then on, and no save of a
+///   hard state disturbs it, nor it a hard state; or the store keeps none, which is allowed.
 ///
 /// # Panics
 /// On the first broken promise, naming it.
@@ -28,6 +30,7 @@ pub async fn stable_store_suite<S: StableStore, Fut: Future<Output = S>>(
     }
     replaced(fresh().await).await;
     many_terms(fresh().await).await;
+    incarnation(fresh().await).await;
 }
 
 fn hard_state(term: u64, voted_for: Option<&str>) -> HardState {
@@ -85,4 +88,25 @@ async fn many_terms<S: StableStore>(mut store: S) {
         saved(&mut store, &hard_state(term, None)).await;
         saved(&mut store, &hard_state(term, Some(&format!("server-{term}")))).await;
     }
+}
+
+async fn incarnation<S: StableStore>(mut store: S) {
+    let read = kept(store.incarnation().await, "a fresh store can be read");
+    assert_eq!(read, None, "broken promise: a fresh store has no incarnation");
+    saved(&mut store, &hard_state(3, Some("a"))).await;
+    kept(store.save_incarnation(u64::MAX - 1).await, "an incarnation can be saved");
+    let known = kept(store.incarnation().await, "an incarnation can be read");
+    assert!(
+        known.is_none_or(|known| known == u64::MAX - 1),
+        "broken promise: an incarnation is read as it was saved, or none is kept"
+    );
+    let read = kept(store.hard_state().await, "what was saved can be read");
+    assert_eq!(
+        read,
+        Some(hard_state(3, Some("a"))),
+        "broken promise: an incarnation disturbs no term and no vote"
+    );
+    saved(&mut store, &hard_state(4, None)).await;
+    let read = kept(store.incarnation().await, "an incarnation can be read");
+    assert_eq!(read, known, "broken promise: a term and a vote disturb no incarnation");
 }

@@ -33,8 +33,8 @@ const WARM_UP: Term = Term(u64::MAX);
 /// that has room.
 ///
 /// - The local address is the server's. A second start is refused and does not disturb the first.
-/// - Every kind of message arrives unchanged over both lanes, with its sender's id and address;
-///   so do messages with entries of 1 MiB, with a thousand entries, and pieces of a snapshot of
+/// - Every kind of message arrives unchanged over both lanes, with its sender's id, address and
+///   incarnation, and the incarnation of the server it was sent to, also when that changes; so do messages with entries of 1 MiB, with a thousand entries, and pieces of a snapshot of
 ///   1 MiB.
 /// - The entries lane keeps its order, of entries and pieces of snapshots together, and waits for a
 ///   slow receiver without losing anything; many tasks may send at once.
@@ -55,6 +55,7 @@ pub async fn transport_suite<Fut: Future<Output = Vec<(Server, Arc<dyn Transport
 ) {
     second_start(cluster(2).await).await;
     every_message(connected(cluster(3).await, 64).await).await;
+    expectations(connected(cluster(2).await, 64).await).await;
     large_messages(connected(cluster(2).await, 64).await).await;
     order(connected(cluster(2).await, 4).await).await;
     many_senders(connected(cluster(3).await, 16).await).await;
@@ -141,14 +142,17 @@ async fn must_send(transport: &dyn Transport, lane: Lane, to: &Server, message: 
 
 async fn started(cluster: Vec<(Server, Arc<dyn Transport>)>, capacity: usize) -> Vec<Peer> {
     let mut peers = Vec::new();
-    for (server, transport) in cluster {
+    for (mut server, transport) in cluster {
+        // One that uses every byte, and differs from the others.
+        server.incarnation = u64::MAX - peers.len() as u64;
         assert_eq!(
             transport.local_address(),
             server.address,
             "broken promise: the local address is where others reach the server"
         );
         let (sender, inbox) = Inbox::new(capacity);
-        kept(transport.start(server.id.clone(), sender).await, "a transport starts");
+        let started = transport.start(server.id.clone(), server.incarnation, sender).await;
+        kept(started, "a transport starts");
         peers.push(Peer { server, transport, inbox });
     }
     peers
@@ -322,12 +326,35 @@ fn assert_from(envelope: &Envelope, sender: &Server, message: &Message) {
         envelope.address, sender.address,
         "broken promise: a message carries where its sender can be dialled"
     );
+    assert_eq!(
+        envelope.incarnation, sender.incarnation,
+        "broken promise: a message carries its sender's incarnation"
+    );
+}
+
+/// What is expected of a receiver changes while there are connections to it.
+async fn expectations(mut peers: Vec<Peer>) {
+    let (sender, transport) = (peers[0].server.clone(), peers[0].transport.clone());
+    for lane in LANES {
+        for (round, incarnation) in (1..).zip([0, 0, 7, u64::MAX, 7, 7, 0, 1]) {
+            let to = Server { incarnation, ..peers[1].server.clone() };
+            must_send(&*transport, lane, &to, heartbeat(round)).await;
+        }
+        for (round, incarnation) in (1..).zip([0, 0, 7, u64::MAX, 7, 7, 0, 1]) {
+            let envelope = peers[1].recv("a message with an expectation arrives").await;
+            assert_from(&envelope, &sender, &heartbeat(round));
+            assert_eq!(
+                envelope.expects, incarnation,
+                "broken promise: a message carries the incarnation of the server it was sent to"
+            );
+        }
+    }
 }
 
 async fn second_start(cluster: Vec<(Server, Arc<dyn Transport>)>) {
     let mut peers = connected(cluster, 16).await;
     let (sender, mut other) = Inbox::new(16);
-    let again = peers[0].transport.start(peers[0].server.id.clone(), sender).await;
+    let again = peers[0].transport.start(peers[0].server.id.clone(), 1, sender).await;
     assert!(again.is_err(), "broken promise: a second start is refused");
     let (server, transport) = (peers[1].server.clone(), peers[1].transport.clone());
     let to = peers[0].server.clone();
@@ -596,7 +623,7 @@ async fn closed_before_start(cluster: Vec<(Server, Arc<dyn Transport>)>) {
         assert_closed(&*transport, &server).await;
         let (sender, _inbox) = Inbox::new(1);
         assert!(
-            transport.start(server.id, sender).await.is_err(),
+            transport.start(server.id, 1, sender).await.is_err(),
             "broken promise: a closed transport does not start"
         );
     }

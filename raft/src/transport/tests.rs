@@ -9,7 +9,7 @@ use crate::{
 const TERM: Term = Term(1);
 
 fn envelope(message: Message) -> Envelope {
-    Envelope { from: "a".into(), address: "a".into(), message }
+    Envelope { from: "a".into(), address: "a".into(), incarnation: 0, expects: 0, message }
 }
 
 /// A message whose entries count this many bytes, and itself another 32.

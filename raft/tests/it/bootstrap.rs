@@ -134,3 +134,38 @@ async fn a_vote_or_a_later_term_is_existing_state() {
         assert!(has_existing_state(&log, &mut stable, &snapshots).await.unwrap());
     }
 }
+
+/// R10: what is read from the stores is what the running server had, whether it stands in the log or
+/// in a snapshot.
+#[tokio::test(start_paused = true)]
+async fn the_configuration_of_a_stopped_server_can_be_read() {
+    let configure = |config| raft::Config { trailing_logs: 0, ..config };
+    let mut cluster = Cluster::with_config(["a"], configure).await;
+    let read = async |cluster: &Cluster| {
+        let (log, _, snapshots) = cluster.stores("a");
+        raft::read_configuration(&log, &snapshots).await.unwrap()
+    };
+    let leader = cluster.leader().await;
+    leader.add_nonvoter("b", "b:1", None).await.unwrap();
+    for takes_snapshot in [false, true] {
+        let running = cluster.leader().await;
+        if takes_snapshot {
+            running.snapshot().await.unwrap();
+        }
+        let known = running.configuration();
+        cluster.stop("a").await;
+        assert_eq!(read(&cluster).await, known);
+        cluster.start("a").await;
+    }
+    // One behind the snapshot.
+    let running = cluster.leader().await;
+    running.remove_server("b", None).await.unwrap();
+    let known = running.configuration();
+    cluster.stop("a").await;
+    assert_eq!(read(&cluster).await, known);
+    assert_eq!(known.configuration.to_string(), "a");
+
+    let empty = (raft::inmem::InmemLogStore::new(), raft::inmem::InmemSnapshotStore::new());
+    let none = raft::read_configuration(&empty.0, &empty.1).await.unwrap();
+    assert_eq!(none, raft::IndexedConfiguration::default());
+}

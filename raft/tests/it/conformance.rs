@@ -47,6 +47,7 @@ async fn inmem_log_store_opened_again() {
 #[tokio::test]
 async fn inmem_stable_store() {
     stable_store_suite(|| async { InmemStableStore::new() }).await;
+    stable_store_suite(|| async { InmemStableStore::new().keeping_incarnation() }).await;
 }
 
 #[tokio::test]

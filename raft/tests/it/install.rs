@@ -86,7 +86,7 @@ impl Leader {
     async fn named(follower: &Follower, id: &str, term: u64) -> Self {
         let transport = follower.network.transport(id);
         let (inbox, received) = Inbox::new(64);
-        transport.start(id.into(), inbox).await.unwrap();
+        transport.start(id.into(), 0, inbox).await.unwrap();
         Self { transport, received, term, transfer: 1 }
     }
 

@@ -15,6 +15,7 @@ mod disk_stall;
 mod file_snapshot;
 mod futures;
 mod futures_table;
+mod incarnations;
 mod install;
 mod logs;
 mod membership;

@@ -76,9 +76,23 @@ impl HistogramFn for Told {
 #[derive(Default)]
 struct Book {
     told: Mutex<Vec<Arc<Told>>>,
+    described: Mutex<BTreeMap<String, Described>>,
+}
+
+/// What was said of a metric beforehand.
+#[derive(Debug, PartialEq)]
+struct Described {
+    kind: &'static str,
+    unit: Option<Unit>,
+    meaning: String,
 }
 
 impl Book {
+    fn describe(&self, kind: &'static str, name: KeyName, unit: Option<Unit>, text: SharedString) {
+        let described = Described { kind, unit, meaning: text.into_owned() };
+        self.described.lock().insert(name.as_str().to_owned(), described);
+    }
+
     fn told(&self, kind: &'static str, key: &Key) -> Arc<Told> {
         let labels: BTreeMap<String, String> =
             key.labels().map(|it| (it.key().to_owned(), it.value().to_owned())).collect();
@@ -123,11 +137,17 @@ impl Book {
 }
 
 impl Recorder for Book {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_counter(&self, name: KeyName, unit: Option<Unit>, text: SharedString) {
+        self.describe("counter", name, unit, text);
+    }
 
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, name: KeyName, unit: Option<Unit>, text: SharedString) {
+        self.describe("gauge", name, unit, text);
+    }
 
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, name: KeyName, unit: Option<Unit>, text: SharedString) {
+        self.describe("histogram", name, unit, text);
+    }
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
         Counter::from_arc(self.told("counter", key))
@@ -142,8 +162,8 @@ impl Recorder for Book {
     }
 }
 
-/// The rows of a table of metrics, of which the first four cells count.
-fn table(text: &str) -> BTreeMap<String, (Shape, String)> {
+/// The rows of a table of metrics: the shape, the unit and the meaning of each.
+fn table(text: &str) -> BTreeMap<String, (Shape, String, String)> {
     let cell = |text: &str| text.trim().trim_matches('`').to_owned();
     let rows = text.lines().map(|line| line.trim_start_matches("///").trim());
     let rows = rows.filter(|line| line.starts_with("| `raft."));
@@ -153,7 +173,7 @@ fn table(text: &str) -> BTreeMap<String, (Shape, String)> {
         let kind = kind.into_iter().find(|kind| *kind == cell(cells[1])).unwrap();
         let labels = [cell(cells[3]), "server".to_owned()];
         let labels = labels.into_iter().filter(|label| !label.is_empty()).collect();
-        (cell(cells[0]), (Shape { kind, labels }, cell(cells[2])))
+        (cell(cells[0]), (Shape { kind, labels }, cell(cells[2]), cells[4].trim().to_owned()))
     })
     .collect()
 }
@@ -246,7 +266,7 @@ async fn what_is_documented_is_emitted_and_nothing_else() {
     live().await;
     let page = table(&read("../docs/metrics.md"));
     let documented: BTreeMap<_, _> =
-        page.iter().map(|(name, (shape, _))| (name.clone(), shape.clone())).collect();
+        page.iter().map(|(name, (shape, ..))| (name.clone(), shape.clone())).collect();
     assert!(40 < documented.len(), "the table is not read");
     let emitted = book.emitted();
     for (name, shape) in &documented {
@@ -256,12 +276,21 @@ async fn what_is_documented_is_emitted_and_nothing_else() {
         assert!(documented.contains_key(name), "{name} is not documented");
     }
     assert_eq!(page, table(&read("src/api.rs")), "the page and the documentation differ");
-    for (name, (_, unit)) in &page {
+    let described = book.described.lock();
+    assert_eq!(described.len(), page.len());
+    for (name, (Shape { kind, .. }, unit, meaning)) in &page {
         for suffix in ["seconds", "bytes", "entries"] {
             if name.ends_with(suffix) {
                 assert_eq!(unit, suffix, "{name}");
             }
         }
+        let unit = match unit.as_str() {
+            "seconds" => Unit::Seconds,
+            "bytes" => Unit::Bytes,
+            _ => Unit::Count,
+        };
+        let expected = Described { kind, unit: Some(unit), meaning: meaning.clone() };
+        assert_eq!(described.get(name), Some(&expected), "{name}");
     }
 }
 

@@ -68,7 +68,7 @@ impl Impostor {
     pub(crate) async fn of(cluster: &Cluster, id: &str) -> Self {
         let transport = cluster.network().transport(format!("impostor of {id}"));
         let (inbox, received) = Inbox::new(16);
-        transport.start(id.into(), inbox).await.unwrap();
+        transport.start(id.into(), 0, inbox).await.unwrap();
         Self { transport, _inbox: received }
     }
 

@@ -194,6 +194,36 @@ async fn an_old_vote_beside_a_new_term_is_found() {
     assert_finds(stable_store_suite(fresh), "what was saved last is read").await;
 }
 
+/// A hard state that is saved takes the incarnation with it.
+struct ForgetfulStore(InmemStableStore, Option<u64>);
+
+#[async_trait]
+impl StableStore for ForgetfulStore {
+    async fn hard_state(&mut self) -> Result<Option<HardState>, StoreError> {
+        self.0.hard_state().await
+    }
+
+    async fn save_hard_state(&mut self, hard_state: &HardState) -> Result<(), StoreError> {
+        self.1 = None;
+        self.0.save_hard_state(hard_state).await
+    }
+
+    async fn incarnation(&mut self) -> Result<Option<u64>, StoreError> {
+        Ok(self.1)
+    }
+
+    async fn save_incarnation(&mut self, incarnation: u64) -> Result<(), StoreError> {
+        self.1 = Some(incarnation);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_incarnation_that_is_lost_with_a_vote_is_found() {
+    let fresh = || async { ForgetfulStore(InmemStableStore::new(), None) };
+    assert_finds(stable_store_suite(fresh), "a term and a vote disturb no incarnation").await;
+}
+
 #[derive(Clone, Copy, Debug)]
 enum SnapshotDefect {
     OrdersByIndex,
@@ -286,6 +316,8 @@ enum TransportDefect {
     Swaps,
     Loses,
     CutsPieces,
+    ExpectsNothing,
+    ForgetsItsIncarnation,
     SendsWhenClosed,
     SpeaksOfThePeer,
 }
@@ -303,14 +335,27 @@ impl Transport for DefectiveTransport {
         self.inner.local_address()
     }
 
-    async fn start(&self, id: ServerId, inbox: Inbox) -> Result<(), TransportError> {
-        match (self.defect, self.inner.start(id, inbox).await) {
+    async fn start(
+        &self,
+        id: ServerId,
+        incarnation: u64,
+        inbox: Inbox,
+    ) -> Result<(), TransportError> {
+        let incarnation = match self.defect {
+            TransportDefect::ForgetsItsIncarnation => 0,
+            _ => incarnation,
+        };
+        match (self.defect, self.inner.start(id, incarnation, inbox).await) {
             (TransportDefect::StartsTwice, Err(TransportError::Refused { .. })) => Ok(()),
             (_, started) => started,
         }
     }
 
     fn send(&self, to: &Server, message: Message) -> Result<(), TransportError> {
+        let to = match self.defect {
+            TransportDefect::ExpectsNothing => &Server { incarnation: 0, ..to.clone() },
+            _ => to,
+        };
         match (self.defect, self.inner.send(to, message)) {
             (TransportDefect::SendsWhenClosed, Err(TransportError::Closed)) => Ok(()),
             (TransportDefect::SpeaksOfThePeer, Err(TransportError::Unreachable { .. })) => {
@@ -360,6 +405,8 @@ async fn defects_of_a_transport_are_found() {
         (TransportDefect::Swaps, "the entries lane keeps its order"),
         (TransportDefect::Loses, "the entries lane keeps its order"),
         (TransportDefect::CutsPieces, "a large message arrives unchanged"),
+        (TransportDefect::ExpectsNothing, "the incarnation of the server it was sent to"),
+        (TransportDefect::ForgetsItsIncarnation, "a message carries its sender's incarnation"),
         (TransportDefect::SendsWhenClosed, "sending over a closed transport is Closed"),
         (TransportDefect::SpeaksOfThePeer, "a peer that is not there is Unreachable"),
     ] {

@@ -265,8 +265,9 @@ pub(crate) enum Action {
         #[arg(value_parser = parse_id)]
         id: String,
     },
-    /// Removes a member and adds it again, with the same address and vote: for a server that comes
-    /// back with an empty directory. It is to be started without --join, before or after.
+    /// Takes a member back that has lost its data: removes it and adds it again, with the same address
+    /// and vote, and waits until it has caught up. Start it first, with an empty directory and without
+    /// --join.
     Rejoin {
         /// Its name.
         #[arg(value_parser = parse_id)]

@@ -33,6 +33,14 @@ pub(crate) enum Ask {
     Delete,
 }
 
+/// Why an upload has not succeeded.
+#[derive(Debug)]
+pub(crate) enum UploadError {
+    /// The server has not said what became of it.
+    Unanswered(Failure),
+    Refused(Failure),
+}
+
 impl Operator {
     /// Talks to the server with this HTTP address, waiting up to `timeout` for each answer.
     pub(crate) fn new(server: impl Into<String>, timeout: Duration) -> Self {
@@ -113,7 +121,7 @@ impl Operator {
         path: &str,
         body: &mut dyn Read,
         length: u64,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Value, UploadError> {
         let url = format!("http://{}{path}", self.server);
         let request = self
             .agent
@@ -121,8 +129,10 @@ impl Operator {
             .header(header::CONTENT_LENGTH, length)
             // So that one who refuses is heard before everything is sent.
             .header(header::EXPECT, "100-continue");
-        let response = request.send(SendBody::from_reader(body)).map_err(unreachable(&url))?;
-        answer(&url, response)
+        let response = request
+            .send(SendBody::from_reader(body))
+            .map_err(|error| UploadError::Unanswered(unreachable(&url)(error)))?;
+        answer(&url, response).map_err(UploadError::Refused)
     }
 
     fn no_leader(&self) -> Failure {

@@ -482,6 +482,7 @@ impl World {
         };
         self.plan.timer_delay = self.plan.timer_delay.min(ELECTION_TIMEOUT / 100);
         self.plan.apply_delay = self.plan.apply_delay.min(1_000);
+        self.plan.snapshots.delay = self.plan.snapshots.delay.min(1_000);
         // While only one server knows who belongs to the cluster, it must not die.
         let is_cluster =
             self.plan.is_bootstrapped_everywhere || LogIndex::ZERO < self.checks.committed.last();

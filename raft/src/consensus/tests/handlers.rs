@@ -167,6 +167,7 @@ impl World {
             HardState { current_term: Term(state.term), voted_for: self.id(state.vote) };
         let saved = Saved {
             hard_state,
+            incarnation: 0,
             log,
             membership: Membership::new(members),
             commit_index: LogIndex::ZERO,
@@ -220,6 +221,7 @@ impl World {
         Leader {
             term_start: LogIndex(first as u64 + 1),
             peers: peers.map(|peer| (peer.id.clone(), Progress::new(next, 1, NOW))).collect(),
+            incarnations: std::collections::BTreeMap::new(),
             round: 2,
             rounds: [(1, Time(NOW.0 - 100_000)), (2, NOW)].into(),
             confirmed_round: 0,

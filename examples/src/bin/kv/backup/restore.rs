@@ -15,7 +15,7 @@ use super::{About, progress::Progress, take::blocking};
 use crate::{
     cli::Restore,
     failure::Failure,
-    operator::{Ask, Operator},
+    operator::{Ask, Operator, UploadError},
     snapshot::Summary,
 };
 
@@ -114,5 +114,15 @@ fn send(leader: &str, input: &Path) -> Result<Value, Failure> {
     let file = File::open(input).map_err(cannot_read)?;
     let length = file.metadata().map_err(cannot_read)?.len();
     let mut body = Progress::new(file, "sent", Some(length));
-    Operator::unhurried(leader).upload("/restore", &mut body, length)
+    let answer = Operator::unhurried(leader).upload("/restore", &mut body, length);
+    answer.map_err(|error| match error {
+        UploadError::Refused(failure) => failure,
+        // The leader does nothing before it has everything.
+        UploadError::Unanswered(failure) if body.bytes() < length => {
+            Failure::new(format!("{failure}; nothing was changed"))
+        }
+        UploadError::Unanswered(failure) => Failure::new(format!(
+            "{failure}; the cluster may or may not have been restored: look, and restore again"
+        )),
+    })
 }

@@ -41,7 +41,11 @@ pub(crate) fn run(options: &Ctl) -> Result<(), Failure> {
             let answer = operator.ask(&format!("/members/{id}"), &Ask::Delete)?;
             format!("{id} is no member {}\n", since(&answer))
         }
-        Action::Rejoin { id } => rejoin(&operator, &options.http, id)?,
+        Action::Rejoin { id } => {
+            let operator = Operator::new(&options.http, CATCH_UP_TIMEOUT);
+            let answer = operator.ask(&format!("/members/{id}/rejoin"), &Ask::Post(json!({})))?;
+            format!("{id} has caught up and is what it was, {}\n", since(&answer))
+        }
         Action::Snapshot => snapshot(&operator.ask("/snapshot", &Ask::Post(json!({})))?),
         Action::Transfer { to } => {
             let answer = operator.ask("/transfer", &Ask::Post(json!({ "to": to })))?;
@@ -50,22 +54,6 @@ pub(crate) fn run(options: &Ctl) -> Result<(), Failure> {
     };
     print!("{text}");
     Ok(())
-}
-
-fn rejoin(operator: &Operator, http: &str, id: &str) -> Result<String, Failure> {
-    let answer = operator.ask(&format!("/members/{id}/rejoin"), &Ask::Post(json!({})))?;
-    let address = text_of(&answer["address"]);
-    if answer["voter"] != true {
-        return Ok(format!("{id} at {address} is a nonvoter {}\n", since(&answer)));
-    }
-    eprintln!(
-        "{id} at {address} is a nonvoter {}; start it now if it does not run, with an empty \
-         directory. Waiting until it has caught up",
-        since(&answer)
-    );
-    let body = json!({ "id": id, "address": address, "voter": true });
-    let answer = Operator::new(http, CATCH_UP_TIMEOUT).ask("/members", &Ask::Post(body))?;
-    Ok(format!("{id} at {address} is a voter {}\n", since(&answer)))
 }
 
 fn snapshot(answer: &Value) -> String {

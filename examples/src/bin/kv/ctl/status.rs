@@ -23,13 +23,30 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) fn show(operator: &Operator) -> Result<String, Failure> {
     let members = operator.ask("/members", &Ask::Get)?;
     let asked = operator.ask("/status", &Ask::Get)?;
+    // A server that is behind knows the members, perhaps, but not yet where they are.
+    let leader = list(&members).iter().find(|member| member["leader"] == true);
+    let leader = leader.and_then(|leader| leader["http"].as_str());
+    let better =
+        leader.and_then(|http| Operator::new(http, TIMEOUT).ask("/members", &Ask::Get).ok());
+    let known = better.as_ref().map_or(&[][..], list);
     let members = thread::scope(|scope| {
-        let asking: Vec<_> =
-            list(&members).iter().map(|member| (member, scope.spawn(|| ask(member)))).collect();
+        let asking = list(&members).iter().map(|member| {
+            let same = known.iter().find(|other| other["id"] == member["id"]);
+            let http = member["http"].as_str().or_else(|| same?["http"].as_str());
+            let is_asked = asked["id"] == member["id"];
+            let ask = move || ask(&member["id"], http);
+            (member, (!is_asked).then(|| scope.spawn(ask)))
+        });
+        let asking: Vec<_> = asking.collect();
         let answers = asking.into_iter().map(|(member, asking)| Member {
             id: text_of(&member["id"]),
             suffrage: suffrage(member),
-            said: asking.join().unwrap_or_else(|_| Err("could not be asked".to_owned())),
+            said: match asking {
+                None => Ok(asked.clone()),
+                Some(asking) => {
+                    asking.join().unwrap_or_else(|_| Err("could not be asked".to_owned()))
+                }
+            },
         });
         answers.collect::<Vec<_>>()
     });
@@ -43,12 +60,12 @@ struct Member {
     said: Result<Value, String>,
 }
 
-fn ask(member: &Value) -> Result<Value, String> {
-    let http = member["http"].as_str().ok_or("has not told its address yet")?;
+fn ask(id: &Value, http: Option<&str>) -> Result<Value, String> {
+    let http = http.ok_or("has not told its address yet")?;
     let said = Operator::new(http, TIMEOUT)
         .ask("/status", &Ask::Get)
         .map_err(|_| format!("does not answer at {http}"))?;
-    if said["id"] == member["id"] {
+    if said["id"] == *id {
         return Ok(said);
     }
     Err(format!("its address is {}'s now", text_of(&said["id"])))
@@ -65,6 +82,13 @@ fn page(asked: &Value, members: &[Member]) -> String {
         text.push('\n');
         text += &table_of_members(members, leader);
     }
+    for wrong in wrong_disks(leader) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{wrong} has lost its data; it is not listened to until: kv ctl rejoin {wrong}"
+        );
+    }
     let transfers = transfers(asked, members);
     if !transfers.is_empty() {
         text.push('\n');
@@ -72,6 +96,12 @@ fn page(asked: &Value, members: &[Member]) -> String {
         text += &table([head].into_iter().chain(transfers));
     }
     text
+}
+
+/// Who runs on another disk than the one the cluster knows it by.
+fn wrong_disks(leader: Option<&Value>) -> Vec<String> {
+    let wrong = leader.and_then(|leader| leader["raft"]["wrong_disks"].as_array());
+    wrong.into_iter().flatten().map(|wrong| text_of(&wrong["server"])).collect()
 }
 
 /// The asked server in words.
@@ -95,6 +125,12 @@ fn itself(asked: &Value) -> String {
         ),
     );
     line("role", role(raft));
+    if !raft["wrong_disk"].is_null() {
+        line(
+            "disk",
+            "not the one its cluster knows it by: its data is lost, or another's".to_owned(),
+        );
+    }
     line(
         "log",
         format!(
@@ -319,9 +355,9 @@ a            voter     0    -           leader    3     10    9       8        7
 a-long-name  voter     10   1 min 15 s  follower  3     10    9       8        7         3     00ff
 c            voter     2    1 min 15 s  does not answer at h:1
 
-SNAPSHOT                         UP TO ENTRY  BYTES  OF   DONE
-is sent to a-long-name by a      7            30     120  25 %
-is received by a-long-name       7            30     120  25 %
+SNAPSHOT                     UP TO ENTRY  BYTES  OF   DONE
+is sent to a-long-name by a  7            30     120  25 %
+is received by a-long-name   7            30     120  25 %
 ";
         assert_eq!(page(&b, &members), expected);
     }
@@ -329,11 +365,17 @@ is received by a-long-name       7            30     120  25 %
     #[test]
     fn an_old_leader_is_not_believed_and_a_server_without_members_is_shown() {
         let old = status("old", "Leader", 2, json!([]));
-        let new = status("new", "Leader", 3, json!([{ "id": "old", "match_index": 4 }]));
+        let mut new = status("new", "Leader", 3, json!([{ "id": "old", "match_index": 4 }]));
+        new["raft"]["wrong_disks"] = json!([{ "server": "old" }]);
         let members = [member("old", Ok(old.clone())), member("new", Ok(new))];
         let text = page(&old, &members);
         assert!(text.contains("old  voter     6 "), "{text}");
+        assert!(text.contains("old has lost its data") && text.contains("rejoin old\n"), "{text}");
 
+        let mut wiped = old.clone();
+        wiped["raft"]["wrong_disk"] = json!({ "server": "old" });
+        let text = page(&wiped, &members);
+        assert!(text.contains("disk       not the one its cluster knows it by"), "{text}");
         let text = page(&old, &[]);
         assert!(text.starts_with("server     old of") && !text.contains("SUFFRAGE"), "{text}");
     }

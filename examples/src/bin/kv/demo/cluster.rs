@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    cli::Demo,
     failure::Failure,
     operator::{Ask, Operator},
 };
@@ -55,12 +56,14 @@ pub(super) struct Process {
 pub(super) struct Cluster {
     directory: PathBuf,
     log: String,
+    /// When a snapshot is due, and what stays in the log behind it, in entries.
+    snapshots: (u32, u32),
     processes: BTreeMap<String, Process>,
 }
 
 impl Cluster {
     /// A cluster whose servers keep everything under `directory`. None is started yet.
-    pub(super) fn new(directory: &Path, log: &str, ids: &[&str]) -> Result<Self, Failure> {
+    pub(super) fn new(directory: &Path, options: &Demo, ids: &[&str]) -> Result<Self, Failure> {
         let no_port = |error| Failure::new(format!("cannot find free ports: {error}"));
         // All at once, so that no port is given twice.
         let listeners: Vec<_> = (0..3 * ids.len())
@@ -74,7 +77,10 @@ impl Cluster {
             (id.to_string(), Process { raft, resp, http, child: None })
         };
         let processes = ids.iter().zip(addresses.as_chunks().0).map(process).collect();
-        Ok(Self { directory: directory.to_owned(), log: log.to_owned(), processes })
+        let (directory, log) = (directory.to_owned(), options.log.clone());
+        // So often that the demo sees it, however little is written.
+        let snapshots = (options.writes / 4, options.writes / 50);
+        Ok(Self { directory, log, snapshots, processes })
     }
 
     pub(super) fn process(&self, id: &str) -> &Process {
@@ -130,6 +136,9 @@ impl Cluster {
         command.args(["serve", "--stop-with-stdin", "--id", id, "--log", &self.log]);
         command.args(["--raft", &process.raft, "--resp", &process.resp, "--http", &process.http]);
         command.arg("--data").arg(self.directory.join(id));
+        let (threshold, trailing) = self.snapshots;
+        command.args(["--snapshot-interval", "1s", "--snapshot-threshold", &threshold.to_string()]);
+        command.args(["--trailing-logs", &trailing.to_string()]);
         match start {
             Start::First(members) => {
                 command.arg("--bootstrap");

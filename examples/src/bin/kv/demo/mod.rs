@@ -12,6 +12,7 @@ mod show;
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::sleep,
@@ -37,7 +38,7 @@ pub(crate) async fn run(options: Demo) -> Result<(), Failure> {
     let directory = directory
         .map_err(|error| Failure::new(format!("cannot make a temporary directory: {error}")))?;
     let ids = [&FIRST[..], &[FOURTH]].concat();
-    let mut cluster = Cluster::new(directory.path(), &options.log, &ids)?;
+    let mut cluster = Cluster::new(directory.path(), &options, &ids)?;
     let told_to_stop = told_to_stop()?;
     tokio::pin!(told_to_stop);
 
@@ -254,10 +255,12 @@ impl Story<'_> {
     }
 
     async fn change_members(&mut self, book: &Book) -> Result<(), Failure> {
+        self.shorten_the_log().await?;
         self.cluster.start(FOURTH, Start::Joining(FIRST[0]))?;
         self.cluster.ready(FOURTH).await?;
         self.members_are(&["a", "b", "c", "d"]).await?;
-        self.show.event("added", format!("{FOURTH}, a fourth server"));
+        self.show
+            .event("added", format!("{FOURTH}, a fourth server, by a snapshot and what followed"));
         self.compare(book).await?;
 
         let (leader, _) = self.cluster.leader(None).await?;
@@ -270,6 +273,30 @@ impl Story<'_> {
         self.members_are(&staying).await?;
         self.show.event("removed", format!("{leaving}; the members are {}", staying.join(", ")));
         self.show_checksums().await
+    }
+
+    /// Has the leader forget the beginning of its log, so that the next one to come is in need of a
+    /// snapshot.
+    async fn shorten_the_log(&self) -> Result<(), Failure> {
+        let deadline = tokio::time::Instant::now() + cluster::PATIENCE;
+        let (leader, _) = self.cluster.leader(None).await?;
+        let taken = self.cluster.ask(&leader, "/snapshot", Ask::Post(json!({}))).await?;
+        loop {
+            let status = self.cluster.ask(&leader, "/status", Ask::Get).await?;
+            let number = |value: &Value| value.as_u64().unwrap_or_default();
+            let first = number(&status["raft"]["marks"]["first"]);
+            if 1 < first {
+                let bytes = grouped(number(&taken["size_bytes"]));
+                let text =
+                    format!("of {bytes} bytes: the log of {leader} begins at {}", grouped(first));
+                self.show.event("snapshot", text);
+                return Ok(());
+            }
+            if deadline < tokio::time::Instant::now() {
+                return Err(Failure::new(format!("the log of {leader} does not get shorter")));
+            }
+            sleep(POLL).await;
+        }
     }
 
     /// Waits until every running server knows these members.

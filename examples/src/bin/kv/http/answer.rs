@@ -47,7 +47,9 @@ impl Problem {
                 return Self::not_leader(server, path, leader.as_ref());
             }
             ConfigurationError::StaleIndex { .. } => StatusCode::CONFLICT,
-            ConfigurationError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ConfigurationError::Invalid(_) | ConfigurationError::LeadsItself { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             ConfigurationError::LeadershipLost | ConfigurationError::Stopped(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }

@@ -93,31 +93,16 @@ pub(super) async fn remove(
     changed(&shared.server, uri.path(), change).await
 }
 
-/// Removes a member and adds it again without a vote, whether it runs or not. It is up to whoever
-/// asks to give it its vote back, for which it has to run.
+/// Removes a member and adds it again as it was; answers when it has caught up.
 pub(super) async fn rejoin(
     State(shared): State<Shared>,
     uri: Uri,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let (server, id) = (&shared.server, ServerId::from(id));
-    if id == *server.node.id() {
-        let text = format!("{id} leads; hand leadership to another server first");
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text));
+    match shared.server.node.rejoin_server(id).await {
+        Ok(index) => Ok(Json(json!({ "index": index }))),
+        Err(error) => Err(Problem::of_change(&shared.server, uri.path(), &error)),
     }
-    let members = server.node.configuration().configuration;
-    let member = members.server(&id).cloned();
-    let change = ConfigurationChange::RemoveServer { id: id.clone() };
-    // Refuses whom the leader does not know either.
-    let Json(removed) = changed(server, uri.path(), change).await?;
-    let Some(Member { address, .. }) = member.clone() else { return Ok(Json(removed)) };
-    let change = ConfigurationChange::AddNonvoter { id, address: address.clone() };
-    let Json(added) = changed(server, uri.path(), change).await?;
-    Ok(Json(json!({
-        "index": added["index"],
-        "address": address,
-        "voter": member.is_some_and(|member| member.is_voter()),
-    })))
 }
 
 /// Makes a change, waiting while the leader is not ready for it or makes another.

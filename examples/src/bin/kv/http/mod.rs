@@ -9,7 +9,7 @@
 //! | `POST /members` | adds `{"id", "address", "voter"}`, or makes a nonvoter a voter |
 //! | `POST /members/{id}/demote` | takes a vote away |
 //! | `DELETE /members/{id}` | removes a member |
-//! | `POST /members/{id}/rejoin` | removes a member and adds it again, without a vote |
+//! | `POST /members/{id}/rejoin` | takes a member back that runs on an empty disk now |
 //! | `POST /transfer` | hands leadership over, to `{"to"}` if given |
 //! | `GET /checksum?at=N` | the digest of this server's map once entry N is applied |
 //! | `GET /dump` | this server's whole state, in the format of its snapshots |
