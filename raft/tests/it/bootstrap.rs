@@ -165,7 +165,7 @@ async fn the_configuration_of_a_stopped_server_can_be_read() {
     assert_eq!(read(&cluster).await, known);
     assert_eq!(known.configuration.to_string(), "a");
 
-    let empty = (raft::inmem::InmemLogStore::new(), raft::inmem::InmemSnapshotStore::new());
+    let empty = (InmemLogStore::new(), InmemSnapshotStore::new());
     let none = raft::read_configuration(&empty.0, &empty.1).await.unwrap();
     assert_eq!(none, raft::IndexedConfiguration::default());
 }
