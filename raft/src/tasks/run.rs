@@ -310,7 +310,7 @@ impl<R: Send + 'static> Run<R> {
         };
         match self.core.finish_restore(now, last) {
             Ok(index) => {
-                self.shared.published.publish_snapshot(self.core.snapshot());
+                self.shared.published.publish_snapshot(self.core.snapshot(), Some(now));
                 // Those who wait for what was replaced come first.
                 self.show_and_act(now);
                 if let Some(responder) = restoring.into_responder() {
