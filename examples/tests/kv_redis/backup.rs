@@ -146,12 +146,13 @@ async fn a_backup_of_another_cluster_brings_its_data_and_nothing_else() {
     target.checksum().await;
     assert_eq!(keys(&target.servers[2]), 303);
     assert_eq!(keys(&source.servers[0]), 300);
-    let (_, members) = target.servers[2].http("GET", "/members", "");
-    let http = |id: &str| {
-        let list = members["members"].as_array().unwrap();
-        list.iter().find(|m| m["id"] == id).unwrap()["http"].as_str().unwrap().to_owned()
-    };
-    assert_eq!(http("a"), target.server("a").http);
+    until("everybody is where they are here", async || {
+        let (_, members) = target.servers[2].http("GET", "/members", "");
+        let list = members["members"].as_array()?.clone();
+        let here = |m: &Value| target.server(m["id"].as_str().unwrap_or_default()).http.clone();
+        list.iter().all(|member| member["http"] == *here(member)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,10 +2,12 @@
 //! time is polled with a deadline.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -47,10 +49,19 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
     }
 }
 
-/// Ports that nobody uses right now.
+/// Ports that nobody uses right now, and that no other test of this program is given.
 pub(crate) fn free_addresses<const N: usize>() -> [String; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("an address").to_string())
+    static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().expect("no test panics in here");
+    [(); N].map(|()| {
+        loop {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let address = listener.local_addr().expect("an address").to_string();
+            if given.insert(address.clone()) {
+                return address;
+            }
+        }
+    })
 }
 
 /// One server.
@@ -310,6 +321,11 @@ impl Cluster {
 
     /// Waits until all running servers have the same entries, and returns their checksum.
     pub(crate) async fn checksum(&self) -> String {
+        // A read that is never stale: a leader that was just elected may not have applied everything.
+        until("the leader has everything", async || {
+            self.running().next()?.ask::<i64>(&["DBSIZE"]).await.ok()
+        })
+        .await;
         until("equal checksums", async || {
             let sums = self.running().map(|server| server.http("GET", "/checksum", "").1);
             let mut sums: Vec<_> = sums.collect();
