@@ -64,10 +64,10 @@ impl Directory {
         retain: usize,
         create_file: CreateFile,
     ) -> Result<Self, StoreError> {
-        if retain == 0 {
+        if retain < 2 {
             let reason = format!(
-                "`retain` is 0 for the snapshots in {}: the newest one is always kept; give 1 or \
-                 more",
+                "`retain` is {retain} for the snapshots in {}: the two newest are always kept, for \
+                 the case that the newest comes to nothing; give 2 or more",
                 path.display()
             );
             return Err(StoreError::Refused { reason });

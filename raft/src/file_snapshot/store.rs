@@ -80,8 +80,9 @@ pub struct FileSnapshotStore {
 
 impl FileSnapshotStore {
     /// Opens the snapshots in `dir`, or makes the directory if it is missing, and keeps the `retain`
-    /// newest from then on. Two are a good number: the second is what a server starts from when the
-    /// first is damaged.
+    /// newest from then on: at least two, which is a good number. The second is what a server starts
+    /// from when the first is damaged, or comes to nothing: a crash came before it was installed, or
+    /// its restore was given up.
     ///
     /// What a crash left unfinished is removed. Files that are not the store's are left alone.
     ///
@@ -91,7 +92,7 @@ impl FileSnapshotStore {
     ///
     /// # Errors
     /// Every error is one line and names the directory.
-    /// [`StoreError::Refused`]: `retain` is zero, the path is a file, or another store is open in
+    /// [`StoreError::Refused`]: `retain` is less than two, the path is a file, or another store is open in
     /// the directory; change the call, or close that store.
     /// [`StoreError::Io`]: the operating system refused; its words tell what to mend.
     pub fn open(dir: impl AsRef<Path>, retain: usize) -> Result<Self, StoreError> {

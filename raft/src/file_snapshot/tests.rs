@@ -294,7 +294,7 @@ async fn reopening_finds_the_same_and_goes_on_counting() {
 
 #[tokio::test]
 async fn the_newest_few_are_kept_in_whatever_order_they_are_finished() {
-    for retain in 1..=4 {
+    for retain in 2..=4 {
         let dir = tempfile::tempdir().unwrap();
         let store = FileSnapshotStore::open(&dir, retain).unwrap();
         let mut all = Vec::new();
@@ -397,26 +397,28 @@ async fn a_second_store_in_the_directory_is_refused_while_the_first_lives() {
 }
 
 #[test]
-fn a_store_that_keeps_nothing_is_refused() {
+fn a_store_that_keeps_less_than_two_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let error = FileSnapshotStore::open(dir.path().join("new"), 0).unwrap_err();
-    assert!(matches!(error, StoreError::Refused { .. }));
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "refused: `retain` is 0 for the snapshots in {}/new: the newest one is always kept; \
-             give 1 or more",
-            dir.path().display()
-        )
-    );
-    assert!(files(&dir).is_empty());
+    for retain in [0, 1] {
+        let error = FileSnapshotStore::open(dir.path().join("new"), retain).unwrap_err();
+        assert!(matches!(error, StoreError::Refused { .. }));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "refused: `retain` is {retain} for the snapshots in {}/new: the two newest are \
+                 always kept, for the case that the newest comes to nothing; give 2 or more",
+                dir.path().display()
+            )
+        );
+        assert!(files(&dir).is_empty());
+    }
 }
 
 #[test]
 fn a_directory_is_made_with_its_parents() {
     let dir = tempfile::tempdir().unwrap();
     let nested = dir.path().join("a/b/c");
-    FileSnapshotStore::open(&nested, 1).unwrap();
+    FileSnapshotStore::open(&nested, 2).unwrap();
     assert!(nested.join("LOCK").exists());
 }
 

@@ -162,9 +162,7 @@ impl World {
             let id = id_of(server);
             let rules = super::Rules { id: id.clone(), ..plan.rules.clone() };
             let rate = if plan.has_clock_skew { dice.within(800..=1200) } else { 1000 };
-            let mut server = Server::new(id, rules, rate);
-            server.disk.image.prefers_newest = plan.snapshots.prefers_newest;
-            server
+            Server::new(id, rules, rate)
         });
         let servers = servers.collect();
         Self {
