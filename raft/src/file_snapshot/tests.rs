@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     FileSnapshotStore,
+    directory::Disk,
     meta::{self, Description, Unreadable},
     name::Name,
 };
@@ -468,11 +469,20 @@ fn full_disk() -> io::Result<File> {
     File::options().write(true).open("/dev/full")
 }
 
+/// A disk on which files are made like this.
+struct Making(fn(&Path) -> io::Result<File>);
+
+impl Disk for Making {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        self.0(path)
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_disk_that_is_full_for_the_data_costs_only_that_snapshot() {
     let dir = two().await;
-    let store = FileSnapshotStore::open_with(dir.path(), 2, |_| full_disk()).unwrap();
+    let store = FileSnapshotStore::open_on(Making(|_| full_disk()), dir.path(), 2).unwrap();
     let before = files(&dir);
     let data = dir.path().join("2-1-3.tmp/data");
     let expected = format!("cannot write {}: No space left on device", data.display());
@@ -506,7 +516,7 @@ async fn a_disk_that_is_full_for_the_description_costs_only_that_snapshot() {
     let full_for_meta = |path: &Path| {
         if path.ends_with("meta") { full_disk() } else { File::create_new(path) }
     };
-    let store = FileSnapshotStore::open_with(dir.path(), 2, full_for_meta).unwrap();
+    let store = FileSnapshotStore::open_on(Making(full_for_meta), dir.path(), 2).unwrap();
     let before = files(&dir);
     let mut sink = create(&store, LogId::new(2, 1)).await;
     sink.write_all(b"x").await.unwrap();
@@ -520,7 +530,7 @@ async fn a_disk_that_is_full_for_the_description_costs_only_that_snapshot() {
 async fn a_disk_on_which_nothing_can_be_made_refuses_the_snapshot() {
     let dir = two().await;
     let none = |_: &Path| Err(io::ErrorKind::StorageFull.into());
-    let store = FileSnapshotStore::open_with(dir.path(), 2, none).unwrap();
+    let store = FileSnapshotStore::open_on(Making(none), dir.path(), 2).unwrap();
     let error = store.create(LogId::new(2, 1), configuration()).await.err().unwrap();
     assert!(error.to_string().starts_with("cannot create "), "{error}");
     assert_eq!(files(&dir), ["1-5-1", "1-9-2"]);
