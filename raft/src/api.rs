@@ -683,6 +683,15 @@ impl<F: Fsm> Raft<F> {
         self.shutdown().await
     }
 
+    /// Waits until the server has ended, for whatever reason, and every task of it with it. The place
+    /// for a program to notice that a store failed or that it was removed, and to end too.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
+    pub async fn ended(&self) -> Fatal {
+        self.shared().end.completed().await
+    }
+
     /// Why the server has ended, or is about to; `None` while it runs.
     #[must_use]
     pub fn fatal(&self) -> Option<Fatal> {
