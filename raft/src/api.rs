@@ -648,11 +648,12 @@ impl<F: Fsm> Raft<F> {
         meta: &SnapshotMeta,
         reader: impl AsyncRead + Send + Unpin + 'static,
     ) -> Result<LogIndex, RestoreError> {
-        let data = RestoreData {
-            at_least: meta.last.index,
-            size_bytes: meta.size_bytes,
-            reader: Box::new(reader),
-        };
+        let index = meta.last.index;
+        if 1 << 63 <= index.0 {
+            return Err(RestoreError::Index { index });
+        }
+        let data =
+            RestoreData { at_least: index, size_bytes: meta.size_bytes, reader: Box::new(reader) };
         let timeout = self.enqueue_timeout();
         self.handle.node.call(timeout, |responder| Request::Restore { data, responder }).await
     }
