@@ -112,6 +112,7 @@ impl Node {
             // Nobody takes or restores snapshots here, so the core never compacts the log, which is
             // all there is: nobody can need a snapshot either.
             Action::Compact { .. }
+            | Action::Diverged { .. }
             | Action::Restore { .. }
             | Action::Restored
             | Action::SendSnapshot(_)

@@ -14,7 +14,8 @@ use axum::{
 };
 use futures_util::{StreamExt, TryStreamExt};
 use raft::{
-    LogIndex, RestoreError, SnapshotError, SnapshotMeta, SnapshotReader, SnapshotStore, VerifyError,
+    LogId, LogIndex, RestoreError, SnapshotError, SnapshotMeta, SnapshotReader, SnapshotStore,
+    VerifyError,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -38,14 +39,12 @@ const BACKUP_BYTES: usize = 256 << 10;
 pub(super) async fn take_snapshot(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
     let server = &shared.server;
     let (meta, is_new) = match server.node.snapshot().await {
-        Ok(snapshot) => (Some(snapshot.meta), true),
+        Ok(snapshot) => (snapshot.meta, true),
         Err(SnapshotError::NothingNew | SnapshotError::Overtaken { .. }) => {
-            let snapshots = server.snapshots.list().await.map_err(not_taken)?;
-            (snapshots.into_iter().next(), false)
+            (current_snapshot(server).await?, false)
         }
         Err(error) => return Err(not_taken(error)),
     };
-    let meta = meta.ok_or_else(nothing_yet)?;
     Ok(Json(json!({
         "id": meta.id, "last": meta.last, "size_bytes": meta.size_bytes, "new": is_new,
     })))
@@ -117,12 +116,26 @@ async fn newest_snapshot(server: &Server) -> Result<(SnapshotMeta, SnapshotReade
         }
         // The newest one there is says it already.
         Err(SnapshotError::NothingNew | SnapshotError::Overtaken { .. }) => {
-            let snapshots = server.snapshots.list().await.map_err(not_taken)?;
-            let newest = snapshots.first().ok_or_else(nothing_yet)?;
+            let newest = current_snapshot(server).await?;
             server.snapshots.open(&newest.id).await.map_err(not_taken)
         }
         Err(error) => Err(not_taken(error)),
     }
+}
+
+/// The newest snapshot that counts on this server. The store may have another one, of a restore that
+/// came to nothing.
+async fn current_snapshot(server: &Server) -> Result<SnapshotMeta, Problem> {
+    let last = server.node.status().await?.snapshot;
+    if last == LogId::ZERO {
+        return Err(nothing_yet());
+    }
+    let snapshots = server.snapshots.list().await.map_err(not_taken)?;
+    let is_current = |meta: &SnapshotMeta| meta.last == last;
+    snapshots.into_iter().find(is_current).ok_or_else(|| {
+        let why = format!("the snapshot that ends with {last} has just made room for a newer one");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
+    })
 }
 
 /// Nothing is asked of the cluster before the whole backup is here and known to be good. Until then
