@@ -100,7 +100,10 @@ pub use self::{
     future::{Applied, ApplyBatchFuture, ApplyFuture, BarrierFuture, VerifyFuture},
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     observer::{Observation, Observer, Role},
-    recover::{RecoverOptions, Recovered, Uncommitted, UncommittedEntries, recover_cluster},
+    recover::{
+        RecoverOptions, Recoverable, Recovered, Uncommitted, UncommittedEntries, check_recovery,
+        recover_cluster,
+    },
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},

@@ -28,7 +28,7 @@ use crate::{
     log::{Entries, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     snapshot::{SnapshotMeta, SnapshotStore},
     stable::{HardState, StableStore},
-    tasks::Offline,
+    tasks::{Offline, contradicts, gap, is_replaced},
 };
 
 /// What is read of the log at once.
@@ -166,20 +166,10 @@ pub async fn recover_cluster<F: Fsm>(
     configuration: Configuration,
     options: &RecoverOptions,
 ) -> Result<Recovered, RecoverError> {
-    configuration.validate()?;
-    if configuration.server(&options.local_id).is_none() {
-        return Err(RecoverError::NotMember { id: options.local_id.clone() });
-    }
     let reader = log_store.reader();
-    let bounds = reader.bounds().await?;
-    if bounds.is_none() && snapshot_store.list().await?.is_empty() {
-        return Err(RecoverError::NoState);
-    }
-    let hard_state = stable_store.hard_state().await?.unwrap_or_default();
-    let mut machine = Offline::restore(fsm, &*reader, snapshot_store).await?;
-    let found = Found::look(&*reader, bounds, &machine).await?;
-    found.check_term(&hard_state, machine.snapshot())?;
-    let end = found.end(options)?;
+    let checked =
+        check(fsm, &*reader, stable_store, snapshot_store, &configuration, options).await?;
+    let Checked { mut machine, hard_state, bounds, found, end } = checked;
 
     machine.remove_void(snapshot_store).await?;
     let restored = machine.snapshot();
@@ -199,6 +189,80 @@ pub async fn recover_cluster<F: Fsm>(
     Ok(Recovered { snapshot, term, restored, applied, kept, discarded })
 }
 
+/// Where [`recover_cluster`] would have a server's state end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recoverable {
+    /// The last entry whose effect would be in the state.
+    pub end: LogId,
+    /// The entries that are not known to be committed, which
+    /// [`RecoverOptions::uncommitted`] decides about.
+    pub uncommitted: Option<UncommittedEntries>,
+}
+
+/// Checks everything that [`recover_cluster`] checks with the same arguments, and changes nothing: for
+/// a program that asks before it recovers. `fsm` must be empty, is given the newest usable snapshot, and
+/// is thrown away.
+///
+/// # Errors
+/// Those of [`recover_cluster`]. [`RecoverError::Undecided`] names the entries that are to be decided
+/// about.
+///
+/// # Panics
+/// If the state machine does.
+///
+/// # Cancel safety
+/// Dropping the future has no effect.
+pub fn check_recovery<F: Fsm>(
+    fsm: F,
+    log_store: &dyn LogStore,
+    stable_store: &mut dyn StableStore,
+    snapshot_store: &dyn SnapshotStore,
+    configuration: &Configuration,
+    options: &RecoverOptions,
+) -> impl Future<Output = Result<Recoverable, RecoverError>> + Send {
+    // Taken before the future begins: a `&dyn LogStore` could not be kept across an await, because
+    // a store need not be `Sync`.
+    let reader = log_store.reader();
+    async move {
+        let checked = check(fsm, &*reader, stable_store, snapshot_store, configuration, options);
+        let Checked { end, found, .. } = checked.await?;
+        Ok(Recoverable { end, uncommitted: found.uncommitted })
+    }
+}
+
+/// What was found to be as it should.
+struct Checked<F: Fsm> {
+    machine: Offline<F>,
+    hard_state: HardState,
+    bounds: Option<(LogIndex, LogIndex)>,
+    found: Found,
+    end: LogId,
+}
+
+async fn check<F: Fsm>(
+    fsm: F,
+    reader: &dyn LogReader,
+    stable_store: &mut dyn StableStore,
+    snapshot_store: &dyn SnapshotStore,
+    configuration: &Configuration,
+    options: &RecoverOptions,
+) -> Result<Checked<F>, RecoverError> {
+    configuration.validate()?;
+    if configuration.server(&options.local_id).is_none() {
+        return Err(RecoverError::NotMember { id: options.local_id.clone() });
+    }
+    let bounds = reader.bounds().await?;
+    if bounds.is_none() && snapshot_store.list().await?.is_empty() {
+        return Err(RecoverError::NoState);
+    }
+    let hard_state = stable_store.hard_state().await?.unwrap_or_default();
+    let machine = Offline::restore(fsm, reader, snapshot_store).await?;
+    let found = Found::look(reader, bounds, (machine.snapshot(), machine.newest())).await?;
+    found.check_term(&hard_state, machine.snapshot())?;
+    let end = found.end(options)?;
+    Ok(Checked { machine, hard_state, bounds, found, end })
+}
+
 /// What the stores of a server know.
 struct Found {
     /// The last entry known to be committed.
@@ -210,26 +274,26 @@ struct Found {
 }
 
 impl Found {
-    async fn look<F: Fsm>(
+    /// Looks at the log, given where the snapshot ends that could be restored, and the newest of all.
+    async fn look(
         reader: &dyn LogReader,
         bounds: Option<(LogIndex, LogIndex)>,
-        machine: &Offline<F>,
+        (snapshot, newest): (LogId, LogId),
     ) -> Result<Self, StoreError> {
-        let snapshot = machine.snapshot();
         let mut last = snapshot;
         if let Some((first, end)) = bounds {
             if snapshot.index.next() < first {
-                return Err(machine.gap());
+                return Err(gap(snapshot, newest));
             }
-            if !machine.contradicts(reader, (first, end)).await? {
+            if !contradicts(reader, (first, end), snapshot).await? {
                 last = read(reader, end, end).await?.last_id().unwrap_or(snapshot);
             }
         }
-        if last.index < machine.newest().index || machine.is_replaced() {
-            return Err(machine.gap());
+        if last.index < newest.index || is_replaced(snapshot, newest) {
+            return Err(gap(snapshot, newest));
         }
         let noted = reader.noted_commit().await?.unwrap_or_default();
-        let known = noted.max(machine.newest().index);
+        let known = noted.max(newest.index);
         if last.index < known {
             let reason = format!(
                 "it is noted that the log is committed up to {known}, but log and snapshots end with \

@@ -80,7 +80,7 @@ pub(crate) use self::{
     offline::Offline,
     request::{Change, Request, RestoreData},
     shared::{End, Shared},
-    start::{contradicts, usable_snapshots},
+    start::{contradicts, gap, is_replaced, usable_snapshots},
 };
 use crate::{
     config::Config,

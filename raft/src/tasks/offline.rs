@@ -7,13 +7,13 @@ use super::{
     Panic,
     host::Host,
     run_fsm::Batch,
-    start::{contradicts, gap, is_replaced, restore_snapshot, usable_snapshots},
+    start::{restore_snapshot, usable_snapshots},
 };
 use crate::{
     configuration::IndexedConfiguration,
     error::{StartError, StoreError},
     fsm::{Fsm, FsmError, FsmSnapshot},
-    log::{Entries, LogId, LogIndex, LogReader},
+    log::{Entries, LogId, LogReader},
     snapshot::{SnapshotMeta, SnapshotStore},
 };
 
@@ -56,11 +56,6 @@ impl<F: Fsm> Offline<F> {
         self.newest
     }
 
-    /// Whether the snapshot that could be restored never counted.
-    pub(crate) fn is_replaced(&self) -> bool {
-        is_replaced(self.snapshot(), self.newest)
-    }
-
     /// Removes the snapshots that count for nothing. Without the log that shows it, they would count.
     pub(crate) async fn remove_void(
         &mut self,
@@ -70,21 +65,6 @@ impl<F: Fsm> Offline<F> {
             store.remove(&id).await?;
         }
         Ok(())
-    }
-
-    /// The error of a log that does not go on from the restored snapshot.
-    pub(crate) fn gap(&self) -> StoreError {
-        gap(self.snapshot(), self.newest)
-    }
-
-    /// Whether the log with these bounds is not the one the restored snapshot was taken of: a leader
-    /// sent the snapshot, and the server died before it dropped its log.
-    pub(crate) async fn contradicts(
-        &self,
-        reader: &dyn LogReader,
-        bounds: (LogIndex, LogIndex),
-    ) -> Result<bool, StoreError> {
-        contradicts(reader, bounds, self.snapshot()).await
     }
 
     /// Applies the commands, and tells of configurations in between.

@@ -140,7 +140,7 @@ pub(super) async fn incarnation(
 
 /// The entries after the snapshot that was restored are neither all in the log nor in a usable
 /// snapshot. To start without them could forget what was acknowledged (law 7).
-pub(super) fn gap(snapshot: LogId, newest: LogId) -> StoreError {
+pub(crate) fn gap(snapshot: LogId, newest: LogId) -> StoreError {
     let what = format!("the log after snapshot {snapshot}");
     let reason = format!(
         "entries are missing that only a newer snapshot stands for (the newest known is {newest}) \
@@ -151,7 +151,7 @@ pub(super) fn gap(snapshot: LogId, newest: LogId) -> StoreError {
 
 /// Whether a snapshot is of an earlier term than the newest one, which cannot be used, and yet of no
 /// earlier index: then it never counted.
-pub(super) fn is_replaced(snapshot: LogId, newest: LogId) -> bool {
+pub(crate) fn is_replaced(snapshot: LogId, newest: LogId) -> bool {
     snapshot.term < newest.term && newest.index <= snapshot.index
 }
 

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use raft::{
     Configuration, Entries, Entry, EntryPayload, Fsm, FsmError, HardState, IndexedConfiguration,
     InvalidConfiguration, LogId, LogIndex, LogReader, LogStore, RecoverError, RecoverOptions,
-    Recovered, Server, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore,
-    StableStore, StoreError, Term, Uncommitted, UncommittedEntries,
+    Recoverable, Recovered, Server, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink,
+    SnapshotStore, StableStore, StoreError, Term, Uncommitted, UncommittedEntries, check_recovery,
     inmem::{InmemLogStore, InmemSnapshotStore, InmemStableStore},
     recover_cluster,
     testing::{Cluster, Journal},
@@ -227,7 +227,23 @@ impl Disk {
         configuration: Configuration,
         options: &RecoverOptions,
     ) -> Result<Recovered, RecoverError> {
-        self.recover_into(Journal::default(), configuration, options).await
+        let (log, mut stable) = (self.clone(), self.clone());
+        let before = self.contents().await;
+        let fsm = Journal::default();
+        let checked = check_recovery(fsm, &log, &mut stable, self, &configuration, options).await;
+        assert_eq!(self.contents().await, before, "a check changes nothing");
+        let recovered = self.recover_into(Journal::default(), configuration, options).await;
+        match (&checked, &recovered) {
+            (Ok(Recoverable { end, uncommitted }), Ok(recovered)) => {
+                assert_eq!(*end, recovered.end());
+                assert_eq!(*uncommitted, recovered.kept.or(recovered.discarded));
+            }
+            // What only shows when it is done.
+            (_, Err(RecoverError::Store(_))) => {}
+            (Err(check), Err(error)) => assert_eq!(check.to_string(), error.to_string()),
+            _ => panic!("{checked:?}, but {recovered:?}"),
+        }
+        recovered
     }
 
     async fn recover_into(
@@ -397,20 +413,20 @@ async fn a_term_with_a_vote_or_entries_is_left_behind() {
 async fn a_recovery_that_was_cut_short_anywhere_is_finished_by_the_next() {
     for options in [keep(), discard()] {
         let uncut = survivor_with_snapshot().await;
-        uncut.recover(voters(&["a"]), &options).await.unwrap();
+        uncut.recover_into(Journal::default(), voters(&["a"]), &options).await.unwrap();
         let expected = uncut.contents().await;
         for is_after in [false, true] {
             let mut calls_left = u64::from(is_after);
             loop {
                 let disk = survivor_with_snapshot().await;
                 *disk.fate.0.lock() = Some(Cut { calls_left, is_after });
-                let cut = disk.recover(voters(&["a"]), &options).await;
+                let cut = disk.recover_into(Journal::default(), voters(&["a"]), &options).await;
                 if cut.is_ok() {
                     assert!(10 < calls_left, "the calls were cut one by one");
                     break;
                 }
                 *disk.fate.0.lock() = None;
-                let again = disk.recover(voters(&["a"]), &options).await;
+                let again = disk.recover_into(Journal::default(), voters(&["a"]), &options).await;
                 assert!(again.is_ok(), "cut at call {calls_left}, then {again:?}");
                 assert_eq!(disk.contents().await, expected, "cut at call {calls_left}");
                 calls_left += 1;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use raft::{
-    Configuration, LogId, LogIndex, LogStore, RecoverError, RecoverOptions, Recovered, Term,
-    Uncommitted, UncommittedEntries, recover_cluster,
+    Configuration, LogId, LogIndex, LogStore, RecoverError, RecoverOptions, Recoverable, Recovered,
+    Uncommitted, UncommittedEntries, check_recovery, recover_cluster,
 };
 
 use crate::{
@@ -17,10 +17,6 @@ use crate::{
     identity, inspect,
     stores::Stores,
 };
-
-/// An end that no state has. With it the library checks everything, says where the state would end, and
-/// changes nothing.
-const NOWHERE: LogId = LogId { term: Term(u64::MAX), index: LogIndex(u64::MAX) };
 
 /// Doubtful entries that are listed at most.
 const LISTED: u64 = 20;
@@ -51,18 +47,12 @@ pub(crate) async fn run(options: Recover) -> Result<(), Failure> {
     if !options.yes {
         confirm()?;
     }
-    let recovered = recover(&mut stores, configuration, &how).await;
+    let Stores { log, stable, snapshots } = &mut stores;
+    let fsm = KvFsm::new(Shared::new());
+    let recovered = recover_cluster(fsm, log, stable, &*snapshots, configuration, &how).await;
     drop((stores, lock));
     print!("{}", report(&identity.id, &recovered.map_err(failure)?));
     Ok(())
-}
-
-async fn recover(
-    Stores { log, stable, snapshots }: &mut Stores,
-    configuration: Configuration,
-    how: &RecoverOptions,
-) -> Result<Recovered, RecoverError> {
-    recover_cluster(KvFsm::new(Shared::new()), log, stable, &*snapshots, configuration, how).await
 }
 
 /// Checks everything, and lists the entries that are not known to be committed. Returns where the
@@ -73,22 +63,18 @@ async fn check(
     configuration: &Configuration,
     how: &RecoverOptions,
 ) -> Result<LogId, Failure> {
-    let mut nothing_decided = RecoverOptions { must_end_at: Some(NOWHERE), ..how.clone() };
-    nothing_decided.uncommitted = Uncommitted::Refuse;
-    let mut found = recover(stores, configuration.clone(), &nothing_decided).await;
-    if let Err(RecoverError::Undecided { uncommitted, .. }) = &found {
-        list_doubtful(options, stores, uncommitted).await?;
-        let nowhere = RecoverOptions { must_end_at: Some(NOWHERE), ..how.clone() };
-        found = recover(stores, configuration.clone(), &nowhere).await;
+    let Stores { log, stable, snapshots } = &mut *stores;
+    let fsm = KvFsm::new(Shared::new());
+    let checked = check_recovery(fsm, log, stable, &*snapshots, configuration, how).await;
+    let doubtful = match &checked {
+        Ok(Recoverable { uncommitted, .. }) => *uncommitted,
+        Err(RecoverError::Undecided { uncommitted, .. }) => Some(*uncommitted),
+        Err(_) => None,
+    };
+    if let Some(doubtful) = doubtful {
+        list_doubtful(options, stores, &doubtful).await?;
     }
-    match (found, how.must_end_at) {
-        (Err(RecoverError::EndsElsewhere { found, .. }), Some(expected)) if found != expected => {
-            Err(failure(RecoverError::EndsElsewhere { expected, found }))
-        }
-        (Err(RecoverError::EndsElsewhere { found, .. }), _) => Ok(found),
-        (Err(error), _) => Err(failure(error)),
-        (Ok(recovered), _) => Ok(recovered.end()),
-    }
+    Ok(checked.map_err(failure)?.end)
 }
 
 async fn list_doubtful(
