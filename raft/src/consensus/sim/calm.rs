@@ -49,6 +49,10 @@ impl World {
             if missing.is_empty() && not_before <= self.now {
                 break;
             }
+            if end <= self.now && !missing.is_empty() && self.is_unheard() {
+                self.stats.unheard += 1;
+                return Ok(());
+            }
             ensure!(
                 missing.is_empty() || self.now < end,
                 "no progress after the faults: {missing}"
@@ -92,7 +96,18 @@ impl World {
                 );
             }
         }
+        if self.plan.disks.keep_incarnations
+            && let Some(member) = members
+                .servers()
+                .iter()
+                .find(|it| it.incarnation == 0 && !self.servers[server_of(&it.id)].is_dead)
+        {
+            return format!("the disk of {} is not recorded", member.id);
+        }
         for server in &self.servers {
+            if server.rejoins_as.is_some() {
+                return format!("{} is not taken back", server.id);
+            }
             if let Some(alive) = &server.alive
                 && 0 < alive.requests.open() + alive.reads.open()
             {

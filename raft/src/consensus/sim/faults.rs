@@ -217,6 +217,7 @@ impl World {
         self.note_crash(server, &alive);
         self.spoil_disk(server);
         self.say(server, format_args!("!! crash, {kept} of {steps} pending steps kept"));
+        self.maybe_lose_disk(server);
         let means = [1_000, ELECTION_TIMEOUT / 2, 3 * ELECTION_TIMEOUT, 8 * ELECTION_TIMEOUT];
         let mean = self.dice.pick(&means);
         let at = self.now + self.dice.around(mean);

@@ -20,7 +20,7 @@
 //! | `world` | the queue of events |
 //! | `actions`, `snapshots` | what the shell would do with the core's decisions |
 //! | `server`, `log`, `disk`, `machine`, `network`, `dice` | the parts of the world |
-//! | `workload`, `faults` | what clients do, what breaks |
+//! | `workload`, `faults`, `wipes` | what clients and operators do, what breaks, whole disks |
 //! | `checks` | the laws |
 //! | `calm` | liveness, when the faults are over |
 //! | `planted`, `known_bugs` | bugs that must be found |
@@ -52,6 +52,7 @@ mod snapshots;
 mod stats;
 mod tests;
 mod trace;
+mod wipes;
 mod workload;
 mod world;
 

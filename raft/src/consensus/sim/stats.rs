@@ -101,4 +101,24 @@ stats! {
     replays,
     /// Proposals that a snapshot answered.
     superseded,
+    /// Servers that were given other settings.
+    reloads,
+    /// Those that had more under way than these allow.
+    narrowed,
+    /// Configurations that became committed and said of a server which disk it runs on.
+    recorded,
+    /// Disks exchanged for empty ones.
+    wiped,
+    /// Disks exchanged for ones with an earlier state.
+    rolled_back,
+    /// Servers that were taken back after that.
+    rejoined,
+    /// Messages that were not admitted: from another disk than the one that was known,
+    wrong_senders,
+    /// meant for another one,
+    wrong_receivers,
+    /// or asking an empty one for a vote.
+    empty_voters,
+    /// Seeds that ended with a new cluster that only its first leader has heard of.
+    unheard,
 }

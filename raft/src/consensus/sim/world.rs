@@ -1,10 +1,18 @@
 //! The world of one seed: the queue of events, and what each of them does.
 
-use std::{cmp::Reverse, collections::BinaryHeap, fmt};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    fmt,
+};
 
 use super::{
-    checks::{Check, Checks, configurations, window},
+    checks::{
+        Check, Checks, DiskId, configurations,
+        window::{self, Limits},
+    },
     dice::Dice,
+    disk::Image,
     machine::Machine,
     network::Network,
     plan::{ELECTION_TIMEOUT, Plan},
@@ -17,7 +25,7 @@ use crate::{
     configuration::{self, Configuration, ServerId},
     consensus::{AppendOrder, Consensus, SnapshotReceipt, Time, WriteId},
     log::{EntryPayload, LogId, LogIndex, Term},
-    rpc::{InstallSnapshotRequest, Message},
+    rpc::{Envelope, InstallSnapshotRequest},
     status::ProgressState,
 };
 
@@ -28,9 +36,8 @@ const MAX_EVENTS: u64 = 1_000_000;
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     Deliver {
-        from: usize,
         to: usize,
-        message: Message,
+        envelope: Envelope,
     },
     Timer {
         server: usize,
@@ -50,6 +57,8 @@ pub(super) enum Event {
         life: u64,
         generation: u64,
         order: AppendOrder,
+        /// The settings it was given under.
+        limits: Limits,
     },
     Unreachable {
         server: usize,
@@ -120,6 +129,10 @@ pub(super) enum Event {
     },
     Fault,
     Client,
+    /// Somebody looks after servers that have lost their disks.
+    Operator,
+    /// Some server is given other settings.
+    Reload,
 }
 
 #[derive(Debug)]
@@ -138,6 +151,8 @@ pub(super) struct World {
     queue: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
     pub(super) servers: Vec<Server>,
+    /// The disks that were lost, as they were then.
+    pub(super) lost_disks: BTreeMap<DiskId, Image>,
     pub(super) network: Network,
     pub(super) checks: Checks,
     pub(super) stats: Stats,
@@ -164,6 +179,7 @@ impl World {
             let rate = if plan.has_clock_skew { dice.within(800..=1200) } else { 1000 };
             let mut server = Server::new(id, rules, rate);
             server.disk.image.prefers_newest = plan.snapshots.prefers_newest;
+            server.disk.image.incarnation = plan.disks.new_incarnation(&mut dice);
             server
         });
         let servers = servers.collect();
@@ -173,6 +189,7 @@ impl World {
             queue: BinaryHeap::new(),
             scheduled: 0,
             servers,
+            lost_disks: BTreeMap::new(),
             network: Network::new(count, plan.network),
             checks: Checks::default(),
             stats: Stats::default(),
@@ -196,6 +213,12 @@ impl World {
             self.schedule(0, Event::Restart { server });
         }
         self.schedule(1_000, Event::Client);
+        if 0 < self.plan.reload_pause {
+            self.schedule(self.plan.reload_pause, Event::Reload);
+        }
+        if 0 < self.plan.disks.loss_per_mille {
+            self.schedule(self.plan.disks.rejoin_pause, Event::Operator);
+        }
         if 0 < self.plan.faults.pause {
             let at = self.dice.around(self.plan.faults.pause);
             self.schedule(at, Event::Fault);
@@ -237,12 +260,12 @@ impl World {
             return Ok(());
         }
         match event {
-            Event::Deliver { from, to, message } => self.deliver(from, to, message),
+            Event::Deliver { to, envelope } => self.deliver(to, envelope),
             Event::Timer { server, .. } => self.timer(server),
             Event::Synced { server, .. } => self.synced(server),
             Event::Written { server, id, .. } => self.written(server, id),
-            Event::Order { server, generation, order, .. } => {
-                self.carry_out(server, generation, &order)
+            Event::Order { server, generation, order, limits, .. } => {
+                self.carry_out(server, generation, &order, limits)
             }
             Event::Unreachable { server, peer, .. } => {
                 let peer = id_of(peer);
@@ -273,6 +296,8 @@ impl World {
             }
             Event::Fault => self.random_fault(),
             Event::Client => self.client(),
+            Event::Operator => self.operator(),
+            Event::Reload => self.random_reload(),
         }
     }
 
@@ -308,7 +333,10 @@ impl World {
     fn is_to_be_bootstrapped(&self, server: usize) -> bool {
         let is_first =
             server == 0 || (self.plan.is_bootstrapped_everywhere && server < self.plan.voters);
-        is_first && self.servers[server].core().is_some_and(|core| core.last() == LogId::ZERO)
+        let has_lost_disk = self.servers[server].has_lost_disks;
+        is_first
+            && !has_lost_disk
+            && self.servers[server].core().is_some_and(|core| core.last() == LogId::ZERO)
     }
 
     fn first_configuration(&self) -> Configuration {
@@ -384,10 +412,11 @@ impl World {
             !is_reset || stable.is_some_and(is_on_disk),
             "the core believes {stable:?} to be on disk"
         );
-        window::writes(it.disk.pending_writes(), &it.rules)?;
+        alive.draining.writes(it.disk.pending_writes(), &it.rules)?;
         if is_leader {
             let peers = core.peers(it.clock.local(self.now));
-            window::peers(&peers, core.last().index, &it.rules)?;
+            window::peers(&peers, core.last().index)?;
+            alive.draining.peers(&peers, &it.rules)?;
             for peer in peers {
                 if let Some(ordered) = alive.ordered.get_mut(&server_of(&peer.id)) {
                     ordered.heard(&peer, core.snapshot().index);
@@ -395,6 +424,7 @@ impl World {
                 }
             }
         } else {
+            alive.draining.no_peers();
             alive.requests.not_leading(commit_index)?;
             ensure!(alive.reads.open() == 0, "law 16: a question is open without leadership");
         }
@@ -496,6 +526,7 @@ impl World {
             let it = &mut self.servers[server];
             it.frozen_until = it.frozen_until.min(self.now);
             it.disk_stalled_until = it.disk_stalled_until.min(self.now);
+            self.reload(server, self.plan.rules.clone())?;
             // Syncs under way, and what waits for a frozen server, come when they were going to.
             self.restart(server)?;
         }
@@ -526,7 +557,9 @@ impl Event {
             | Self::Restart { .. }
             | Self::Heal { .. }
             | Self::Fault
-            | Self::Client => None,
+            | Self::Client
+            | Self::Operator
+            | Self::Reload => None,
         }
     }
 
@@ -552,7 +585,9 @@ impl Event {
             | Self::Restart { .. }
             | Self::Heal { .. }
             | Self::Fault
-            | Self::Client => None,
+            | Self::Client
+            | Self::Operator
+            | Self::Reload => None,
         }
     }
 }

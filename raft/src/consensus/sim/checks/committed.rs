@@ -6,7 +6,7 @@
 //! truncates it, except on the word of a leader of before: such a server may be far behind, and its
 //! copy never counted.
 
-use super::{Check, append_only::LeaderLogs, completeness, is_majority};
+use super::{Check, DiskId, append_only::LeaderLogs, completeness, is_majority};
 use crate::{
     configuration::IndexedConfiguration,
     log::{Entry, EntryPayload, LogId, LogIndex, Term},
@@ -17,8 +17,8 @@ pub(crate) struct Fact {
     pub(crate) entry: Entry,
     /// The term in which it was committed, which may be later than the entry's own.
     pub(crate) committed_in: Term,
-    /// The servers that made it so.
-    pub(crate) holders: Vec<usize>,
+    /// The disks that made it so.
+    pub(crate) holders: Vec<DiskId>,
 }
 
 /// A leader, at the moment when it commits.
@@ -26,9 +26,9 @@ pub(crate) struct Fact {
 pub(crate) struct Committer<'a> {
     pub(crate) term: Term,
     pub(crate) is_leader: bool,
-    /// The voters of its configuration, and whether each has on disk the last of the entries and a
-    /// term that is not earlier.
-    pub(crate) voters: &'a [(usize, bool)],
+    /// The voters of its configuration, by their disks, and whether each has the last of the entries
+    /// and a term that is not earlier.
+    pub(crate) voters: &'a [(DiskId, bool)],
 }
 
 #[derive(Clone, Debug, Default)]
@@ -153,9 +153,9 @@ mod tests {
         Entry { term: Term(term), index: LogIndex(index), payload: EntryPayload::Noop }
     }
 
-    const ON_TWO_OF_THREE: &[(usize, bool)] = &[(0, true), (1, true), (2, false)];
+    const ON_TWO_OF_THREE: &[(DiskId, bool)] = &[((0, 7), true), ((1, 7), true), ((2, 7), false)];
 
-    fn by(term: u64, is_leader: bool, voters: &[(usize, bool)]) -> Committer<'_> {
+    fn by(term: u64, is_leader: bool, voters: &[(DiskId, bool)]) -> Committer<'_> {
         Committer { term: Term(term), is_leader, voters }
     }
 
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn fires_on_a_commit_without_a_majority_of_disks_or_by_a_follower() {
-        commit(entry(3, 3), by(3, true, &[(0, true), (1, false)])).unwrap_err();
+        commit(entry(3, 3), by(3, true, &[((0, 7), true), ((1, 7), false)])).unwrap_err();
         commit(entry(3, 3), by(3, true, &[])).unwrap_err();
         commit(entry(3, 3), by(3, false, ON_TWO_OF_THREE)).unwrap_err();
     }

@@ -17,6 +17,9 @@ pub(crate) mod state_machine;
 pub(crate) mod votes;
 pub(crate) mod window;
 
+/// One of the disks that a server has had: what one has promised, the next knows nothing of.
+pub(crate) type DiskId = (usize, u64);
+
 /// `Err` says which law is broken, and how.
 pub(crate) type Check = Result<(), String>;
 
