@@ -631,7 +631,11 @@ impl<F: Fsm> Raft<F> {
     /// copied the leader leads on and refuses commands with
     /// [`RestoreInProgress`](ApplyError::RestoreInProgress); commands still in flight then end with
     /// [`ReplacedBySnapshot`](ApplyError::ReplacedBySnapshot). Until it resolves, this leader is
-    /// ahead of its majority: if it fails first the restore may be lost, or come back with it.
+    /// ahead of its majority: if it fails first the restore may be lost, or come back with it; and if
+    /// the others go on without it, it ends with [`Fatal::Diverged`](crate::Fatal::Diverged).
+    ///
+    /// A `reader` that stalls keeps commands refused for as long as the leadership lasts: give it a
+    /// time limit of its own. An error from it ends the restore, and nothing is changed.
     ///
     /// # Errors
     /// [`RestoreError`]: nothing was changed, unless it is

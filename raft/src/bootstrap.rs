@@ -13,7 +13,7 @@ use crate::{
     log::{Entries, Entry, EntryPayload, LogId, LogStore},
     snapshot::SnapshotStore,
     stable::{HardState, StableStore},
-    tasks::contradicts,
+    tasks::{contradicts, usable_snapshots},
 };
 
 /// What is read of the log at once.
@@ -66,7 +66,8 @@ pub fn read_configuration(
     let reader = log_store.reader();
     async move {
         // Newest first. Whether its data can be read does not matter here.
-        let newest = snapshot_store.list().await?.into_iter().next();
+        let (usable, _) = usable_snapshots(&*reader, snapshot_store).await?;
+        let newest = usable.into_iter().next();
         let (snapshot, mut configuration) =
             newest.map(|meta| (meta.last, meta.configuration)).unwrap_or_default();
         let Some((first, last)) = reader.bounds().await? else { return Ok(configuration) };

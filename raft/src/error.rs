@@ -56,6 +56,20 @@ pub enum Fatal {
         /// Which snapshot it was and what was wrong.
         reason: Arc<str>,
     },
+    /// The cluster has gone on without the state this server has: its newest snapshot was made by a
+    /// [restore](crate::Raft::restore) that no majority took over before the leadership changed. (Or a
+    /// server has lost, against its contract, what its stores had acknowledged.) Starting it again
+    /// does not help: remove its data and let it [rejoin](crate::Raft::rejoin_server).
+    #[error(
+        "the node stopped because the cluster has gone on without its state: it has a snapshot that ends \
+         with {snapshot}, where the leader has {entry}; remove this server's data and let it rejoin the cluster"
+    )]
+    Diverged {
+        /// The last entry covered by the snapshot of this server.
+        snapshot: LogId,
+        /// What the leader has there.
+        entry: LogId,
+    },
     /// The server learned that it was removed from its cluster
     /// ([`Config::shutdown_on_remove`](crate::Config::shutdown_on_remove)). To use it again, remove
     /// its data and add it as a new server.

@@ -21,5 +21,7 @@ mod store;
 
 pub use self::store::FileSnapshotStore;
 
+#[cfg(all(test, target_os = "linux"))]
+mod power_cut;
 #[cfg(test)]
 mod tests;

@@ -59,7 +59,11 @@ pub mod transport;
 #[cfg(feature = "unstable-core")]
 pub mod consensus;
 #[cfg(not(feature = "unstable-core"))]
-#[allow(unreachable_pub, reason = "what is public in here is so with the feature")]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "what is public in here is so with the feature, and then all of it is for somebody"
+)]
 pub(crate) mod consensus;
 
 // The async shell around it.

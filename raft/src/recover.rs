@@ -176,7 +176,7 @@ pub async fn recover_cluster<F: Fsm>(
         return Err(RecoverError::NoState);
     }
     let hard_state = stable_store.hard_state().await?.unwrap_or_default();
-    let mut machine = Offline::restore(fsm, snapshot_store).await?;
+    let mut machine = Offline::restore(fsm, &*reader, snapshot_store).await?;
     let found = Found::look(&*reader, bounds, &machine).await?;
     found.check_term(&hard_state, machine.snapshot())?;
     let end = found.end(options)?;

@@ -131,6 +131,16 @@ pub struct AppendEntriesRequest {
     pub commit_index: LogIndex,
 }
 
+impl AppendEntriesRequest {
+    /// What the sender has at this index, if the request tells.
+    pub(crate) fn id_at(&self, index: LogIndex) -> Option<LogId> {
+        match index.0.checked_sub(self.prev.index.0)? {
+            0 => Some(self.prev),
+            after => self.entries.get(usize::try_from(after).ok()? - 1).map(|entry| entry.id()),
+        }
+    }
+}
+
 /// What became of an [`AppendEntriesRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppendEntriesReply {

@@ -96,7 +96,8 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// Where snapshots are kept.
+/// Where snapshots are kept: at least the two newest. The newest may come to nothing after all, when
+/// a crash cuts its installation short or a restore is given up; then the one before it counts.
 ///
 /// Test an implementation with `raft::testing::snapshot_store_suite` (feature `testing`).
 #[async_trait]

@@ -92,6 +92,16 @@ pub enum Action {
         /// waiting that it has not handed out: it cannot say when that will be.
         committed: LogIndex,
     },
+    /// The leader has another entry where this server's newest snapshot ends, and nothing shows that
+    /// the snapshot was ever committed: a user's restore made it, which the rest of the cluster has
+    /// gone on without; or a server has lost what it acknowledged. This server is of no use any more
+    /// and must end.
+    Diverged {
+        /// The last entry covered by the snapshot.
+        snapshot: LogId,
+        /// The leader's entry there.
+        entry: LogId,
+    },
     /// Something observers may want to know.
     Observe(Observation),
 }
@@ -300,6 +310,7 @@ impl fmt::Display for Action {
             Self::TransferDone(Ok(())) => write!(f, "transfer done"),
             Self::TransferDone(Err(failure)) => write!(f, "transfer failed: {failure:?}"),
             Self::Restored => write!(f, "restored"),
+            Self::Diverged { snapshot, entry } => write!(f, "diverged {snapshot} {entry}"),
             Self::SteppedDown { .. } => write!(f, "stepped down"),
             Self::Observe(Observation::RoleChanged { role, term }) => {
                 write!(f, "role {role} term={term}")

@@ -30,6 +30,11 @@ impl Consensus {
             "law 3: {from} sends entries that do not follow {}",
             request.prev
         );
+        if let Some(entry) = request.id_at(self.log.snapshot().index)
+            && self.is_diverged(entry)
+        {
+            return;
+        }
         // Everything up to the commit index is the same on every server, so a request that begins
         // before it (late, or answering a question of before a compaction) is only about the rest.
         if !self.is_committed(request.prev) && !self.log.has(request.prev) {

@@ -24,6 +24,20 @@ use crate::{
 };
 
 impl Consensus {
+    /// Whether the leader has another entry where the newest snapshot ends, which is not a broken law
+    /// as long as nothing after the snapshot is committed here: until then a restore may have made it
+    /// in vain. There is no way back from it, so that ends the node.
+    pub(super) fn is_diverged(&mut self, entry: LogId) -> bool {
+        let snapshot = self.log.snapshot();
+        let is_diverged = snapshot.index == entry.index
+            && snapshot != entry
+            && self.commit_index == snapshot.index;
+        if is_diverged {
+            self.actions.push_back(Action::Diverged { snapshot, entry });
+        }
+        is_diverged
+    }
+
     /// A snapshot of this server's own state machine is durable; it ends with `last`. What came
     /// too late to be the newest is ignored (law 6).
     ///
@@ -141,6 +155,9 @@ impl Consensus {
     ) {
         let last = piece.last;
         if last.index <= self.commit_index {
+            if self.is_diverged(last) {
+                return;
+            }
             let term = self.log.term_at(last.index);
             assert!(
                 term.is_none_or(|term| term == last.term),
@@ -155,28 +172,32 @@ impl Consensus {
     /// The shell has kept a piece of a snapshot, or all of it, or could not.
     pub fn handle_snapshot_receipt(&mut self, now: Time, receipt: SnapshotReceipt) {
         let SnapshotReceipt { from, term, transfer, step } = receipt;
-        // What a deposed leader sent whole is committed all the same; it only gets no answer.
-        let is_awaited = term == self.term() && self.leader.as_ref() == Some(&from);
-        match step {
-            ReceiptStep::Complete { last, configuration } => {
-                if self.role.leader().is_none() && self.commit_index < last.index {
-                    self.install(now, last, configuration);
-                }
-                if is_awaited && last.index <= self.commit_index {
-                    self.vouched = self.vouched.max(last.index);
-                    self.answer_installed(now, &from, transfer, last.index);
-                }
-            }
-            ReceiptStep::Received { next_offset } if is_awaited => {
-                let outcome = InstallOutcome::Received { next_offset };
-                self.answer_install(now, &from, transfer, outcome, None);
-            }
-            ReceiptStep::Refused if is_awaited => {
-                self.answer_install(now, &from, transfer, InstallOutcome::Refused, None);
-            }
-            ReceiptStep::Received { .. } | ReceiptStep::Refused => {}
+        // Of a deposed leader not even a whole snapshot counts: if a restore made it, its leader may
+        // have lost the leadership before anything was committed. The next leader finds it in the
+        // store, if it has the same.
+        if term == self.term() && self.leader.as_ref() == Some(&from) {
+            self.keep_receipt(now, &from, transfer, step);
         }
         self.finish(now);
+    }
+
+    fn keep_receipt(&mut self, now: Time, from: &ServerId, transfer: u64, step: ReceiptStep) {
+        match step {
+            ReceiptStep::Complete { last, configuration } => {
+                if self.commit_index < last.index {
+                    self.install(now, last, configuration);
+                }
+                self.vouched = self.vouched.max(last.index);
+                self.answer_installed(now, from, transfer, last.index);
+            }
+            ReceiptStep::Received { next_offset } => {
+                let outcome = InstallOutcome::Received { next_offset };
+                self.answer_install(now, from, transfer, outcome, None);
+            }
+            ReceiptStep::Refused => {
+                self.answer_install(now, from, transfer, InstallOutcome::Refused, None);
+            }
+        }
     }
 
     /// Adopts a snapshot that is durable in the snapshot store and ends beyond the commit index.
@@ -186,13 +207,7 @@ impl Consensus {
             self.commit_to(now, last.index);
             return;
         }
-        if self.role.campaign_mut().is_some() {
-            // It has asked for votes with another log.
-            let term = self.term();
-            self.become_follower(now, term);
-        }
         self.adopt(now, last, configuration);
-        self.vouched = self.vouched.max(last.index);
         self.observe(Observation::SnapshotInstalled { last });
         self.configuration_changed(now);
     }

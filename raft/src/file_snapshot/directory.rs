@@ -40,8 +40,30 @@ const VERIFY_BYTES: usize = 256 << 10;
 const ADVICE: &str = "leave it there; the server starts from an older snapshot if its log reaches \
                       back that far, and has to be set up anew from its peers if not";
 
-/// How a file of a snapshot is made. Tests put a full disk here.
-pub(super) type CreateFile = fn(&Path) -> io::Result<File>;
+/// What changes files. Tests put a full disk here, or one that forgets what was not synced.
+pub(super) trait Disk: Send + Sync + 'static {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        File::create_new(path)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+}
+
+/// The disk of the operating system.
+pub(super) struct RealDisk;
+
+impl Disk for RealDisk {}
 
 /// An open directory of snapshots.
 pub(super) struct Directory {
@@ -50,7 +72,7 @@ pub(super) struct Directory {
     /// `None`: it was opened for reading.
     lock: Option<File>,
     next_counter: AtomicU64,
-    create_file: CreateFile,
+    pub(super) disk: Box<dyn Disk>,
     /// Held to change which snapshots there are, and to look at them without their changing.
     changing: Mutex<()>,
     /// Damaged snapshots that were reported.
@@ -62,36 +84,36 @@ impl Directory {
     pub(super) fn open(
         path: &Path,
         retain: usize,
-        create_file: CreateFile,
+        disk: Box<dyn Disk>,
     ) -> Result<Self, StoreError> {
-        if retain == 0 {
+        if retain < 2 {
             let reason = format!(
-                "`retain` is 0 for the snapshots in {}: the newest one is always kept; give 1 or \
-                 more",
+                "`retain` is {retain} for the snapshots in {}: the two newest are always kept, for \
+                 the case that the newest comes to nothing; give 2 or more",
                 path.display()
             );
             return Err(StoreError::Refused { reason });
         }
-        make(path)?;
-        let directory = Self::new(path, retain, Some(lock(path)?), create_file);
+        make(path, &*disk)?;
+        let directory = Self::new(path, retain, Some(lock(path)?), disk);
         directory.clean_up()?;
         Ok(directory)
     }
 
     /// Opens a directory that is there, to look at it. Nothing is made, locked or removed.
     pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
-        let directory = Self::new(path, usize::MAX, None, |path| File::create_new(path));
+        let directory = Self::new(path, usize::MAX, None, Box::new(RealDisk));
         directory.names()?;
         Ok(directory)
     }
 
-    fn new(path: &Path, retain: usize, lock: Option<File>, create_file: CreateFile) -> Self {
+    fn new(path: &Path, retain: usize, lock: Option<File>, disk: Box<dyn Disk>) -> Self {
         Self {
             path: path.to_owned(),
             retain,
             lock,
             next_counter: AtomicU64::new(0),
-            create_file,
+            disk,
             changing: Mutex::default(),
             reported: Mutex::default(),
         }
@@ -128,8 +150,13 @@ impl Directory {
         Ok(Name { last, counter: self.next_counter.fetch_add(1, Ordering::Relaxed) })
     }
 
-    pub(super) fn create_file(&self, path: &Path) -> io::Result<File> {
-        (self.create_file)(path)
+    /// Makes the names in a directory durable.
+    pub(super) fn sync(&self, dir: &Path) -> Result<(), StoreError> {
+        self.disk.sync_dir(dir).map_err(|error| cannot("sync", dir, error))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.disk.rename(from, to).map_err(|error| cannot("rename", from, error))
     }
 
     pub(super) fn draft_path(&self, name: Name) -> PathBuf {
@@ -175,10 +202,10 @@ impl Directory {
     pub(super) fn publish(&self, name: Name) -> Result<(), StoreError> {
         let (draft, snapshot) = (self.draft_path(name), self.snapshot_path(name));
         let changing = self.changing.lock();
-        fs::rename(&draft, &snapshot).map_err(|error| cannot("rename", &draft, error))?;
-        if let Err(error) = sync(&self.path) {
+        self.rename(&draft, &snapshot)?;
+        if let Err(error) = self.sync(&self.path) {
             // What may be gone after a power cut must not be visible now.
-            let _ = fs::rename(&snapshot, &draft);
+            let _ = self.rename(&snapshot, &draft);
             return Err(error);
         }
         let retired = self.retire();
@@ -194,8 +221,8 @@ impl Directory {
         let Some(name) = Name::parse(id.as_str()) else { return Ok(()) };
         let (draft, snapshot) = (self.draft_path(name), self.snapshot_path(name));
         let changing = self.changing.lock();
-        match fs::rename(&snapshot, &draft) {
-            Ok(()) => sync(&self.path)?,
+        match self.disk.rename(&snapshot, &draft) {
+            Ok(()) => self.sync(&self.path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(cannot("rename", &snapshot, error)),
         }
@@ -215,16 +242,14 @@ impl Directory {
         let mut retire = || -> Result<(), StoreError> {
             for name in self.names()? {
                 if usable == self.retain {
-                    let path = self.snapshot_path(name);
-                    fs::rename(&path, self.draft_path(name))
-                        .map_err(|error| cannot("rename", &path, error))?;
+                    self.rename(&self.snapshot_path(name), &self.draft_path(name))?;
                     retired.push(name);
                 } else if self.opened(name).is_ok() {
                     usable += 1;
                 }
             }
             // Or a power cut could bring one back under its name with files missing.
-            if retired.is_empty() { Ok(()) } else { sync(&self.path) }
+            if retired.is_empty() { Ok(()) } else { self.sync(&self.path) }
         };
         match retire() {
             Ok(()) => retired,
@@ -355,7 +380,7 @@ impl Opened {
 }
 
 /// Makes the directory if it is missing, durably.
-fn make(dir: &Path) -> Result<(), StoreError> {
+fn make(dir: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
     match fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => return Ok(()),
         Ok(_) => {
@@ -369,7 +394,9 @@ fn make(dir: &Path) -> Result<(), StoreError> {
     let missing: Vec<_> = dir.ancestors().take_while(|path| !path.exists()).collect();
     fs::create_dir_all(dir).map_err(|error| cannot("create", dir, error))?;
     let parents = missing.into_iter().filter_map(Path::parent);
-    parents.filter(|parent| *parent != Path::new("")).try_for_each(sync)
+    let mut parents = parents.filter(|parent| *parent != Path::new(""));
+    let sync = |dir| disk.sync_dir(dir).map_err(|error| cannot("sync", dir, error));
+    parents.try_for_each(sync)
 }
 
 fn lock(dir: &Path) -> Result<File, StoreError> {
@@ -401,11 +428,6 @@ pub(super) fn remove(draft: &Path) {
         }
         _ => {}
     }
-}
-
-/// Makes the names in a directory durable.
-pub(super) fn sync(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| cannot("sync", dir, error))
 }
 
 pub(super) fn cannot(what: &str, path: &Path, error: io::Error) -> StoreError {

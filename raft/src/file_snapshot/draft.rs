@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    directory::{DATA, Directory, META, cannot, remove, sync},
+    directory::{DATA, Directory, META, cannot, remove},
     meta::{self, Description},
     name::Name,
 };
@@ -35,7 +35,7 @@ impl Draft {
         let path = draft.path();
         fs::create_dir(&path).map_err(|error| cannot("create", &path, error))?;
         let path = draft.data();
-        let data = directory.create_file(&path).map_err(|error| cannot("create", &path, error))?;
+        let data = directory.disk.create(&path).map_err(|error| cannot("create", &path, error))?;
         Ok((draft, data))
     }
 
@@ -52,7 +52,8 @@ impl Draft {
         data_crc: u32,
     ) -> Result<SnapshotMeta, StoreError> {
         let (name, dir) = (self.name, self.path());
-        data.sync_all().map_err(|error| cannot("sync", &self.data(), error))?;
+        let disk = &*self.directory.disk;
+        disk.sync(&data).map_err(|error| cannot("sync", &self.data(), error))?;
         drop(data);
         let configuration = self.configuration.clone();
         let meta = SnapshotMeta { id: name.id(), last: name.last, configuration, size_bytes };
@@ -63,15 +64,16 @@ impl Draft {
         })?;
         self.write_durably(&path, &bytes).map_err(|error| cannot("write", &path, error))?;
         // The rename says that both files are there, so their names have to be durable before it.
-        sync(&dir)?;
+        self.directory.sync(&dir)?;
         self.directory.publish(name)?;
         Ok(description.meta)
     }
 
     fn write_durably(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = self.directory.create_file(path)?;
+        let disk = &*self.directory.disk;
+        let mut file = disk.create(path)?;
         file.write_all(bytes)?;
-        file.sync_all()
+        disk.sync(&file)
     }
 
     fn path(&self) -> PathBuf {

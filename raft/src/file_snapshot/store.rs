@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::{io::BufReader, task};
 
 use super::{
-    directory::{CreateFile, Directory, Opened},
+    directory::{Directory, Disk, Opened, RealDisk},
     draft::Draft,
     sink::Sink,
 };
@@ -80,8 +80,9 @@ pub struct FileSnapshotStore {
 
 impl FileSnapshotStore {
     /// Opens the snapshots in `dir`, or makes the directory if it is missing, and keeps the `retain`
-    /// newest from then on. Two are a good number: the second is what a server starts from when the
-    /// first is damaged.
+    /// newest from then on: at least two, which is a good number. The second is what a server starts
+    /// from when the first is damaged, or comes to nothing: a crash came before it was installed, or
+    /// its restore was given up.
     ///
     /// What a crash left unfinished is removed. Files that are not the store's are left alone.
     ///
@@ -91,11 +92,11 @@ impl FileSnapshotStore {
     ///
     /// # Errors
     /// Every error is one line and names the directory.
-    /// [`StoreError::Refused`]: `retain` is zero, the path is a file, or another store is open in
+    /// [`StoreError::Refused`]: `retain` is less than two, the path is a file, or another store is open in
     /// the directory; change the call, or close that store.
     /// [`StoreError::Io`]: the operating system refused; its words tell what to mend.
     pub fn open(dir: impl AsRef<Path>, retain: usize) -> Result<Self, StoreError> {
-        Self::open_with(dir.as_ref(), retain, |path| File::create_new(path))
+        Self::open_on(RealDisk, dir.as_ref(), retain)
     }
 
     /// Opens the snapshots in a directory that is there for reading, as a tool may want to. No file
@@ -109,12 +110,8 @@ impl FileSnapshotStore {
         Ok(Self { directory: Arc::new(Directory::open_read_only(dir.as_ref())?) })
     }
 
-    pub(super) fn open_with(
-        dir: &Path,
-        retain: usize,
-        create_file: CreateFile,
-    ) -> Result<Self, StoreError> {
-        Ok(Self { directory: Arc::new(Directory::open(dir, retain, create_file)?) })
+    pub(super) fn open_on(disk: impl Disk, dir: &Path, retain: usize) -> Result<Self, StoreError> {
+        Ok(Self { directory: Arc::new(Directory::open(dir, retain, Box::new(disk))?) })
     }
 
     /// Runs `work` where blocking is allowed. It runs to its end even when the future is dropped.

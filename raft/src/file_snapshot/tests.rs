@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     FileSnapshotStore,
+    directory::Disk,
     meta::{self, Description, Unreadable},
     name::Name,
 };
@@ -294,7 +295,7 @@ async fn reopening_finds_the_same_and_goes_on_counting() {
 
 #[tokio::test]
 async fn the_newest_few_are_kept_in_whatever_order_they_are_finished() {
-    for retain in 1..=4 {
+    for retain in 2..=4 {
         let dir = tempfile::tempdir().unwrap();
         let store = FileSnapshotStore::open(&dir, retain).unwrap();
         let mut all = Vec::new();
@@ -397,26 +398,28 @@ async fn a_second_store_in_the_directory_is_refused_while_the_first_lives() {
 }
 
 #[test]
-fn a_store_that_keeps_nothing_is_refused() {
+fn a_store_that_keeps_less_than_two_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let error = FileSnapshotStore::open(dir.path().join("new"), 0).unwrap_err();
-    assert!(matches!(error, StoreError::Refused { .. }));
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "refused: `retain` is 0 for the snapshots in {}/new: the newest one is always kept; \
-             give 1 or more",
-            dir.path().display()
-        )
-    );
-    assert!(files(&dir).is_empty());
+    for retain in [0, 1] {
+        let error = FileSnapshotStore::open(dir.path().join("new"), retain).unwrap_err();
+        assert!(matches!(error, StoreError::Refused { .. }));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "refused: `retain` is {retain} for the snapshots in {}/new: the two newest are \
+                 always kept, for the case that the newest comes to nothing; give 2 or more",
+                dir.path().display()
+            )
+        );
+        assert!(files(&dir).is_empty());
+    }
 }
 
 #[test]
 fn a_directory_is_made_with_its_parents() {
     let dir = tempfile::tempdir().unwrap();
     let nested = dir.path().join("a/b/c");
-    FileSnapshotStore::open(&nested, 1).unwrap();
+    FileSnapshotStore::open(&nested, 2).unwrap();
     assert!(nested.join("LOCK").exists());
 }
 
@@ -466,11 +469,20 @@ fn full_disk() -> io::Result<File> {
     File::options().write(true).open("/dev/full")
 }
 
+/// A disk on which files are made like this.
+struct Making(fn(&Path) -> io::Result<File>);
+
+impl Disk for Making {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        self.0(path)
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_disk_that_is_full_for_the_data_costs_only_that_snapshot() {
     let dir = two().await;
-    let store = FileSnapshotStore::open_with(dir.path(), 2, |_| full_disk()).unwrap();
+    let store = FileSnapshotStore::open_on(Making(|_| full_disk()), dir.path(), 2).unwrap();
     let before = files(&dir);
     let data = dir.path().join("2-1-3.tmp/data");
     let expected = format!("cannot write {}: No space left on device", data.display());
@@ -504,7 +516,7 @@ async fn a_disk_that_is_full_for_the_description_costs_only_that_snapshot() {
     let full_for_meta = |path: &Path| {
         if path.ends_with("meta") { full_disk() } else { File::create_new(path) }
     };
-    let store = FileSnapshotStore::open_with(dir.path(), 2, full_for_meta).unwrap();
+    let store = FileSnapshotStore::open_on(Making(full_for_meta), dir.path(), 2).unwrap();
     let before = files(&dir);
     let mut sink = create(&store, LogId::new(2, 1)).await;
     sink.write_all(b"x").await.unwrap();
@@ -518,7 +530,7 @@ async fn a_disk_that_is_full_for_the_description_costs_only_that_snapshot() {
 async fn a_disk_on_which_nothing_can_be_made_refuses_the_snapshot() {
     let dir = two().await;
     let none = |_: &Path| Err(io::ErrorKind::StorageFull.into());
-    let store = FileSnapshotStore::open_with(dir.path(), 2, none).unwrap();
+    let store = FileSnapshotStore::open_on(Making(none), dir.path(), 2).unwrap();
     let error = store.create(LogId::new(2, 1), configuration()).await.err().unwrap();
     assert!(error.to_string().starts_with("cannot create "), "{error}");
     assert_eq!(files(&dir), ["1-5-1", "1-9-2"]);

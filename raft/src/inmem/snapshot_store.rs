@@ -7,7 +7,6 @@
 use std::{
     fmt,
     io::{self, Cursor},
-    num::NonZeroUsize,
     pin::Pin,
     sync::{
         Arc,
@@ -29,7 +28,7 @@ use crate::{
     snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
 };
 
-const RETAINED: NonZeroUsize = NonZeroUsize::new(2).expect("two is not zero");
+const RETAINED: usize = 2;
 
 /// A [`SnapshotStore`] in memory. Cheap to clone; clones are handles onto the same snapshots, so a
 /// node can be "restarted" on a clone.
@@ -69,15 +68,19 @@ impl InmemSnapshotStore {
     }
 
     /// An empty store that keeps the `retained` newest snapshots, on a disk of its own.
+    ///
+    /// # Panics
+    /// If that is less than two: the newest may yet come to nothing.
     #[must_use]
-    pub fn retaining(retained: NonZeroUsize) -> Self {
+    pub fn retaining(retained: usize) -> Self {
+        assert!(RETAINED <= retained, "a store keeps two snapshots at least, not {retained}");
         Self::with(InmemDisk::new(), retained)
     }
 
-    fn with(disk: InmemDisk, retained: NonZeroUsize) -> Self {
+    fn with(disk: InmemDisk, retained: usize) -> Self {
         let finished = Mutex::default();
         let begun = AtomicU64::new(0);
-        Self { shared: Arc::new(Shared { finished, retained: retained.get(), begun, disk }) }
+        Self { shared: Arc::new(Shared { finished, retained, begun, disk }) }
     }
 
     /// The disk beneath, where faults are set.

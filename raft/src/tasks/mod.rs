@@ -80,7 +80,7 @@ pub(crate) use self::{
     offline::Offline,
     request::{Change, Request, RestoreData},
     shared::{End, Shared},
-    start::contradicts,
+    start::{contradicts, usable_snapshots},
 };
 use crate::{
     config::Config,

@@ -7,7 +7,7 @@ use super::{
     Panic,
     host::Host,
     run_fsm::Batch,
-    start::{contradicts, gap, restore_snapshot},
+    start::{contradicts, gap, restore_snapshot, usable_snapshots},
 };
 use crate::{
     configuration::IndexedConfiguration,
@@ -29,10 +29,16 @@ pub(crate) struct Offline<F: Fsm> {
 }
 
 impl<F: Fsm> Offline<F> {
-    pub(crate) async fn restore(fsm: F, store: &dyn SnapshotStore) -> Result<Self, StartError> {
+    pub(crate) async fn restore(
+        fsm: F,
+        reader: &dyn LogReader,
+        store: &dyn SnapshotStore,
+    ) -> Result<Self, StartError> {
         let mut host = Host::new(fsm);
+        let (snapshots, _) = usable_snapshots(reader, store).await?;
+        let newest = snapshots.iter().map(|meta| meta.last).max().unwrap_or_default();
         // Whatever it has kept by itself, it is to be empty here.
-        let (restored, newest) = restore_snapshot(&mut host, &mut None, store).await?;
+        let restored = restore_snapshot(&mut host, &mut None, store, snapshots).await?;
         let configuration =
             restored.as_ref().map(|meta| meta.configuration.clone()).unwrap_or_default();
         Ok(Self { host, restored, newest, configuration })

@@ -618,6 +618,9 @@ impl<R: Send + 'static> Run<R> {
                     restoring.stepped_down();
                 }
             }
+            Action::Diverged { snapshot, entry } => {
+                self.shared.stop(Fatal::Diverged { snapshot, entry });
+            }
             Action::Observe(observation) => self.observe(now, &observation),
         }
     }

@@ -30,6 +30,7 @@ use crate::{
     configuration::Server,
     consensus::SnapshotOrder,
     error::{Fatal, StoreError},
+    log::LogId,
     observer::Observation,
     rpc::{InstallSnapshotRequest, Message},
     snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
@@ -77,7 +78,8 @@ impl SendSnapshot {
 
     async fn send(&mut self) -> Result<(), StoreError> {
         let sources = Arc::clone(&self.sources);
-        let mut source = Source::newest(&*sources.snapshots, &self.order).await?;
+        let known = [sources.shared.published.snapshot(), self.order.snapshot];
+        let mut source = Source::newest(&*sources.snapshots, known).await?;
         self.size.set(source.meta.size_bytes);
         let piece_bytes = sources.shared.config.borrow().snapshot_chunk_bytes;
         let mut window = Window::new(source.meta.size_bytes, piece_bytes);
@@ -155,12 +157,12 @@ struct Source {
 }
 
 impl Source {
-    /// The newest snapshot that can be opened and reaches what the order needs.
-    async fn newest(store: &dyn SnapshotStore, order: &SnapshotOrder) -> Result<Self, StoreError> {
-        let needed = order.snapshot;
+    /// The snapshot that the core knows to be its newest by now, or did when it gave the order. What
+    /// else is in the store may never come to stand for anything: a restore that was cut short.
+    async fn newest(store: &dyn SnapshotStore, known: [LogId; 2]) -> Result<Self, StoreError> {
         let mut failure = None;
         let listed = store.list().await?;
-        for meta in listed.into_iter().filter(|meta| needed.index <= meta.last.index) {
+        for meta in listed.into_iter().filter(|meta| known.contains(&meta.last)) {
             match store.open(&meta.id).await {
                 Ok((meta, reader)) => {
                     return Ok(Self { meta, reader, at: 0, piece: (0, Bytes::new()) });
@@ -168,7 +170,7 @@ impl Source {
                 Err(error) => _ = failure.get_or_insert(error),
             }
         }
-        let what = || format!("a snapshot that ends with {needed} or later");
+        let what = || format!("the snapshot that ends with {}", known[0]);
         Err(failure.unwrap_or_else(|| StoreError::NotFound { what: what() }))
     }
 

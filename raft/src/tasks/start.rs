@@ -3,9 +3,10 @@
 //!
 //! **Snapshot and log.** The log must go on where the state begins, or entries would be missing that
 //! were acknowledged (law 7): then the start is refused. One mismatch is what a crash may leave, in
-//! the moment between finishing a snapshot from the leader and resetting the log for it: a log that
-//! does not contain the snapshot's last entry. The snapshot is of committed state, so the reset is
-//! made up for here, and so is the snapshot's term, which may not have been saved.
+//! the moment between finishing a snapshot that the leader has sent, or a restore made, and resetting
+//! the log for it: a log that does not contain the snapshot's last entry. The reset is made up for
+//! here, and so is the snapshot's term, which may not have been saved; unless the log goes on into
+//! later terms, see [`usable_snapshots`].
 
 use std::time::Duration;
 
@@ -61,14 +62,20 @@ pub(super) async fn restore<F: Fsm>(
     let mut kept = if restore_on_start { None } else { Some(fsm.last_applied()) };
     let mut host = Host::new(fsm);
     let clock = Clock::new();
-    let (meta, newest) = restore_snapshot(&mut host, &mut kept, snapshot_store).await?;
+    let reader = log_store.reader();
+    let (snapshots, void) = usable_snapshots(&*reader, snapshot_store).await?;
+    for SnapshotMeta { id, last, .. } in void {
+        tracing::warn!(%id, %last, "a snapshot that was never adopted is removed");
+        snapshot_store.remove(&id).await?;
+    }
+    let newest = snapshots.iter().map(|meta| meta.last).max().unwrap_or_default();
+    let meta = restore_snapshot(&mut host, &mut kept, snapshot_store, snapshots).await?;
     let took = clock.now().since(Time(0));
     let took = meta.is_some().then_some(took).filter(|_| kept.is_none());
     let snapshot_bytes = meta.as_ref().map(|meta| meta.size_bytes);
     let (snapshot, configuration) =
         meta.map(|meta| (meta.last, meta.configuration)).unwrap_or_default();
     let mut saved = Saved::new(hard_state.clone(), snapshot, configuration.clone());
-    let reader = log_store.reader();
     let empty = (snapshot.index.next(), snapshot.index);
     let (mut first, mut last) = reader.bounds().await?.unwrap_or(empty);
     if snapshot.index.next() < first || last.max(snapshot.index) < newest.index {
@@ -149,6 +156,26 @@ fn lost_term(term: Term, newest: LogId) -> StoreError {
     StoreError::corrupt(format!("the saved term {term}"), reason)
 }
 
+/// The finished snapshots, newest first; and apart from them those that are void. Of a snapshot and a
+/// log that contradict each other, one was to take the place of the other. If the log ends in a later
+/// term than the snapshot, it is the log that counts: the crash came before it was reset, and it may
+/// hold what was committed meanwhile, if a restore made the snapshot and came to nothing.
+pub(crate) async fn usable_snapshots(
+    reader: &dyn LogReader,
+    store: &dyn SnapshotStore,
+) -> Result<(Vec<SnapshotMeta>, Vec<SnapshotMeta>), StoreError> {
+    let snapshots = store.list().await?;
+    let Some((first, last)) = reader.bounds().await? else { return Ok((snapshots, Vec::new())) };
+    let end = reader.read(last..=last, SCAN_BYTES).await?.last_id().unwrap_or_default();
+    let (mut usable, mut void) = (Vec::new(), Vec::new());
+    for meta in snapshots {
+        let is_older = meta.last.term < end.term;
+        let is_void = is_older && contradicts(reader, (first, last), meta.last).await?;
+        if is_void { void.push(meta) } else { usable.push(meta) }
+    }
+    Ok((usable, void))
+}
+
 /// Whether the log is not the one that the snapshot was taken of: it ends before the snapshot does,
 /// or has another entry where the snapshot ends.
 pub(crate) async fn contradicts(
@@ -167,27 +194,25 @@ pub(crate) async fn contradicts(
     Ok(entries.last_id() != Some(snapshot))
 }
 
-/// Restores the newest snapshot that can be restored, and says what the newest one of all covers. A
-/// state machine that has kept by itself what was applied up to `kept` is spared what it has; a
-/// restore takes that from it.
+/// Restores the newest of these snapshots that can be restored. A state machine that has kept by
+/// itself what was applied up to `kept` is spared what it has; a restore takes that from it.
 pub(super) async fn restore_snapshot<F: Fsm>(
     host: &mut Host<F>,
     kept: &mut Option<LogIndex>,
     store: &dyn SnapshotStore,
-) -> Result<(Option<SnapshotMeta>, LogId), StartError> {
+    snapshots: Vec<SnapshotMeta>,
+) -> Result<Option<SnapshotMeta>, StartError> {
     let mut newest_failed = None;
     let mut tried = 0;
-    let snapshots = store.list().await?;
-    let newest = snapshots.iter().map(|meta| meta.last).max().unwrap_or_default();
     for meta in snapshots {
         let failure = match store.open(&meta.id).await {
             Ok((meta, _)) if kept.is_some_and(|kept| meta.last.index <= kept) => {
-                return Ok((Some(meta), newest));
+                return Ok(Some(meta));
             }
             Ok((meta, reader)) => {
                 *kept = None;
                 match restore_from(host, &meta, reader).await {
-                    Ok(()) => return Ok((Some(meta), newest)),
+                    Ok(()) => return Ok(Some(meta)),
                     Err(error) => error.to_string(),
                 }
             }
@@ -199,7 +224,7 @@ pub(super) async fn restore_snapshot<F: Fsm>(
     }
     match newest_failed {
         Some(reason) => Err(StartError::Snapshot { tried, reason }),
-        None => Ok((None, newest)),
+        None => Ok(None),
     }
 }
 

@@ -169,7 +169,7 @@ async fn a_snapshot_travels_from_files_to_files() {
             journal.clone(),
             logs[server].clone(),
             stables[server].clone(),
-            Arc::new(FileSnapshotStore::open(&dirs[server], 1).unwrap()),
+            Arc::new(FileSnapshotStore::open(&dirs[server], 2).unwrap()),
             network.transport(id),
         );
         (raft.await.unwrap(), journal)

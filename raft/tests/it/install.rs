@@ -720,6 +720,55 @@ async fn a_crash_between_the_snapshot_and_the_reset_is_made_up_for() {
     }
 }
 
+/// A restore finished its snapshot, and before the leader adopted it the leadership was lost, and
+/// then the process. The next leader went on, and what it committed must not give way to a state that
+/// this cluster never had.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_was_never_adopted_is_void_once_a_later_leader_has_gone_on() {
+    for last in [LogId::new(4, 11), LogId::new(4, 500)] {
+        let follower = Follower::new();
+        let raft = follower.start(Journal::default()).await;
+        let mut leader = Leader::new(&follower, 3).await;
+        leader.append(LogId::ZERO, 10, 10).await;
+        let mut next = Leader::named(&follower, "c", 5).await;
+        next.append(LogId::new(3, 10), 12, 12).await;
+        raft.wait_applied(LogIndex(12)).await.unwrap();
+        raft.shutdown().await;
+        let state = state(last, 40).await;
+        let mut sink = follower.snapshots.create(last, configuration()).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut sink, &state.bytes).await.unwrap();
+        sink.finish().await.unwrap();
+
+        let journal = Journal::default();
+        let raft = follower.start(journal.clone()).await;
+        assert_eq!((raft.last_index(), raft.term()), (LogIndex(12), Term(5)));
+        assert_eq!(follower.snapshots().await, []);
+        next.append(LogId::new(5, 12), 13, 13).await;
+        raft.wait_applied(LogIndex(13)).await.unwrap();
+        assert_eq!(follower.bounds().await, Some((1, 13)));
+        assert_eq!(journal.commands().len(), 13);
+        raft.shutdown().await;
+    }
+}
+
+/// The same restore, adopted: the leader had dropped its log for it when the others went on without.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_the_cluster_has_gone_on_without_says_what_to_do() {
+    let follower = Follower::new();
+    let raft = follower.start(Journal::default()).await;
+    let mut leader = Leader::new(&follower, 3).await;
+    let state = state(LogId::new(3, 50), 40).await;
+    assert_eq!(leader.install(&state).await, installed(50));
+    raft.wait_applied(LogIndex(50)).await.unwrap();
+    let mut next = Leader::named(&follower, "c", 5).await;
+    next.append(LogId::new(2, 49), 51, 51).await;
+    let fatal = raft.wait_applied(LogIndex(51)).await.unwrap_err();
+    let Fatal::Diverged { snapshot, entry } = fatal else { panic!("{fatal:?}") };
+    assert_eq!((snapshot, entry), (LogId::new(3, 50), LogId::new(5, 50)));
+    let text = raft.shutdown().await.to_string();
+    assert!(text.contains("remove this server's data and let it rejoin"), "{text}");
+}
+
 /// Remembers on its own what it has applied, as one with a disk of its own does.
 #[derive(Clone, Default)]
 struct Keeper(Arc<Mutex<Kept>>);

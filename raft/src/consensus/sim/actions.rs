@@ -42,6 +42,9 @@ impl World {
             Action::Send { to, message } => self.send(server, server_of(&to), message),
             Action::Commit { up_to } => self.hand_out(server, up_to),
             Action::Restored => Err("nobody restores".to_owned()),
+            Action::Diverged { snapshot, entry } => {
+                Err(format!("law 4: snapshot {snapshot} stands where the leader has {entry}"))
+            }
             Action::Compact { through } => self.compact(server, through),
             Action::Restore { snapshot } => self.restore(server, snapshot),
             Action::SendSnapshot(order) => self.send_snapshot(server, &order),

@@ -30,8 +30,6 @@ pub(super) struct Image {
     pub(super) snapshots: Vec<Machine>,
     /// What the state machine keeps by itself.
     pub(super) kept: Option<Machine>,
-    /// Whether a start adopts the newest snapshot always, or only if nothing else will do.
-    pub(super) prefers_newest: bool,
 }
 
 /// What a start makes of what it finds.
@@ -118,26 +116,18 @@ impl Image {
         self.snapshots.last()
     }
 
-    /// The snapshot to start with. One that is in the log is as good as any; one that is beyond the
-    /// log, or contradicts it, was about to be installed, and is committed.
+    /// The snapshot to start with: the newest one that is not void. If it is beyond the log, or
+    /// contradicts it, it was about to be installed, which is ended now.
     pub(super) fn choice(&self) -> Choice<'_> {
-        let newest = self.newest_snapshot();
-        let is_in_log = |snapshot: &&Machine| self.log.has(snapshot.applied);
-        let fitting = if self.prefers_newest {
-            newest.filter(is_in_log)
-        } else {
-            self.snapshots.iter().rfind(is_in_log)
-        };
-        if fitting.is_some() {
-            return Choice { snapshot: fitting, keeps_log: true };
-        }
-        let is_needed = self.prefers_newest || self.log.entries().is_empty() || self.begins_late();
-        Choice { snapshot: newest.filter(|_| is_needed), keeps_log: newest.is_none() || !is_needed }
+        let snapshot = self.snapshots.iter().rfind(|snapshot| !self.is_void(snapshot.applied));
+        let keeps_log = snapshot.is_none_or(|snapshot| self.log.has(snapshot.applied));
+        Choice { snapshot, keeps_log }
     }
 
-    /// Whether the log needs a snapshot.
-    pub(super) fn begins_late(&self) -> bool {
-        self.log.base() != LogId::ZERO
+    /// Whether a snapshot was never adopted, and the log has gone on without it.
+    fn is_void(&self, last: LogId) -> bool {
+        let log = &self.log;
+        last.term < log.last().term && log.base().index <= last.index && !log.has(last)
     }
 
     /// Whether a server that starts with this has the entry, or a snapshot that covers it. It is
@@ -152,6 +142,9 @@ impl Image {
     /// What a restarted server reads back, after it has ended an installation that was cut short;
     /// and the state of its state machine.
     pub(super) fn start(&mut self) -> (Saved, Machine) {
+        let mut snapshots = std::mem::take(&mut self.snapshots);
+        snapshots.retain(|snapshot| !self.is_void(snapshot.applied));
+        self.snapshots = snapshots;
         let Choice { snapshot, keeps_log } = self.choice();
         let snapshot = snapshot.cloned().unwrap_or_default();
         if !keeps_log {
@@ -340,8 +333,8 @@ mod tests {
         assert_eq!(kept, [4, 5, 6]);
     }
 
-    /// A start chooses a snapshot that the log goes with, and ends an installation only if it has to
-    /// or prefers to.
+    /// A start chooses the newest snapshot, and ends an installation that was cut short, unless the
+    /// log has gone on into later terms.
     #[test]
     fn a_start_chooses_a_snapshot() {
         let chosen = |image: &Image| {
@@ -353,19 +346,15 @@ mod tests {
         // Nothing but a snapshot.
         image.snapshots = vec![snapshot(2, 4)];
         assert_eq!(chosen(&image), (4, false));
-        // A log that a newer snapshot contradicts.
         (1..=6).for_each(|index| image.log.push(entry(2, index)));
-        image.snapshots.push(snapshot(3, 5));
         assert_eq!(chosen(&image), (4, true));
-        image.prefers_newest = true;
-        assert_eq!(chosen(&image), (5, false));
-        // A log that needs a snapshot, and only the newer one is left.
-        image.prefers_newest = false;
-        image.snapshots.remove(0);
-        assert_eq!(chosen(&image), (0, true));
-        image.log.compact(LogIndex(4));
+        // A log that a newer snapshot contradicts.
+        image.snapshots.push(snapshot(3, 5));
         assert_eq!(chosen(&image), (5, false));
         assert!(image.covers(LogId::new(1, 1), |_| true));
         assert!(!image.covers(LogId::new(2, 6), |_| true));
+        // It has gone on.
+        image.log.push(entry(4, 7));
+        assert_eq!(chosen(&image), (4, true));
     }
 }

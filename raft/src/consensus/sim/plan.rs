@@ -102,8 +102,6 @@ pub(super) struct Snapshots {
     pub(super) drop_per_mille: u64,
     /// Whether state machines keep their state by themselves, now and then.
     pub(super) machines_keep_state: bool,
-    /// Whether a start prefers the newest snapshot to one that is in the log.
-    pub(super) prefers_newest: bool,
 }
 
 /// What becomes of whole disks.
@@ -231,7 +229,7 @@ fn snapshots(dice: &mut Dice) -> Snapshots {
     Snapshots {
         pause: dice.pick(&[0, 20_000, 60_000, 200_000, 500_000]),
         delay: dice.pick(&[0, 500, 500, 10_000, 100_000]),
-        retained: dice.pick(&[1, 2, 3]),
+        retained: dice.pick(&[2, 2, 3]),
         size,
         piece: dice.pick(&[7, 8, size]),
         window: dice.pick(&[1, 2, 8]),
@@ -239,7 +237,6 @@ fn snapshots(dice: &mut Dice) -> Snapshots {
         refusal_per_mille: dice.pick(&[0, 0, 0, 50]),
         drop_per_mille: dice.pick(&[0, 0, 20]),
         machines_keep_state: dice.chance(200),
-        prefers_newest: dice.coin(),
     }
 }
 

@@ -97,8 +97,7 @@ impl World {
         let backup = it.backup.take().filter(|_| is_rollback && may_roll_back);
         self.stats.wiped += u64::from(backup.is_none());
         self.stats.rolled_back += u64::from(backup.is_some());
-        let prefers_newest = it.disk.image.prefers_newest;
-        let image = Image { incarnation, prefers_newest, ..backup.unwrap_or_default() };
+        let image = Image { incarnation, ..backup.unwrap_or_default() };
         let lost = std::mem::replace(&mut it.disk.image, image);
         it.monotonic = <_>::default();
         it.has_lost_disks = true;

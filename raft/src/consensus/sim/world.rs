@@ -178,7 +178,6 @@ impl World {
             let rules = super::Rules { id: id.clone(), ..plan.rules.clone() };
             let rate = if plan.has_clock_skew { dice.within(800..=1200) } else { 1000 };
             let mut server = Server::new(id, rules, rate);
-            server.disk.image.prefers_newest = plan.snapshots.prefers_newest;
             server.disk.image.incarnation = plan.disks.new_incarnation(&mut dice);
             server
         });

@@ -123,7 +123,7 @@ impl Disk {
         newest
     }
 
-    fn keep(&mut self, snapshot: Snapshot) {
+    pub(super) fn keep(&mut self, snapshot: Snapshot) {
         self.snapshots.retain(|other| other.last != snapshot.last);
         self.snapshots.push(snapshot);
         self.snapshots.sort_by_key(|snapshot| snapshot.last);
@@ -373,8 +373,11 @@ impl Cluster {
             }
             Action::ReceiveSnapshot { from, piece } => self.receive_snapshot(id, &from, &piece),
             Action::SteppedDown { .. } => self.server_mut(id).sending.clear(),
-            Action::Restored => panic!("nobody restores"),
-            Action::SetPeers(_)
+            Action::Diverged { snapshot, entry } => {
+                panic!("law 4: {id} has {snapshot} where its leader has {entry}")
+            }
+            Action::Restored
+            | Action::SetPeers(_)
             | Action::Verified { .. }
             | Action::TransferDone(_)
             | Action::Observe(_) => {}
@@ -436,7 +439,8 @@ impl Cluster {
         known.max_by_key(|it| it.index).unwrap_or_default()
     }
 
-    /// Tells `id` that it has received all of a snapshot, which `from` sent in this term.
+    /// Tells `id` that it has received all of a snapshot, which `from` sent in this term. If it is
+    /// the current one, `id` follows `from` by then: it has had the pieces.
     pub(super) fn receive_whole(
         &mut self,
         id: &ServerId,
@@ -448,7 +452,12 @@ impl Cluster {
         self.server_mut(id).disk.keep(snapshot.clone());
         let step = ReceiptStep::Complete { last, configuration };
         let receipt = SnapshotReceipt { from: from.clone(), term: Term(term), transfer: 1, step };
-        self.act(id, |core, now| core.handle_snapshot_receipt(now, receipt));
+        self.act(id, |core, now| {
+            if core.term() == receipt.term {
+                core.follow(now, from);
+            }
+            core.handle_snapshot_receipt(now, receipt);
+        });
     }
 
     /// Begins a snapshot of what `id` has applied.

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::{
-    cluster::{Cluster, configuration, log_of, n, rules, snapshot},
+    cluster::{Cluster, Snapshot, configuration, log_of, n, piece, rules, snapshot},
     messages::{
-        conflict, entry, heartbeat, heartbeat_reply, install_reply, installed, matched, vote_reply,
+        append, conflict, entry, heartbeat, heartbeat_reply, install_reply, installed, matched,
     },
 };
 use crate::{
     configuration::ConfigurationChange,
-    consensus::{Consensus, Refusal, Saved, Time},
+    consensus::{Action, Consensus, Refusal, Saved, Time},
     log::{LogId, LogIndex, Term},
     observer::Role,
     rpc::InstallOutcome,
@@ -271,17 +271,52 @@ fn a_slow_installation_on_a_busy_cluster_ends() {
     assert_eq!(cluster.core(&n(1)).first_index(), LogIndex(9));
 }
 
-/// A candidate whose log gives way to a snapshot has asked for votes with another log than it has.
+/// A snapshot that is whole when its leader is deposed stands for nothing if a restore made it: the
+/// leader may have lost the leadership before anybody else had it. To adopt it could drop entries
+/// that the next leader has committed.
 #[test]
-fn a_candidate_that_adopts_a_snapshot_gives_its_campaign_up() {
+fn a_snapshot_of_a_deposed_leader_is_not_adopted() {
     let mut cluster = Cluster::with(3, 0, |rules| rules.pre_vote = false);
     cluster.set_disk(&n(1), 3, None, log_of(&configuration(3, 0), &[1, 2, 2, 2]));
     cluster.campaign(&n(1));
     cluster.written_all(&n(1));
     assert_eq!(cluster.core(&n(1)).role(), Role::Candidate);
-    cluster.receive_whole(&n(1), &n(2), 3, &snapshot(3, 3, 3));
-    assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
-    cluster.tell(&n(3), &n(1), vote_reply(4, 4, true));
-    assert_eq!(cluster.core(&n(1)).role(), Role::Follower);
-    assert_eq!(cluster.core(&n(1)).last(), LogId::new(3, 3));
+    cluster.receive_whole(&n(1), &n(2), 3, &snapshot(3, 9, 3));
+    assert_eq!(cluster.core(&n(1)).role(), Role::Candidate);
+    assert_eq!(cluster.core(&n(1)).last(), LogId::new(2, 4));
+    // Nor by a follower of the next leader.
+    cluster.tell(&n(3), &n(1), append(4, (2, 4), &[4], 5));
+    cluster.receive_whole(&n(1), &n(2), 3, &snapshot(3, 9, 3));
+    assert_eq!(cluster.core(&n(1)).last(), LogId::new(4, 5));
+    assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(5));
+    // The next leader may have the same.
+    cluster.receive_whole(&n(1), &n(3), 4, &snapshot(3, 9, 3));
+    assert_eq!(cluster.core(&n(1)).last(), LogId::new(3, 9));
+}
+
+/// A leader that had adopted a restore, and lost the leadership before anybody else had it, panicked
+/// when the next leader had another entry there. It is of no use, but it says so.
+#[test]
+fn a_server_whose_restore_the_cluster_went_on_without_says_so() {
+    for message in [
+        append(3, (2, 2), &[3, 3], 4),
+        append(3, (3, 3), &[], 3),
+        piece(3, 1, &snapshot(3, 3, 3), 0),
+    ] {
+        let mut cluster = Cluster::new(3);
+        cluster.elect(&n(1));
+        cluster.stabilize();
+        let begun = cluster.act(&n(1), |core, now| core.begin_restore(now, LogIndex::ZERO));
+        let (last, configuration) = begun.expect("n1 leads");
+        cluster.server_mut(&n(1)).disk.keep(Snapshot { last, configuration });
+        let finished = cluster.act(&n(1), |core, now| core.finish_restore(now, last));
+        assert_eq!(finished, Ok(LogIndex(4)));
+        cluster.written_all(&n(1));
+        cluster.pool.clear();
+        let mut core = cluster.core(&n(1)).clone();
+        core.handle_message(Time(0), &n(2), message);
+        let diverged = std::iter::from_fn(|| core.poll_action())
+            .find(|action| matches!(action, Action::Diverged { .. }));
+        assert_eq!(diverged, Some(Action::Diverged { snapshot: last, entry: LogId::new(3, 3) }));
+    }
 }
