@@ -94,6 +94,52 @@ fn log_marks_move_in_order_on_every_server() {
 fn raw_node_applies_all_proposals_on_all_servers() {
     let (_, text) = run("raw_node", &[]);
     assert!(text.contains("all 10 proposals were applied by all 3 servers"), "{text}");
+    for server in ["a", "b", "c"] {
+        let line = text.lines().find(|line| line.starts_with(&format!("server {server}: ")));
+        let line = line.unwrap_or_else(|| panic!("nothing of the log of {server}:\n{text}"));
+        assert!(line.contains("its log ends with entry ") && !line.contains("LogId"), "{line}");
+    }
+}
+
+#[test]
+fn every_program_has_a_help_and_refuses_what_it_does_not_know() {
+    let shows = [
+        ("election", "every message"),
+        ("five_mem_node", "a hundred proposals"),
+        ("log_marks", "a line for each change"),
+        ("raw_node", "consensus core driven by hand"),
+    ];
+    for (name, what) in shows {
+        let (_, text) = run(name, &["--help"]);
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(what) && text.contains("Usage: "), "{text}");
+        for args in [&["--fast"][..], &["more"]] {
+            let refused = program(name).args(args).output().unwrap();
+            assert_eq!(refused.status.code(), Some(2), "{name} {args:?}");
+            let said = String::from_utf8_lossy(&refused.stderr);
+            assert!(said.contains(args[0]) && refused.stdout.is_empty(), "{said}");
+        }
+    }
+}
+
+#[test]
+fn readme_lists_the_redis_commands_and_says_how_to_depend_on_the_library() {
+    const README: &str = include_str!("../../README.md");
+    let words: Vec<_> = README.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let (_, help) = run("kv", &["serve", "--help"]);
+    let (_, listed) = help.split_once("Redis commands").unwrap();
+    let (listed, _) = listed.split_once("Absent").unwrap();
+    let is_command = |word: &&str| word.len() > 1 && word.chars().all(|c| c.is_ascii_uppercase());
+    let commands: Vec<_> = listed.split_whitespace().filter(is_command).collect();
+    assert!(30 <= commands.len(), "{commands:?}");
+    for command in commands {
+        assert!(words.contains(&command), "the README does not name {command}");
+    }
+    let (_, rest) = README.split_once("[dependencies]\n").unwrap();
+    let (block, _) = rest.split_once("```").unwrap();
+    for name in ["raft =", "raft-rocksdb =", "raft-tcp =", "tokio ="] {
+        assert!(block.lines().any(|line| line.starts_with(name)), "no {name} in\n{block}");
+    }
 }
 
 #[test]

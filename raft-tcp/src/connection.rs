@@ -39,7 +39,7 @@ pub(crate) enum Ended {
     Payload(#[from] DecodeError),
     #[error("a message came over a connection that carries them the other way")]
     WrongWay,
-    #[error("this server has stopped")]
+    #[error("this side has no more use for it")]
     Stopped,
 }
 

@@ -275,6 +275,10 @@ async fn keep_connected(peer: Arc<Peer>, lane: Lane, dialler: Dialler) {
                     let Some(messages) = queue.connected() else { return };
                     let (read, write) = stream.into_split();
                     let ended = send_messages(&peer, read, write, messages, options).await;
+                    // Nothing was lost: it is this side that is done with the peer.
+                    if matches!(ended, Ended::Stopped) {
+                        return;
+                    }
                     peer.failed(lane, Trouble::Unreachable, &format!("connection lost: {ended}"));
                 }
                 Some(Err(error)) => peer.failed(lane, error.trouble(), &error.to_string()),

@@ -12,7 +12,9 @@ use tokio::time::{Instant, sleep};
 use crate::{
     api::Raft,
     config::Config,
-    configuration::{ConfigurationChange, ServerAddress, ServerId, Suffrage},
+    configuration::{
+        ConfigurationChange, IndexedConfiguration, Server, ServerAddress, ServerId, Suffrage,
+    },
     error::ConfigurationError,
     fsm::Fsm,
     log::LogIndex,
@@ -62,14 +64,23 @@ impl<F: Fsm> Raft<F> {
         prev_index: Option<LogIndex>,
         catch_up: CatchUp,
     ) -> Result<LogIndex, ConfigurationError> {
-        let suffrage = |id| self.configuration().configuration.server(id).map(|it| it.suffrage);
+        let IndexedConfiguration { index: latest, configuration } = self.configuration();
+        let known = configuration.server(&id);
         let change = |id, address| ConfigurationChange::AddVoter { id, address };
-        if catch_up.at_once || suffrage(&id) == Some(Suffrage::Voter) {
+        if catch_up.at_once || known.is_some_and(Server::is_voter) {
             return self.change(change(id, address), prev_index).await;
         }
-        let nonvoter =
-            ConfigurationChange::AddNonvoter { id: id.clone(), address: address.clone() };
-        let mut index = self.change(nonvoter, prev_index).await?;
+        // Whoever asks again, to go on waiting, finds the nonvoter that it was made.
+        let is_there = self.role() == Role::Leader
+            && known.is_some_and(|known| known.address == address)
+            && prev_index.is_none_or(|given| given == latest);
+        let mut index = match is_there {
+            true => latest,
+            false => {
+                let (id, address) = (id.clone(), address.clone());
+                self.change(ConfigurationChange::AddNonvoter { id, address }, prev_index).await?
+            }
+        };
         let deadline = Instant::now() + catch_up.timeout;
         loop {
             index = self.caught_up(&id, index, deadline, catch_up).await?;

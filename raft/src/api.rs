@@ -648,11 +648,12 @@ impl<F: Fsm> Raft<F> {
         meta: &SnapshotMeta,
         reader: impl AsyncRead + Send + Unpin + 'static,
     ) -> Result<LogIndex, RestoreError> {
-        let data = RestoreData {
-            at_least: meta.last.index,
-            size_bytes: meta.size_bytes,
-            reader: Box::new(reader),
-        };
+        let index = meta.last.index;
+        if 1 << 63 <= index.0 {
+            return Err(RestoreError::Index { index });
+        }
+        let data =
+            RestoreData { at_least: index, size_bytes: meta.size_bytes, reader: Box::new(reader) };
         let timeout = self.enqueue_timeout();
         self.handle.node.call(timeout, |responder| Request::Restore { data, responder }).await
     }
@@ -681,6 +682,15 @@ impl<F: Fsm> Raft<F> {
             tracing::info!(server = %self.id(), %error, "shutting down without a successor");
         }
         self.shutdown().await
+    }
+
+    /// Waits until the server has ended, for whatever reason, and every task of it with it. The place
+    /// for a program to notice that a store failed or that it was removed, and to end too.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
+    pub async fn ended(&self) -> Fatal {
+        self.shared().end.completed().await
     }
 
     /// Why the server has ended, or is about to; `None` while it runs.

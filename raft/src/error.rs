@@ -62,12 +62,12 @@ pub enum Fatal {
     /// does not help: remove its data and let it [rejoin](crate::Raft::rejoin_server).
     #[error(
         "the node stopped because the cluster has gone on without its state: it has a snapshot that ends \
-         with {snapshot}, where the leader has {entry}; remove this server's data and let it rejoin the cluster"
+         with {snapshot}, and the leader has {entry}; remove this server's data and let it rejoin the cluster"
     )]
     Diverged {
         /// The last entry covered by the snapshot of this server.
         snapshot: LogId,
-        /// What the leader has there.
+        /// What the leader has there or before.
         entry: LogId,
     },
     /// The server learned that it was removed from its cluster
@@ -605,6 +605,14 @@ pub enum RestoreError {
     /// The leader has not committed an entry of its own term yet. Try again shortly.
     #[error("the leader has not committed an entry of its term yet")]
     NotReady,
+    /// The description's last index is not below 2^63. No snapshot has one; indices must not run out.
+    #[error(
+        "the description says that the snapshot ends with index {index}, which is not below 2^63"
+    )]
+    Index {
+        /// The index.
+        index: LogIndex,
+    },
     /// The data could not be read.
     #[error("the data could not be read: {reason}")]
     Read {

@@ -21,7 +21,8 @@ mod store;
 
 pub use self::store::FileSnapshotStore;
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod power_cut;
 #[cfg(test)]
 mod tests;

@@ -181,6 +181,7 @@ pub async fn recover_cluster<F: Fsm>(
     found.check_term(&hard_state, machine.snapshot())?;
     let end = found.end(options)?;
 
+    machine.remove_void(snapshot_store).await?;
     let restored = machine.snapshot();
     let applied = apply(&*reader, &mut machine, end.index).await?;
     let configuration = IndexedConfiguration { index: end.index, configuration };
@@ -224,7 +225,7 @@ impl Found {
                 last = read(reader, end, end).await?.last_id().unwrap_or(snapshot);
             }
         }
-        if last.index < machine.newest().index {
+        if last.index < machine.newest().index || machine.is_replaced() {
             return Err(machine.gap());
         }
         let noted = reader.noted_commit().await?.unwrap_or_default();

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     config::Config,
-    configuration::{IndexedConfiguration, ServerId},
+    configuration::{IndexedConfiguration, ServerAddress, ServerId, Suffrage},
     error::Leader,
     log::{LogId, LogIndex, Term},
     observer::Role,
@@ -39,6 +39,8 @@ pub struct LogMarks {
 ///
 /// Serialised, lengths of time are numbers of seconds with a fraction, and their fields say so:
 /// `last_contact` becomes `last_contact_seconds`. Terms and indices are numbers, ids are text.
+/// Incarnations are text of 16 hexadecimal digits, because many readers of JSON keep only 53 bits of a
+/// number; of a disk that is not known, zeros.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -67,8 +69,10 @@ pub struct Status {
     /// transfer is interrupted.
     pub receiving: Option<SnapshotProgress>,
     /// The newest configuration that is known to be committed.
+    #[serde(serialize_with = "members")]
     pub committed_configuration: IndexedConfiguration,
     /// The configuration in force, committed or not.
+    #[serde(serialize_with = "members")]
     pub latest_configuration: IndexedConfiguration,
     /// How long ago it heard from its leader; zero on a leader, `None` if it never did.
     #[serde(rename = "last_contact_seconds", serialize_with = "optional_seconds")]
@@ -116,8 +120,10 @@ pub struct WrongDisk {
     /// Who runs on it.
     pub server: ServerId,
     /// The incarnation that is recorded in the configuration.
+    #[serde(serialize_with = "incarnation")]
     pub recorded: u64,
     /// The incarnation of the disk; 0 if its store keeps none.
+    #[serde(serialize_with = "incarnation")]
     pub actual: u64,
 }
 
@@ -128,7 +134,7 @@ impl std::fmt::Display for WrongDisk {
             f,
             "server {server} runs on a disk (incarnation {actual:016x}) that is not the one its \
              cluster knows it by ({recorded:016x}): it was wiped, exchanged, or is that of another \
-             server; rejoin it with an empty disk, or give it its own disk back"
+             server; rejoin it on an empty disk (Raft::rejoin_server), or give it its own disk back"
         )
     }
 }
@@ -218,4 +224,68 @@ fn optional_seconds<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     time.map(|time| time.as_secs_f64()).serialize(serializer)
+}
+
+/// Serialises an incarnation as text.
+fn incarnation<S: Serializer>(incarnation: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{incarnation:016x}"))
+}
+
+/// Serialises a configuration in its own form, but for the incarnations.
+fn members<S: Serializer>(
+    IndexedConfiguration { index, configuration }: &IndexedConfiguration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Indexed<'a> {
+        index: LogIndex,
+        configuration: Members<'a>,
+    }
+    #[derive(Serialize)]
+    struct Members<'a> {
+        servers: Vec<Member<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Member<'a> {
+        id: &'a ServerId,
+        address: &'a ServerAddress,
+        suffrage: Suffrage,
+        #[serde(serialize_with = "incarnation")]
+        incarnation: u64,
+    }
+    let members = configuration.servers().iter().map(|server| Member {
+        id: &server.id,
+        address: &server.address,
+        suffrage: server.suffrage,
+        incarnation: server.incarnation,
+    });
+    let configuration = Members { servers: members.collect() };
+    Indexed { index: *index, configuration }.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configuration::{Configuration, Server};
+
+    #[test]
+    fn no_incarnation_is_rounded_by_readers_of_json() {
+        let odd = (1 << 53) + 1;
+        let configuration = Configuration::new([
+            Server { incarnation: odd, ..Server::voter("a", "h:1") },
+            Server::nonvoter("b", "h:2"),
+        ]);
+        let known = IndexedConfiguration { index: LogIndex(7), configuration };
+        // Nothing else may differ from the form that is written to disks.
+        let mut expected = serde_json::to_value(&known).unwrap();
+        expected["configuration"]["servers"][0]["incarnation"] = "0020000000000001".into();
+        expected["configuration"]["servers"][1]["incarnation"] = "0000000000000000".into();
+        assert_eq!(members(&known, serde_json::value::Serializer).unwrap(), expected);
+
+        let wrong = WrongDisk { server: "a".into(), recorded: odd, actual: u64::MAX };
+        let expected = serde_json::json!({
+            "server": "a", "recorded": "0020000000000001", "actual": "ffffffffffffffff",
+        });
+        assert_eq!(serde_json::to_value(wrong).unwrap(), expected);
+    }
 }

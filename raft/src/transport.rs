@@ -28,6 +28,9 @@ use crate::{
 /// [`send_entries`](Self::send_entries) for `AppendEntries` and `InstallSnapshot`. Within the entries lane to one peer
 /// the order is kept as long as the connection lives.
 ///
+/// That a peer cannot be reached, and that it can again, is for the implementation to log: nobody else
+/// knows what became of a message that was taken.
+///
 /// Test an implementation with `raft::testing::transport_suite` (feature `testing`).
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {

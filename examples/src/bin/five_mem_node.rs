@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use clap::Parser;
 use parking_lot::Mutex;
 use raft::{
     Config, Configuration, Entry, Fsm, Raft, Server,
@@ -13,6 +14,12 @@ use raft::{
 };
 
 const PROPOSALS: u64 = 100;
+
+/// Five servers in memory: the first bootstraps alone, adds the four others one by one, and makes a
+/// hundred proposals. At the end the five maps are compared.
+#[derive(Parser)]
+#[command(name = "five_mem_node")]
+struct Args {}
 
 type Map = Arc<Mutex<BTreeMap<u64, String>>>;
 
@@ -54,6 +61,7 @@ async fn start(
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let Args {} = Args::parse();
     let ids = ["1", "2", "3", "4", "5"];
     let network = InmemNetwork::new();
     let mut maps = Vec::new();

@@ -7,11 +7,20 @@
 
 use std::{sync::Arc, time::Duration};
 
+use clap::Parser;
 use raft::{
     Config, Configuration, Entry, Fsm, LogMarks, Raft, Server,
     inmem::{InmemDisk, InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
 };
 use tokio::time::Instant;
+
+/// Watch two entries pass through the logs of three servers with slow disks, a line for each change.
+///
+/// last: accepted. stable: durable here; offset is one more. committed: known to be on a majority of
+/// disks. applying: handed to the state machine. applied: its effect is there.
+#[derive(Parser)]
+#[command(name = "log_marks")]
+struct Args {}
 
 /// A state machine that takes its time.
 struct Slow;
@@ -32,6 +41,7 @@ impl Fsm for Slow {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let Args {} = Args::parse();
     let ids = ["a", "b", "c"];
     let network = InmemNetwork::new();
     let configuration = Configuration::new(ids.map(|id| Server::voter(id, id)));

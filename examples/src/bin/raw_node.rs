@@ -14,12 +14,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::Parser;
 use raft::{
     Configuration, Entries, Entry, EntryPayload, HardState, IndexedConfiguration, LogId, LogIndex,
     Message, Server, ServerId,
     consensus::{Action, Consensus, Rules, Saved, Time},
     rpc::AppendEntriesRequest,
 };
+
+/// Three servers that elect a leader and agree on ten proposals, with the pure consensus core driven by
+/// hand: a thread and a channel for each, no async, no disk. Prints who has applied what.
+#[derive(Parser)]
+#[command(name = "raw_node")]
+struct Args {}
 
 /// Everything that can happen to a server.
 enum Input {
@@ -129,6 +136,7 @@ impl Node {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     const PROPOSALS: usize = 10;
+    let Args {} = Args::parse();
     let ids = ["a", "b", "c"].map(ServerId::from);
     let configuration =
         Configuration::new(ids.iter().map(|id| Server::voter(id.clone(), id.as_str())));
@@ -173,12 +181,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         sender.send(Input::Stop)?;
     }
     let ends: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
-    for end in ends {
-        let (log, hard_state) = end.map_err(|_| "a server panicked")?;
+    for (id, end) in ids.iter().zip(ends) {
+        let (log, hard_state) = end.map_err(|_| format!("server {id} panicked"))?;
+        let last = log.last().map(Entry::id).unwrap_or_default();
         println!(
-            "a log ends at {:?} in term {}",
-            log.last().map(Entry::id),
-            hard_state.current_term
+            "server {id}: its log ends with entry {} of term {}; it is in term {}",
+            last.index, last.term, hard_state.current_term
         );
     }
     println!("all {PROPOSALS} proposals were applied by all {} servers", ids.len());
@@ -200,7 +208,7 @@ impl Seen {
     /// Waits for the next application; false if none came in time.
     fn wait(&mut self, patience: Duration) -> bool {
         let Ok((id, index, text)) = self.applications.recv_timeout(patience) else { return false };
-        println!("{id} applied {index}: {text}");
+        println!("server {id} applied entry {index}: {text}");
         self.texts.entry(text).or_default().insert(id);
         true
     }

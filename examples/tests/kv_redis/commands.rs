@@ -239,3 +239,17 @@ async fn both_versions_of_the_protocol() {
     assert!(got.contains("\r\n_\r\n*14\r\n$6\r\nserver\r\n"), "{got}");
     assert!(got.ends_with("\r\n*0\r\n$-1\r\n+OK\r\n"), "{got}");
 }
+
+/// What servers say to each other is nobody else's business.
+#[tokio::test]
+async fn command_tells_of_what_is_for_clients() {
+    let cluster = Cluster::single(&[]).await;
+    let c = &mut cluster.servers[0].connect().await;
+    let Value::Array(listed) = ask(c, "command list").await else { panic!("no list") };
+    assert!(listed.contains(&bulk("get")) && 30 <= listed.len(), "{listed:?}");
+    assert!(!format!("{listed:?}").contains("raft."), "{listed:?}");
+    assert_eq!(ask(c, "command count").await, Value::Int(listed.len() as i64));
+    let Value::Array(all) = ask(c, "command").await else { panic!("no table") };
+    assert_eq!(all.len(), listed.len());
+    assert_eq!(ask(c, "command info raft.announce").await, Value::Array(vec![Value::Nil]));
+}

@@ -89,7 +89,7 @@ impl Server {
         let mut command = kv();
         command.args(["serve", "--id", &self.id, "--stop-with-stdin"]);
         command.args(["--raft", &self.raft, "--resp", &self.resp, "--http", &self.http]);
-        command.arg("--data").arg(self.data()).args(flags);
+        command.arg("--data-dir").arg(self.data()).args(flags);
         command
     }
 

@@ -6,6 +6,7 @@ mod cluster;
 mod commands;
 mod garbage;
 mod harness;
+mod membership;
 mod operate;
 mod recover;
 mod snapshots;

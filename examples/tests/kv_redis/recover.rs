@@ -136,19 +136,38 @@ async fn a_decision_is_asked_for_and_carried_out() {
     let before = files(&data);
     let recover = ["recover", "--data-dir", path(&data), "--peers", &peers];
 
-    // Nobody there to say yes.
-    let mut command = kv();
-    let output = command.args(recover).stdin(Stdio::null()).output().unwrap();
-    assert!(!output.status.success());
-    let said = text(&output.stderr);
-    assert!(said.contains("will be the beginning of a new cluster of:\n  b at "), "{said}");
-    assert!(said.contains("kv: nothing was changed, as the answer was not yes"), "{said}");
-
-    let said = refused(&[&recover[..], &["--yes"]].concat());
-    assert!(said.contains("cannot recover without a decision"), "{said}");
-    assert!(said.contains("with --keep-uncommitted or --discard-uncommitted"), "{said}");
-    let end = inspect(&data)["end"].clone();
-    assert!(said.contains(&format!(" to {}@{} (", end["index"], end["term"])), "{said}");
+    // Everything is looked at before anybody is asked: what is doubtful is listed, and has to be
+    // decided about.
+    let ask = |flags: &[&str]| {
+        let mut command = kv();
+        // Nobody there to say yes.
+        let output = command.args(recover).args(flags).stdin(Stdio::null()).output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""));
+        text(&output.stderr)
+    };
+    let found = inspect(&data);
+    let end = format!("{}@{}", found["end"]["index"], found["end"]["term"]);
+    let last = found["entries"].as_array().unwrap().last().unwrap()["what"].clone();
+    let listed = format!("\n  {end}  {}\n", last.as_str().unwrap());
+    for flags in [&[][..], &["--yes"]] {
+        let said = ask(flags);
+        assert!(said.starts_with("Not known to be committed are entries "), "{said}");
+        assert!(said.contains(&format!(" to {end} (")) && said.contains(&listed), "{said}");
+        let line = said.lines().last().unwrap();
+        assert!(line.starts_with("kv: cannot recover without a decision"), "{said}");
+        assert!(line.contains("with --keep-uncommitted or --discard-uncommitted"), "{said}");
+        assert!(!said.contains("Type yes"), "{said}");
+    }
+    let said = ask(&["--keep-uncommitted", "--must-end-at", "1@1"]);
+    assert!(said.contains("not 1@1") && !said.contains("Type yes"), "{said}");
+    let said = ask(&["--keep-uncommitted"]);
+    assert!(said.contains(&listed), "{said}");
+    let asked =
+        format!("will be the beginning, with all up to entry {end}, of a new cluster of:\n  b at ");
+    assert!(said.contains(&asked) && said.contains("Type yes to go on:\n"), "{said}");
+    assert!(
+        said.ends_with("kv: nothing was changed, as the answer was not yes (--yes does not ask)\n")
+    );
     let logs = |files: &[(PathBuf, Vec<u8>)]| -> Vec<_> {
         // RocksDB rewrites its own files at every opening.
         files.iter().filter(|(file, _)| !file.starts_with(data.join("log"))).cloned().collect()
@@ -217,6 +236,8 @@ async fn a_directory_is_looked_at_without_being_touched() {
     }
     let json = inspect(&data);
     assert_eq!(json["id"], "a");
+    let disk = json["incarnation"].as_str().expect("text");
+    assert!(disk.len() == 16 && u64::from_str_radix(disk, 16).is_ok(), "{disk}");
     assert_eq!(json["log"]["first"], 1);
     assert_eq!(json["configuration"]["members"][0]["address"], cluster.servers[0].raft);
     let entries = json["entries"].as_array().unwrap();

@@ -37,6 +37,17 @@ async fn a_server_without_a_cluster_waits_to_be_added() {
     assert_eq!(error.code(), Some("CLUSTERDOWN"));
     let (_, members) = server.http("GET", "/members", "");
     assert_eq!(members["members"].as_array().map(Vec::len), Some(0));
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("belongs to no cluster yet: "));
+    let line = line.unwrap_or_else(|| panic!("{log}"));
+    let add = format!("add lonely {}", server.raft);
+    let ways = [add.as_str(), "--join MEMBER", "--bootstrap"];
+    assert!(line.contains("WARN") && ways.iter().all(|way| line.contains(way)), "{line}");
+    let (_, said) = server.ctl(&["status"]);
+    assert!(
+        said.contains("\nlog        empty; ") && said.contains("\nmembers    none\n"),
+        "{said}"
+    );
 
     let cluster = Cluster::single(&[]).await;
     let (done, said) = cluster.servers[0].ctl(&["add", "lonely", &server.raft]);
@@ -72,7 +83,7 @@ async fn a_mistake_is_one_line_and_a_failure() {
     assert!(said.contains("in use") || said.contains("lock"), "{said}");
     let data = running.data();
     let mut other = Server::new(directory.path(), "other");
-    let said = other.fails(&["--data", data.to_str().unwrap()]);
+    let said = other.fails(&["--data-dir", data.to_str().unwrap()]);
     assert!(said.contains("used multiple times") || said.contains("belongs to"), "{said}");
     std::fs::create_dir(directory.path().join("mine")).unwrap();
     std::fs::write(directory.path().join("mine/thesis.tex"), "x").unwrap();
@@ -156,18 +167,24 @@ fn help_is_help_and_nonsense_is_refused() {
         &["inspect", "--help"],
         &["recover", "--help"],
         &["demo", "--help"],
+        &["ctl", "add", "--help"],
+        &["ctl", "rejoin", "--help"],
     ] {
         let output = run(args);
         assert!(output.status.success());
         assert!(text(&output.stdout).contains("Usage: kv"), "{args:?}");
     }
     let serve = text(&run(&["serve", "--help"]).stdout);
-    for part in ["[default: 127.0.0.1:6379]", "[env: KV_DATA=]", "redis-cli -p 6382"] {
+    for part in ["[default: 127.0.0.1:6379]", "[env: KV_DATA_DIR=]", "redis-cli -p 6382"] {
         assert!(serve.contains(part), "{part} is not in the help");
     }
     let output = run(&["fly"]);
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(text(&output.stderr).lines().count(), 1);
+    let output = run(&["ctl", "add", "x", "nowhere"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.trim_end().ends_with("(see `kv ctl add --help`)"), "{said}");
     // Nobody there.
     let output = run(&["ctl", "--http", "127.0.0.1:1", "status"]);
     assert_eq!(output.status.code(), Some(1));

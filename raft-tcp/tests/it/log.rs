@@ -117,3 +117,48 @@ async fn damage_is_one_warning_with_its_reason_however_often_it_comes() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("fails its checksum"), "{found:?}");
 }
+
+/// Every sign of life gives hope, and every attempt takes it away.
+#[tokio::test]
+async fn an_address_that_refuses_is_one_warning_however_much_its_server_talks() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let a = node("a").await;
+    // Bound, so that nobody else gets the port, but not listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let b = Server::voter("b", socket.local_addr().unwrap().to_string());
+    let mut stream = raw_peer("b", &a.server).await;
+    let mut attempts = 0;
+    while attempts < 20 {
+        stream.write_all(&raw_frame(0, &[])).await.unwrap();
+        until("there is hope", || a.transport.send(&b, heartbeat(1)).is_ok()).await;
+        until_unreachable(&a, &b).await;
+        attempts += 1;
+    }
+    let found = lines.0.lock().unwrap().clone();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("WARN message=no connection to a peer peer=b"), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_peer_that_has_moved_or_is_forgotten_is_not_told_of_as_lost() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (a, old) = (node("a").await, RawServer::listen("b").await);
+    a.transport.send(&old.server, heartbeat(1)).unwrap();
+    let (mut urgent, mut entries) = old.accept_both().await;
+    let mut new = node("b").await;
+    talk(&a, &mut new).await;
+    raw_closed(&mut urgent).await;
+    raw_closed(&mut entries).await;
+    let gone = RawServer::listen("c").await;
+    a.transport.send(&gone.server, heartbeat(1)).unwrap();
+    let (mut urgent, mut entries) = gone.accept_both().await;
+    a.transport.forget(&gone.server.id);
+    raw_closed(&mut urgent).await;
+    raw_closed(&mut entries).await;
+    let found = lines.0.lock().unwrap().clone();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("INFO message=a peer has moved peer=b"), "{found:?}");
+}

@@ -92,14 +92,14 @@ pub enum Action {
         /// waiting that it has not handed out: it cannot say when that will be.
         committed: LogIndex,
     },
-    /// The leader has another entry where this server's newest snapshot ends, and nothing shows that
-    /// the snapshot was ever committed: a user's restore made it, which the rest of the cluster has
+    /// The leader's log is another one than this server's newest snapshot stands for, and nothing shows
+    /// that the snapshot was ever committed: a user's restore made it, which the rest of the cluster has
     /// gone on without; or a server has lost what it acknowledged. This server is of no use any more
     /// and must end.
     Diverged {
         /// The last entry covered by the snapshot.
         snapshot: LogId,
-        /// The leader's entry there.
+        /// The leader's entry there or before, which shows it.
         entry: LogId,
     },
     /// Something observers may want to know.

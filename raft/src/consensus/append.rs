@@ -30,7 +30,7 @@ impl Consensus {
             "law 3: {from} sends entries that do not follow {}",
             request.prev
         );
-        if let Some(entry) = request.id_at(self.log.snapshot().index)
+        if let Some(entry) = request.id_at(last.min(self.log.snapshot().index))
             && self.is_diverged(entry)
         {
             return;

@@ -13,7 +13,7 @@ use super::{
     action::{Action, AppendOrder, Refusal, Verification},
     progress::Progress,
     quorum::reached_by_majority,
-    role::{Leader, MAX_REMEMBERED_ROUNDS, RoleState},
+    role::{Leader, MAX_REMEMBERED_ROUNDS, Replaced, RoleState},
     time::Time,
 };
 use crate::{
@@ -119,6 +119,7 @@ impl Consensus {
             wanted_round: 0,
             transfers: 0,
             restore: None,
+            replaced: None,
             next_heartbeat: now,
             majority_contact: now,
         })));
@@ -158,17 +159,25 @@ impl Consensus {
 
     /// Begins a round: everybody is told that this server leads, and asked to answer.
     pub(super) fn begin_round(&mut self, now: Time) {
-        let commit_index = self.commit_index;
+        let committed = self.commit_index;
         let interval = self.rules.heartbeat_interval;
         let (term, apart) = (self.term(), self.rounds_apart());
         let Some(leader) = self.role.leader_mut() else { return };
         leader.next_round(now, apart);
         leader.next_heartbeat = now + interval;
-        let round = leader.round;
+        let (round, replaced) = (leader.round, leader.replaced);
+        // The restored snapshot commits nothing of the log that it has replaced.
+        let committed_at = |claim| match replaced {
+            Some(Replaced { by, committed }) if claim < by => committed,
+            _ => committed,
+        };
         let heartbeats: Vec<_> = leader
             .peers
             .iter_mut()
-            .map(|(peer, progress)| (peer.clone(), progress.claim(round).min(commit_index)))
+            .map(|(peer, progress)| {
+                let claim = progress.claim(round);
+                (peer.clone(), claim.min(committed_at(claim)))
+            })
             .collect();
         for (peer, commit_index) in heartbeats {
             let message = Message::Heartbeat(HeartbeatRequest { term, round, commit_index });

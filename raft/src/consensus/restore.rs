@@ -15,6 +15,7 @@
 use super::{
     Consensus,
     action::{Action, Refusal},
+    role::Replaced,
     time::Time,
 };
 use crate::{
@@ -69,6 +70,11 @@ impl Consensus {
         for progress in leader.peers.values_mut() {
             progress.restart_at(last.index.next());
         }
+        let earlier = leader.replaced.map_or(self.commit_index, |replaced| replaced.committed);
+        leader.replaced = Some(Replaced { by: last.index, committed: earlier });
+        // The restore is committed when the no-op after it is: until then nothing may be read that is
+        // to stay, and membership does not change.
+        leader.term_start = last.index.next();
         self.actions.push_back(Action::Restored);
         self.adopt(now, last, configuration);
         let index = self.append(now, vec![EntryPayload::Noop]);

@@ -61,10 +61,21 @@ pub(super) struct Leader {
     pub(super) transfers: u64,
     /// Where a user's restore that is under way will end.
     pub(super) restore: Option<LogId>,
+    /// What the restores of this leadership have replaced, if there were any.
+    pub(super) replaced: Option<Replaced>,
     pub(super) next_heartbeat: Time,
     /// The start of the newest round a majority has answered, or of the leadership; later by as much
     /// as the lease was shortened since.
     pub(super) majority_contact: Time,
+}
+
+/// The log that a user's restore has replaced. What followers have acknowledged may be of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replaced {
+    /// Where the newest restored snapshot ends: a follower with less has entries of the old log.
+    pub(super) by: LogIndex,
+    /// How far the old log was committed when it was replaced first.
+    pub(super) committed: LogIndex,
 }
 
 impl RoleState {

@@ -10,6 +10,8 @@
 //! Source: thesis §5.1 to §5.3. Departs from the model, whose late local snapshot moves the pointer
 //! back (its #248) and whose log survives a snapshot that contradicts it (its #697).
 
+use std::cmp::Ordering;
+
 use super::{
     Consensus,
     action::{Action, ReceiptStep, SnapshotOrder, SnapshotReceipt},
@@ -24,18 +26,25 @@ use crate::{
 };
 
 impl Consensus {
-    /// Whether the leader has another entry where the newest snapshot ends, which is not a broken law
-    /// as long as nothing after the snapshot is committed here: until then a restore may have made it
-    /// in vain. There is no way back from it, so that ends the node.
+    /// Whether a log with this entry, the leader's, is another one than the newest snapshot stands for:
+    /// it has another entry where the snapshot ends, or a later term before that, because terms grow
+    /// along a log. As long as nothing after the snapshot is committed here, a restore may have made it
+    /// in vain; there is no way back from it, so that ends the node. After that it is a broken law.
     pub(super) fn is_diverged(&mut self, entry: LogId) -> bool {
         let snapshot = self.log.snapshot();
-        let is_diverged = snapshot.index == entry.index
-            && snapshot != entry
-            && self.commit_index == snapshot.index;
-        if is_diverged {
+        let is_another = match entry.index.cmp(&snapshot.index) {
+            Ordering::Less => snapshot.term < entry.term,
+            Ordering::Equal => snapshot != entry,
+            Ordering::Greater => false,
+        };
+        if is_another {
+            assert!(
+                self.commit_index == snapshot.index,
+                "law 4: the leader has {entry} where snapshot {snapshot} is committed"
+            );
             self.actions.push_back(Action::Diverged { snapshot, entry });
         }
-        is_diverged
+        is_another
     }
 
     /// A snapshot of this server's own state machine is durable; it ends with `last`. What came

@@ -6,7 +6,7 @@
 //! the store as they were, and what is below it as it is.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt,
@@ -39,8 +39,8 @@ type Image = Vec<(PathBuf, Vec<u8>)>;
 
 #[derive(Default)]
 struct Notes {
-    bytes: HashMap<Inode, Vec<u8>>,
-    names: HashMap<Inode, Vec<(String, Inode)>>,
+    bytes: BTreeMap<Inode, Vec<u8>>,
+    names: BTreeMap<Inode, Vec<(String, Inode)>>,
     cuts: Vec<(Keeps, Image)>,
 }
 
@@ -115,7 +115,7 @@ impl Notes {
         &self,
         dir: Inode,
         is_synced: bool,
-        places: &HashMap<Inode, Vec<(String, Inode)>>,
+        places: &BTreeMap<Inode, Vec<(String, Inode)>>,
     ) -> Vec<(String, Inode)> {
         let names = if is_synced { self.names.get(&dir) } else { places.get(&dir) };
         names.cloned().unwrap_or_default()
@@ -123,9 +123,9 @@ impl Notes {
 }
 
 /// The names in every directory from here on down.
-fn places(root: &Path, dir: &Path) -> io::Result<HashMap<Inode, Vec<(String, Inode)>>> {
+fn places(root: &Path, dir: &Path) -> io::Result<BTreeMap<Inode, Vec<(String, Inode)>>> {
     let path = root.join(dir);
-    let mut all = HashMap::new();
+    let mut all = BTreeMap::new();
     let names = names(&path)?;
     for (name, _) in &names {
         if path.join(name).is_dir() {

@@ -7,7 +7,7 @@ use super::{
     Panic,
     host::Host,
     run_fsm::Batch,
-    start::{contradicts, gap, restore_snapshot, usable_snapshots},
+    start::{contradicts, gap, is_replaced, restore_snapshot, usable_snapshots},
 };
 use crate::{
     configuration::IndexedConfiguration,
@@ -24,6 +24,8 @@ pub(crate) struct Offline<F: Fsm> {
     pub(crate) restored: Option<SnapshotMeta>,
     /// What the newest snapshot of all covers, usable or not.
     newest: LogId,
+    /// Those that count for nothing, see `usable_snapshots`.
+    void: Vec<SnapshotMeta>,
     /// The newest configuration it was told of, or that of the snapshot.
     configuration: IndexedConfiguration,
 }
@@ -35,13 +37,13 @@ impl<F: Fsm> Offline<F> {
         store: &dyn SnapshotStore,
     ) -> Result<Self, StartError> {
         let mut host = Host::new(fsm);
-        let (snapshots, _) = usable_snapshots(reader, store).await?;
+        let (snapshots, void) = usable_snapshots(reader, store).await?;
         let newest = snapshots.iter().map(|meta| meta.last).max().unwrap_or_default();
         // Whatever it has kept by itself, it is to be empty here.
         let restored = restore_snapshot(&mut host, &mut None, store, snapshots).await?;
         let configuration =
             restored.as_ref().map(|meta| meta.configuration.clone()).unwrap_or_default();
-        Ok(Self { host, restored, newest, configuration })
+        Ok(Self { host, restored, newest, void, configuration })
     }
 
     /// The last entry the restored snapshot covers.
@@ -52,6 +54,22 @@ impl<F: Fsm> Offline<F> {
     /// What the newest snapshot of all covers: whatever became of its bytes, that much is committed.
     pub(crate) fn newest(&self) -> LogId {
         self.newest
+    }
+
+    /// Whether the snapshot that could be restored never counted.
+    pub(crate) fn is_replaced(&self) -> bool {
+        is_replaced(self.snapshot(), self.newest)
+    }
+
+    /// Removes the snapshots that count for nothing. Without the log that shows it, they would count.
+    pub(crate) async fn remove_void(
+        &mut self,
+        store: &dyn SnapshotStore,
+    ) -> Result<(), StoreError> {
+        for SnapshotMeta { id, .. } in std::mem::take(&mut self.void) {
+            store.remove(&id).await?;
+        }
+        Ok(())
     }
 
     /// The error of a log that does not go on from the restored snapshot.

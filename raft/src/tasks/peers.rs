@@ -48,8 +48,6 @@ struct Peer {
     lacks_snapshot: bool,
     /// Whether it was told of that it needs a snapshot, and has not got one since.
     needs_snapshot: bool,
-    /// Whether the last message went out, so that a broken connection is told of once.
-    is_reachable: bool,
 }
 
 /// A snapshot being sent.
@@ -134,7 +132,6 @@ impl Peers {
             transfer: None,
             lacks_snapshot: false,
             needs_snapshot: false,
-            is_reachable: true,
         }
     }
 
@@ -259,24 +256,14 @@ impl Peers {
         }
     }
 
-    /// Sends a message now or never. Returns whether the transport took it.
-    pub(super) fn send(&mut self, to: &ServerId, message: Message) -> bool {
-        let Sources { transport, shared, .. } = &*self.sources;
-        let Some(peer) = self.known.iter_mut().find(|peer| peer.server.id == *to) else {
-            let Some(stranger) = self.strangers.iter().find(|stranger| stranger.id == *to) else {
-                return false;
-            };
-            return transport.send(stranger, message).is_ok();
-        };
-        let sent = transport.send(&peer.server, message);
-        if sent.is_ok() != peer.is_reachable {
-            peer.is_reachable = sent.is_ok();
-            let server = &shared.id;
-            if let Err(error) = &sent {
-                tracing::warn!(%server, peer = %to, %error, "cannot send");
-            } else {
-                tracing::info!(%server, peer = %to, "can send again");
-            }
+    /// Sends a message now or never. Returns whether the transport took it, which does not say that
+    /// it goes out: whether a peer is connected is the transport's to tell.
+    pub(super) fn send(&self, to: &ServerId, message: Message) -> bool {
+        let known = self.known.iter().map(|peer| &peer.server).chain(&self.strangers);
+        let Some(peer) = known.into_iter().find(|peer| peer.id == *to) else { return false };
+        let sent = self.sources.transport.send(peer, message);
+        if let Err(error) = &sent {
+            tracing::debug!(server = %self.sources.shared.id, peer = %to, %error, "cannot send");
         }
         sent.is_ok()
     }

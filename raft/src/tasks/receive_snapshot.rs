@@ -213,6 +213,12 @@ impl ReceiveSnapshot {
         };
         self.show();
         let meta = sink.finish().await?;
+        if piece.term < self.shared.published.term() {
+            // Its leader was deposed meanwhile, so it will not be adopted now: it is not to be found at
+            // the next start either.
+            self.store.remove(&meta.id).await?;
+            return Ok(ReceiptStep::Received { next_offset: 0 });
+        }
         self.metrics.snapshot_complete(self.shared.clock.now().since(begun));
         self.shared.published.publish_snapshot_size(meta.last, meta.size_bytes);
         self.has_warned = false;

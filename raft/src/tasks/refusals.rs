@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    configuration::ServerId,
+    configuration::{Configuration, ServerId},
     consensus::{Mismatch, Time},
     status::WrongDisk,
 };
@@ -76,25 +76,28 @@ impl Refusals {
         self.own.as_ref()
     }
 
-    /// The servers that were lately heard from on another disk than the one recorded here.
-    pub(super) fn others(&self, now: Time) -> Vec<WrongDisk> {
-        let others = self.last.iter().filter(|(_, refusal)| now < refusal.came_at + 2 * QUIET);
-        others
-            .filter_map(|(server, refusal)| match refusal.mismatch {
-                Mismatch::Sender { recorded } => Some(WrongDisk {
-                    server: server.clone(),
-                    recorded,
-                    actual: refusal.incarnation,
-                }),
-                Mismatch::Receiver { .. } | Mismatch::Empty => None,
-            })
-            .collect()
+    /// The servers that were lately heard from on another disk than the one recorded here, which still
+    /// is: who was rejoined or has left is not one of them any more.
+    pub(super) fn others(&self, now: Time, members: &Configuration) -> Vec<WrongDisk> {
+        let lately = self.last.iter().filter(|(_, refusal)| now < refusal.came_at + 2 * QUIET);
+        let others = lately.filter_map(|(server, refusal)| match refusal.mismatch {
+            Mismatch::Sender { recorded } => {
+                Some(WrongDisk { server: server.clone(), recorded, actual: refusal.incarnation })
+            }
+            Mismatch::Receiver { .. } | Mismatch::Empty => None,
+        });
+        let is_recorded = |disk: &WrongDisk| {
+            let member = members.server(&disk.server);
+            member.is_some_and(|member| member.incarnation == disk.recorded)
+        };
+        others.filter(is_recorded).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::configuration::Server;
 
     #[test]
     fn the_same_trouble_is_told_of_once_a_minute() {
@@ -112,13 +115,17 @@ mod tests {
         assert!(note(4, "c", 3, wiped));
         assert!(!note(63, "b", 3, wiped));
         assert!(note(64, "b", 3, wiped));
-        let seen = refusals.others(at(65));
+        let member = |id: &str, incarnation| Server { incarnation, ..Server::voter(id, id) };
+        let members = Configuration::new([member("b", 1), member("c", 1)]);
+        let seen = refusals.others(at(65), &members);
         let wrong = |server: &str, actual| {
             let server = server.into();
             WrongDisk { server, recorded: 1, actual }
         };
         assert_eq!(seen, [wrong("b", 3), wrong("c", 3)]);
-        assert_eq!(refusals.others(at(130)), [wrong("b", 3)], "c has gone quiet");
+        assert_eq!(refusals.others(at(130), &members), [wrong("b", 3)], "c has gone quiet");
+        let rejoined = Configuration::new([member("b", 3)]);
+        assert_eq!(refusals.others(at(65), &rejoined), [], "c has left");
     }
 
     #[test]

@@ -133,18 +133,11 @@ impl Replicate {
         mut orders: mpsc::UnboundedReceiver<Order>,
     ) -> Result<(), Fatal> {
         let mut taken = Vec::new();
-        let mut is_reachable = true;
         while orders.recv_many(&mut taken, ORDERS_MAX).await != 0 {
             let count = taken.len();
             let lost = taken_for_lost(&taken);
             for order in taken.drain(..).skip(lost) {
-                let is_sent = self.carry_out(order).await?;
-                if is_sent != is_reachable {
-                    let (server, peer) = (&self.sources.shared.id, &self.peer.id);
-                    tracing::debug!(%server, %peer, is_sent, "entries lane changed");
-                    is_reachable = is_sent;
-                }
-                if !is_sent {
+                if !self.carry_out(order).await? {
                     // What was ordered after this would arrive with a gap before it.
                     self.sources.shared.unreachable(&self.peer.id);
                     break;

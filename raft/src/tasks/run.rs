@@ -781,7 +781,7 @@ impl<R: Send + 'static> Run<R> {
             config: Arc::clone(&self.shared.config.borrow()),
             peers,
             wrong_disk: self.refusals.own().cloned(),
-            wrong_disks: self.refusals.others(now),
+            wrong_disks: self.refusals.others(now, &core.latest_configuration().configuration),
         }
     }
 }

@@ -78,7 +78,8 @@ pub(super) async fn restore<F: Fsm>(
     let mut saved = Saved::new(hard_state.clone(), snapshot, configuration.clone());
     let empty = (snapshot.index.next(), snapshot.index);
     let (mut first, mut last) = reader.bounds().await?.unwrap_or(empty);
-    if snapshot.index.next() < first || last.max(snapshot.index) < newest.index {
+    let is_behind = last.max(snapshot.index) < newest.index;
+    if snapshot.index.next() < first || is_behind || is_replaced(snapshot, newest) {
         return Err(gap(snapshot, newest).into());
     }
     if contradicts(&*reader, (first, last), snapshot).await? {
@@ -146,6 +147,12 @@ pub(super) fn gap(snapshot: LogId, newest: LogId) -> StoreError {
          and none such can be used; mend the snapshot, or set the server up anew from its peers"
     );
     StoreError::corrupt(what, reason)
+}
+
+/// Whether a snapshot is of an earlier term than the newest one, which cannot be used, and yet of no
+/// earlier index: then it never counted.
+pub(super) fn is_replaced(snapshot: LogId, newest: LogId) -> bool {
+    snapshot.term < newest.term && newest.index <= snapshot.index
 }
 
 fn lost_term(term: Term, newest: LogId) -> StoreError {

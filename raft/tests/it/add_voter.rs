@@ -72,6 +72,26 @@ async fn a_newcomer_that_somebody_removes_meanwhile_is_not_added_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn waiting_again_for_a_newcomer_writes_nothing() {
+    let mut cluster = Cluster::new(["a"]).await;
+    let leader = cluster.leader().await;
+    let wait = Duration::from_secs(5);
+    assert!(tokio::time::timeout(wait, leader.add_voter("b", "b", None)).await.is_err());
+    let before = leader.configuration().index;
+    assert_eq!(suffrage(&leader, "b"), Some(Suffrage::Nonvoter));
+    for _ in 0..3 {
+        assert!(tokio::time::timeout(wait, leader.add_voter("b", "b", None)).await.is_err());
+    }
+    assert_eq!(leader.configuration().index, before);
+    let stale = leader.add_voter("b", "b", Some(before.prev())).await.unwrap_err();
+    assert!(matches!(stale, ConfigurationError::StaleIndex { .. }), "{stale}");
+    cluster.start("b").await;
+    let index = leader.add_voter("b", "b", Some(before)).await.unwrap();
+    assert_eq!(index, before.next());
+    assert_eq!(suffrage(&leader, "b"), Some(Suffrage::Voter));
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_changes_meanwhile_do_not_keep_a_newcomer_from_being_promoted() {
     let mut cluster = Cluster::new(["a"]).await;
     let leader = cluster.leader().await;

@@ -11,8 +11,8 @@ use std::{
 };
 
 use raft::{
-    Config, Configuration, FileSnapshotStore, LogStore, Message, Raft, Server, SnapshotMeta,
-    StartError,
+    Config, Configuration, FileSnapshotStore, LogId, LogIndex, LogStore, Message, Raft, Server,
+    SnapshotMeta, SnapshotStore, StartError,
     inmem::{InmemLogStore, InmemNetwork, InmemStableStore},
     testing::Journal,
 };
@@ -112,6 +112,22 @@ async fn a_server_whose_log_needs_the_damaged_snapshot_does_not_start_without_it
         assert!(text.contains("only a newer snapshot stands for"), "{text}");
         assert!(is_there(&stores.snapshots.path().join(second.id.as_str())), "it is kept");
     }
+}
+
+/// What is left of a restore that came to nothing reaches further than the damaged snapshot, and is
+/// older all the same.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_never_counted_does_not_stand_in_for_a_damaged_one() {
+    let (mut stores, [_, second]) = two_snapshots().await;
+    let junk = LogId::new(second.last.term.0 - 1, second.last.index.0 + 100);
+    let snapshots = FileSnapshotStore::open(&stores.snapshots, 2).unwrap();
+    let sink = snapshots.create(junk, second.configuration.clone()).await.unwrap();
+    sink.finish().await.unwrap();
+    drop(snapshots);
+    stores.damage(&second, "data");
+    stores.log.truncate_prefix(LogIndex(u64::MAX)).await.unwrap();
+    let error = stores.start().await.err().unwrap();
+    assert!(error.to_string().contains("only a newer snapshot stands for"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

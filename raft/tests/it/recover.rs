@@ -498,6 +498,23 @@ async fn a_log_that_a_snapshot_has_replaced_is_not_taken_for_its_continuation() 
     assert_eq!(disk.contents().await.log, []);
 }
 
+/// A snapshot that a restore had made in vain was void as long as the log showed it; the recovery
+/// removed the log.
+#[tokio::test(start_paused = true)]
+async fn a_void_snapshot_does_not_come_back_when_the_log_is_gone() {
+    let noop = Entry { term: Term(2), index: LogIndex(2), payload: EntryPayload::Noop };
+    let entries = [members(1, &["a", "b", "c"]), noop].into_iter();
+    let entries = entries.chain((3..=6).map(|index| command(2, index)));
+    let entries = entries.chain([command(3, 7)]).collect();
+    let disk = Disk::new(hard_state(3, None), entries, Some(6)).await;
+    disk.add_snapshot(LogId::new(2, 7), [command(9, 9)]).await;
+    let recovered = disk.recover(voters(&["a"]), &discard()).await.unwrap();
+    assert_eq!(recovered.end(), LogId::new(2, 6));
+    assert_eq!(disk.commands().await, ["c3", "c4", "c5", "c6"]);
+    let lasts: Vec<LogId> = disk.contents().await.snapshots.iter().map(|it| it.0).collect();
+    assert_eq!(lasts, [recovered.end()]);
+}
+
 /// Restores only snapshots with a single command.
 struct Picky(Journal);
 

@@ -103,6 +103,20 @@ async fn data_of_another_length_is_refused_and_nothing_is_changed() {
     assert_eq!(raft::SnapshotStore::list(&snapshots).await.unwrap().len(), 1);
 }
 
+/// It ended the leader, and every next one that was asked.
+#[tokio::test(start_paused = true)]
+async fn an_index_that_leaves_no_room_for_others_is_refused() {
+    let (cluster, leader, meta, data) = gone_on().await;
+    for index in [1 << 63, u64::MAX] {
+        let meta = SnapshotMeta { last: LogId::new(1, index), ..meta.clone() };
+        let error = leader.restore(&meta, std::io::Cursor::new(data.clone())).await.unwrap_err();
+        assert!(error.to_string().contains("not below 2^63"), "{error}");
+    }
+    leader.apply("d").await.unwrap();
+    cluster.converge().await;
+    assert_everywhere(&cluster, &["a", "b", "c", "d"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn commands_are_refused_while_the_data_comes_in_and_the_leader_leads_on() {
     let (cluster, leader, meta, data) = gone_on().await;

@@ -43,6 +43,21 @@ async fn shutdown_waits_for_every_task_and_says_the_same_every_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_waits_for_the_end_is_told_why_and_ends_nothing() {
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let waiting = tokio::spawn({
+        let leader = leader.clone();
+        async move { leader.ended().await }
+    });
+    leader.apply("x").await.unwrap();
+    assert!(timeout(Duration::from_secs(3600), leader.ended()).await.is_err());
+    leader.apply("panic").await.unwrap_err();
+    let ended = waiting.await.unwrap();
+    assert!(matches!(ended, Fatal::Panicked { task: "run_fsm", .. }), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_ends_leads_no_more() {
     let cluster = Cluster::new(ABC).await;
     let leader = cluster.leader().await;

@@ -1,8 +1,8 @@
 //! The command line.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{env, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use raft::LogId;
 
 const AFTER_SERVE_HELP: &str = "\
@@ -11,14 +11,47 @@ Exit codes: 0 when it was told to stop, or was removed from its cluster; 1 when 
 fails, with one line on standard error that says why; 2 for a mistake on the command line.
 
 Example, a cluster of three on one machine:
-  kv serve --id a --data /tmp/a --raft 127.0.0.1:7001 --resp 127.0.0.1:6381 --http 127.0.0.1:8081 \\
-           --bootstrap
-  kv serve --id b --data /tmp/b --raft 127.0.0.1:7002 --resp 127.0.0.1:6382 --http 127.0.0.1:8082 \\
-           --join 127.0.0.1:8081
-  kv serve --id c --data /tmp/c --raft 127.0.0.1:7003 --resp 127.0.0.1:6383 --http 127.0.0.1:8083 \\
-           --join 127.0.0.1:8081
+  kv serve --id a --data-dir /tmp/a --bootstrap \\
+           --raft 127.0.0.1:7001 --resp 127.0.0.1:6381 --http 127.0.0.1:8081
+  kv serve --id b --data-dir /tmp/b --join 127.0.0.1:8081 \\
+           --raft 127.0.0.1:7002 --resp 127.0.0.1:6382 --http 127.0.0.1:8082
+  kv serve --id c --data-dir /tmp/c --join 127.0.0.1:8081 \\
+           --raft 127.0.0.1:7003 --resp 127.0.0.1:6383 --http 127.0.0.1:8083
   redis-cli -p 6382 set greeting hello     # any server takes any request
-  kv ctl --http 127.0.0.1:8081 status";
+  kv ctl --http 127.0.0.1:8081 status
+
+Redis commands, each as in Redis 7:
+  strings      GET SET SETNX GETSET MGET MSET APPEND STRLEN INCR INCRBY DECR DECRBY
+  keys         DEL UNLINK EXISTS TYPE SCAN DBSIZE TTL PTTL FLUSHALL FLUSHDB
+  connection   PING ECHO HELLO SELECT RESET QUIT CLIENT
+  server       INFO COMMAND CONFIG
+Absent: keys do not expire (SET takes NX, XX and GET only; TTL and PTTL answer -1), no KEYS (SCAN), one
+database (SELECT 0), strings only, no transactions, scripts or channels, no passwords.";
+
+const AFTER_ADD_HELP: &str = "\
+Run it against any member: it finds the leader. The new server is one that was started with its own --id
+and --raft, the --cluster of the others, an empty --data-dir and neither --bootstrap nor --join (with
+--join it does all of this by itself). First it becomes a nonvoter, which is told at once on standard
+error; when it has caught up it gets its vote. Until then the cluster does not depend on it.
+
+For a member that has what is asked for already, nothing is written. --move gives a member another
+address: start it there, with its data, and then move it.
+
+Exit codes: 0 when the server is what was asked for; 1 when it is not, or not in time, with one line
+that says what it is now and what to do.";
+
+const AFTER_REJOIN_HELP: &str = "\
+Run it against any member but the server itself: it finds the leader. Before, empty the server's data
+directory and start it with the --id, --raft and --cluster it had, without --bootstrap; --join does no
+harm. The leader removes the member and adds it again, with the address and the vote it had. It catches
+up as a nonvoter first, so for that time the cluster has one voter less.
+
+Exit codes: 0 when the server is what it was; 1 when it is not, with one line that says why.";
+
+const AFTER_LEAVE_HELP: &str = "\
+Refused when the voters that remain would have no majority that the leader has heard from within an
+election timeout: they could commit nothing any more, not even a member's return. --force does it all
+the same.";
 
 const TIMES: &str = "Times, such as 500ms, 5s, 2m or 24h";
 const SNAPSHOTS: &str = "Snapshots";
@@ -97,8 +130,8 @@ pub(crate) struct Serve {
     #[arg(long, env = "KV_ID", value_parser = parse_id)]
     pub(crate) id: String,
     /// Where the server keeps everything. Made if it is missing.
-    #[arg(long, env = "KV_DATA", value_name = "DIR")]
-    pub(crate) data: PathBuf,
+    #[arg(long, env = "KV_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
     /// Where to listen for other servers.
     #[arg(long, env = "KV_RAFT", value_name = "HOST:PORT", default_value = "127.0.0.1:7000",
           value_parser = parse_address)]
@@ -241,37 +274,43 @@ pub(crate) enum Action {
     },
     /// Lists the members.
     Members,
-    /// Adds a member (its server must be running), or makes a nonvoter a voter.
-    Add {
-        /// Its name.
-        #[arg(value_parser = parse_id)]
-        id: String,
-        /// Its Raft address.
-        #[arg(value_name = "HOST:PORT", value_parser = parse_address)]
-        address: String,
-        /// Without a vote.
-        #[arg(long)]
-        nonvoter: bool,
-    },
-    /// Takes a member's vote away.
+    /// Makes a server a member, or a nonvoter a voter, and waits until it has caught up. Start the server
+    /// before, or while this waits.
+    #[command(after_help = AFTER_ADD_HELP)]
+    Add(Add),
+    /// Takes a member's vote away. It goes on receiving everything.
+    #[command(after_help = AFTER_LEAVE_HELP)]
     Demote {
         /// Its name.
         #[arg(value_parser = parse_id)]
         id: String,
+        /// Also if the voters that remain have no majority that the leader hears from.
+        #[arg(long)]
+        force: bool,
     },
-    /// Removes a member.
+    /// Removes a member. Its server ends by itself, as soon as it learns of it.
+    #[command(after_help = AFTER_LEAVE_HELP)]
     Remove {
         /// Its name.
         #[arg(value_parser = parse_id)]
         id: String,
+        /// Also if the voters that remain have no majority that the leader hears from.
+        #[arg(long)]
+        force: bool,
     },
-    /// Takes a member back that has lost its data: removes it and adds it again, with the same address
-    /// and vote, and waits until it has caught up. Start it first, with an empty directory and without
-    /// --join.
+    /// Takes a member back that has lost its data and runs on an empty directory now, and waits until it
+    /// has caught up.
+    #[command(after_help = AFTER_REJOIN_HELP)]
     Rejoin {
         /// Its name.
         #[arg(value_parser = parse_id)]
         id: String,
+        /// Also if the voters that remain meanwhile have no majority that the leader hears from.
+        #[arg(long)]
+        force: bool,
+        /// How long to wait until it has caught up.
+        #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+        timeout: Duration,
     },
     /// Lets the asked server take a snapshot now, and its log forget what the snapshot stands for.
     Snapshot,
@@ -281,6 +320,26 @@ pub(crate) enum Action {
         #[arg(value_parser = parse_id)]
         to: Option<String>,
     },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Add {
+    /// Its name: what it was started with as --id.
+    #[arg(value_parser = parse_id)]
+    pub(crate) id: String,
+    /// Its Raft address: what it was started with as --raft, or --advertise and that port.
+    #[arg(value_name = "HOST:PORT", value_parser = parse_address)]
+    pub(crate) address: String,
+    /// Without a vote. Does not wait.
+    #[arg(long)]
+    pub(crate) nonvoter: bool,
+    /// It is a member with another address, and this is its new one.
+    #[arg(long = "move")]
+    pub(crate) moves: bool,
+    /// How long to wait until it has caught up. It goes on catching up afterwards: the same command
+    /// waits again.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -317,7 +376,7 @@ pub(crate) struct Restore {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Inspect {
     /// The server's data directory.
-    #[arg(long, env = "KV_DATA", alias = "data", value_name = "DIR")]
+    #[arg(long, env = "KV_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
     /// Show these entries of the log too, one a line. Either number may be left out.
     #[arg(long, value_name = "FROM..TO", value_parser = parse_entries)]
@@ -330,7 +389,7 @@ pub(crate) struct Inspect {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Recover {
     /// The server's data directory.
-    #[arg(long, env = "KV_DATA", alias = "data", value_name = "DIR")]
+    #[arg(long, env = "KV_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
     /// A JSON file with the members of the new cluster. This server has to be one.
     #[arg(long, value_name = "FILE")]
@@ -381,8 +440,22 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
         let _ = error.print();
         return Err(if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS });
     }
-    eprintln!("kv: {}", one_line(&error.to_string()));
+    let words: Vec<_> = env::args().skip(1).collect();
+    eprintln!("kv: {} (see `{} --help`)", one_line(&error.to_string()), asked_for(&words));
     Err(ExitCode::from(2))
+}
+
+/// The command whose help says more, as far as the words name one.
+fn asked_for(words: &[String]) -> String {
+    let mut command = &Cli::command();
+    let mut name = command.get_name().to_owned();
+    for word in words {
+        if let Some(subcommand) = command.find_subcommand(word) {
+            name = format!("{name} {word}");
+            command = subcommand;
+        }
+    }
+    name
 }
 
 /// The part of clap's message that says what is wrong.
@@ -393,7 +466,7 @@ fn one_line(message: &str) -> String {
         !line.starts_with("Usage:") && !line.starts_with("For more information")
     });
     let telling: Vec<_> = telling.filter(|line| !line.is_empty()).collect();
-    telling.join(" ") + " (see `kv --help`)"
+    telling.join(" ")
 }
 
 pub(crate) fn parse_id(text: &str) -> Result<String, String> {
@@ -472,8 +545,6 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -514,16 +585,41 @@ mod tests {
     fn a_mistake_is_one_line() {
         let mistakes: [&[&str]; 5] = [
             &["kv", "serve"],
-            &["kv", "serve", "--id", "", "--data", "x"],
-            &["kv", "serve", "--id", "a", "--data", "x", "--resp", "nowhere"],
+            &["kv", "serve", "--id", "", "--data-dir", "x"],
+            &["kv", "serve", "--id", "a", "--data-dir", "x", "--resp", "nowhere"],
             &["kv", "fly"],
-            &["kv", "serve", "--id", "a", "--data", "x", "--bootstrap", "--join", "h:1"],
+            &["kv", "serve", "--id", "a", "--data-dir", "x", "--bootstrap", "--join", "h:1"],
         ];
         for args in mistakes {
             let error = Cli::try_parse_from(args).unwrap_err();
             let line = one_line(&error.to_string());
-            assert!(!line.contains('\n') && line.contains("kv --help"), "{line}");
+            assert!(!line.contains('\n') && !line.contains("--help"), "{line}");
             assert!(!line.starts_with("error"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_points_to_the_help_of_its_own_command() {
+        let cases = [
+            ("", "kv"),
+            ("fly", "kv"),
+            ("serve --id", "kv serve"),
+            ("ctl", "kv ctl"),
+            ("ctl --http h:1 add x nowhere", "kv ctl add"),
+            ("ctl remove --farce add", "kv ctl remove"),
+        ];
+        for (words, expected) in cases {
+            let words: Vec<_> = words.split_whitespace().map(str::to_owned).collect();
+            assert_eq!(asked_for(&words), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_redis_command() {
+        let words: Vec<_> = AFTER_SERVE_HELP.split_whitespace().collect();
+        for spec in crate::resp::request::public() {
+            let name = spec.name.to_uppercase();
+            assert!(words.contains(&name.as_str()), "{name} is not in the help");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! `grep` and `diff` work on them.
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufWriter, Write},
     ops::RangeInclusive,
 };
@@ -75,6 +76,8 @@ impl From<raft::StoreError> for Stop {
 struct Found {
     identity: Identity,
     hard_state: HardState,
+    /// Which disk this is; 0 before its first start.
+    incarnation: u64,
     /// The first index and the last entry of the log.
     log: Option<(LogIndex, LogId)>,
     noted_commit: Option<LogIndex>,
@@ -91,6 +94,7 @@ impl Found {
     ) -> Result<Self, Failure> {
         let ReadOnlyStores { mut stable, snapshots, .. } = stores;
         let hard_state = stable.hard_state().await.map_err(Failure::new)?.unwrap_or_default();
+        let incarnation = stable.incarnation().await.map_err(Failure::new)?.unwrap_or_default();
         let snapshots = match snapshots {
             Some(snapshots) => snapshots.list().await.map_err(Failure::new)?,
             None => Vec::new(),
@@ -111,7 +115,7 @@ impl Found {
                 next = next.plus(entries.len());
             }
         }
-        Ok(Self { identity, hard_state, log, noted_commit, snapshots, configuration })
+        Ok(Self { identity, hard_state, incarnation, log, noted_commit, snapshots, configuration })
     }
 
     /// The entries that are wanted and there.
@@ -140,7 +144,7 @@ impl Found {
         reader: &dyn LogReader,
         entries: Option<RangeInclusive<LogIndex>>,
     ) -> Result<(), Stop> {
-        let Self { identity, hard_state, log, snapshots, configuration, .. } = self;
+        let Self { identity, hard_state, incarnation, log, snapshots, configuration, .. } = self;
         writeln!(out, "server      {}", identity.id)?;
         writeln!(out, "cluster     {}", identity.cluster.as_deref().unwrap_or("not noted"))?;
         writeln!(out, "term        {}", hard_state.current_term)?;
@@ -148,6 +152,7 @@ impl Found {
             Some(candidate) => writeln!(out, "vote        {candidate}")?,
             None => writeln!(out, "vote        none in this term")?,
         }
+        writeln!(out, "incarnation {}", hex(*incarnation))?;
         match log {
             Some((first, last)) => writeln!(out, "log         entries {first} to {last}")?,
             None => writeln!(out, "log         empty")?,
@@ -192,7 +197,8 @@ impl Found {
         reader: &dyn LogReader,
         entries: Option<RangeInclusive<LogIndex>>,
     ) -> Result<(), Stop> {
-        let Self { identity, hard_state, log, noted_commit, snapshots, configuration } = self;
+        let Self { identity, hard_state, incarnation, log, noted_commit, snapshots, configuration } =
+            self;
         let snapshots: Vec<_> = snapshots
             .iter()
             .map(|meta| {
@@ -218,6 +224,7 @@ impl Found {
             "first_members": identity.first_members,
             "term": hard_state.current_term,
             "voted_for": hard_state.voted_for,
+            "incarnation": hex(*incarnation),
             "log": log.map(|(first, last)| json!({ "first": first, "last": last })),
             "end": self.end(),
             "committed": self.committed(),
@@ -239,21 +246,29 @@ fn newer(known: IndexedConfiguration, entry: &Entry) -> IndexedConfiguration {
     }
 }
 
-/// In the form of a file for `kv recover`.
+/// The members in the form of a file for `kv recover`, and beside them the disks they are known by.
 fn members(configuration: &IndexedConfiguration) -> Value {
-    let servers = configuration.configuration.servers().iter();
+    let servers = configuration.configuration.servers();
+    let incarnations: BTreeMap<_, _> =
+        servers.iter().map(|server| (&server.id, hex(server.incarnation))).collect();
     let servers: Vec<_> = servers
+        .iter()
         .map(|server| {
             json!({
                 "id": server.id, "address": server.address, "non_voter": !server.is_voter(),
             })
         })
         .collect();
-    json!({ "index": configuration.index, "members": servers })
+    json!({ "index": configuration.index, "members": servers, "incarnations": incarnations })
+}
+
+/// An incarnation as text: many readers of JSON keep only 53 bits of a number.
+fn hex(incarnation: u64) -> String {
+    format!("{incarnation:016x}")
 }
 
 /// The entry in one line of words.
-fn describe(entry: &Entry) -> String {
+pub(crate) fn describe(entry: &Entry) -> String {
     match &entry.payload {
         EntryPayload::Noop => "noop".to_owned(),
         EntryPayload::Barrier => "barrier".to_owned(),

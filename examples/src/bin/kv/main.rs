@@ -9,10 +9,10 @@
 //!   the state machine around it ([`fsm`]) and its [`snapshot`].
 //! - Requests: [`resp`] reads and answers them, [`route`] takes them to the leader, [`reads`] keeps
 //!   answers from being stale, [`announce`] tells everybody where everybody is.
-//! - Around it: [`serve`] puts a [`server`] together, [`identity`] guards its directory, [`stores`] are
-//!   what is in there, [`inspect`] shows it and [`recover`] makes a new cluster of it, [`http`] is for
-//!   operators, [`figures`] are what it counts, [`ctl`] is a terminal for it, [`backup`] the state in a
-//!   file, and [`demo`] the proof.
+//! - Around it: [`serve`] puts a [`server`] together, [`membership`] is how that comes into its cluster,
+//!   [`identity`] guards its directory, [`stores`] are what is in there, [`inspect`] shows it and
+//!   [`recover`] makes a new cluster of it, [`http`] is for operators, [`figures`] are what it counts,
+//!   [`ctl`] is a terminal for it, [`backup`] the state in a file, and [`demo`] the proof.
 
 mod announce;
 mod backup;
@@ -28,6 +28,7 @@ mod http;
 mod identity;
 mod inspect;
 mod map;
+mod membership;
 mod operator;
 mod reads;
 mod recover;

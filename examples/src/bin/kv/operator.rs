@@ -1,7 +1,7 @@
 //! The client's end of the HTTP interface, for `kv ctl`, for a server that joins, and for the demo.
 //! It blocks: call it from a thread that may.
 
-use std::{io::Read, time::Duration};
+use std::{fmt, io::Read, time::Duration};
 
 use serde_json::Value;
 use ureq::{
@@ -33,12 +33,39 @@ pub(crate) enum Ask {
     Delete,
 }
 
-/// Why an upload has not succeeded.
+/// Why a request has not succeeded.
 #[derive(Debug)]
-pub(crate) enum UploadError {
+pub(crate) enum AskError {
     /// The server has not said what became of it.
     Unanswered(Failure),
-    Refused(Failure),
+    /// The server has said why not.
+    Refused { status: StatusCode, why: Failure },
+}
+
+impl AskError {
+    /// Whether the same request may succeed later.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unanswered(_) => true,
+            Self::Refused { status, .. } => !status.is_client_error(),
+        }
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Unanswered(failure) | AskError::Refused { why: failure, .. } => failure,
+        }
+    }
+}
+
+impl fmt::Display for AskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unanswered(failure) | Self::Refused { why: failure, .. } => failure.fmt(f),
+        }
+    }
 }
 
 impl Operator {
@@ -72,7 +99,7 @@ impl Operator {
     ///
     /// # Errors
     /// When nobody answers, or the answer is an error; the failure is what the server said.
-    pub(crate) fn ask(&self, path: &str, ask: &Ask) -> Result<Value, Failure> {
+    pub(crate) fn ask(&self, path: &str, ask: &Ask) -> Result<Value, AskError> {
         let mut url = format!("http://{}{path}", self.server);
         for _ in 0..MAX_HOPS {
             let response = match ask {
@@ -94,7 +121,10 @@ impl Operator {
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
-    pub(crate) fn download(&self, path: &str) -> Result<(Option<u64>, impl Read + use<>), Failure> {
+    pub(crate) fn download(
+        &self,
+        path: &str,
+    ) -> Result<(Option<u64>, impl Read + use<>), AskError> {
         let mut url = format!("http://{}{path}", self.server);
         for _ in 0..MAX_HOPS {
             let response = self.agent.get(&url).call().map_err(unreachable(&url))?;
@@ -106,7 +136,8 @@ impl Operator {
             } else {
                 // An error, in JSON.
                 answer(&url, response)?;
-                return Err(Failure::new(format!("{url} has no answer")));
+                let failure = Failure::new(format!("{url} has no answer"));
+                return Err(AskError::Unanswered(failure));
             }
         }
         Err(self.no_leader())
@@ -121,7 +152,7 @@ impl Operator {
         path: &str,
         body: &mut dyn Read,
         length: u64,
-    ) -> Result<Value, UploadError> {
+    ) -> Result<Value, AskError> {
         let url = format!("http://{}{path}", self.server);
         let request = self
             .agent
@@ -129,14 +160,13 @@ impl Operator {
             .header(header::CONTENT_LENGTH, length)
             // So that one who refuses is heard before everything is sent.
             .header(header::EXPECT, "100-continue");
-        let response = request
-            .send(SendBody::from_reader(body))
-            .map_err(|error| UploadError::Unanswered(unreachable(&url)(error)))?;
-        answer(&url, response).map_err(UploadError::Refused)
+        let response = request.send(SendBody::from_reader(body)).map_err(unreachable(&url))?;
+        answer(&url, response)
     }
 
-    fn no_leader(&self) -> Failure {
-        Failure::new(format!("no leader found from {} in {MAX_HOPS} steps", self.server))
+    fn no_leader(&self) -> AskError {
+        let text = format!("no leader found from {} in {MAX_HOPS} steps", self.server);
+        AskError::Unanswered(Failure::new(text))
     }
 
     /// The whole state of the server, as bytes.
@@ -153,8 +183,8 @@ impl Operator {
     }
 }
 
-fn unreachable(url: &str) -> impl FnOnce(ureq::Error) -> Failure {
-    move |error| Failure::new(format!("cannot ask {url}: {error}"))
+fn unreachable(url: &str) -> impl FnOnce(ureq::Error) -> AskError {
+    move |error| AskError::Unanswered(Failure::new(format!("cannot ask {url}: {error}")))
 }
 
 /// Where the answer says to ask instead.
@@ -165,12 +195,12 @@ fn elsewhere(response: &Response<Body>) -> Option<String> {
     Some(response.headers().get(header::LOCATION)?.to_str().ok()?.to_owned())
 }
 
-fn answer(url: &str, mut response: Response<Body>) -> Result<Value, Failure> {
+fn answer(url: &str, mut response: Response<Body>) -> Result<Value, AskError> {
     let status = response.status();
     let body: Value = response.body_mut().read_json().map_err(unreachable(url))?;
     if status.is_success() {
         return Ok(body);
     }
     let why = body.get("error").and_then(Value::as_str).unwrap_or("no reason was given");
-    Err(Failure::new(format!("refused ({}): {why}", status.as_u16())))
+    Err(AskError::Refused { status, why: Failure::new(why) })
 }

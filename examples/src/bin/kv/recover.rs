@@ -5,15 +5,28 @@ use std::{
     io::{self, BufRead},
 };
 
-use raft::{Configuration, RecoverError, RecoverOptions, Recovered, Uncommitted, recover_cluster};
+use raft::{
+    Configuration, LogId, LogIndex, LogStore, RecoverError, RecoverOptions, Recovered, Term,
+    Uncommitted, UncommittedEntries, recover_cluster,
+};
 
 use crate::{
     cli::{self, Recover},
     failure::Failure,
     fsm::{KvFsm, Shared},
-    identity,
+    identity, inspect,
     stores::Stores,
 };
+
+/// An end that no state has. With it the library checks everything, says where the state would end, and
+/// changes nothing.
+const NOWHERE: LogId = LogId { term: Term(u64::MAX), index: LogIndex(u64::MAX) };
+
+/// Doubtful entries that are listed at most.
+const LISTED: u64 = 20;
+
+/// What is read of the log at once.
+const READ_BYTES: u64 = 1 << 20;
 
 /// Recovers the server and prints what came of it.
 ///
@@ -23,25 +36,85 @@ use crate::{
 pub(crate) async fn run(options: Recover) -> Result<(), Failure> {
     let (identity, lock) = identity::take(&options.data_dir)?;
     let configuration = configuration(&options)?;
-    let Stores { mut log, mut stable, snapshots } =
-        Stores::open_existing(&options.data_dir).await?;
-    if !options.yes {
-        confirm(&identity.id, &options, &configuration)?;
-    }
-    let how = RecoverOptions {
-        uncommitted: match (options.keep_uncommitted, options.discard_uncommitted) {
-            (true, _) => Uncommitted::Keep,
-            (false, true) => Uncommitted::Discard,
-            (false, false) => Uncommitted::Refuse,
-        },
-        must_end_at: options.must_end_at,
-        ..RecoverOptions::new(identity.id.as_str())
+    let mut stores = Stores::open_existing(&options.data_dir).await?;
+    let uncommitted = match (options.keep_uncommitted, options.discard_uncommitted) {
+        (true, _) => Uncommitted::Keep,
+        (false, true) => Uncommitted::Discard,
+        (false, false) => Uncommitted::Refuse,
     };
-    let fsm = KvFsm::new(Shared::new());
-    let recovered =
-        recover_cluster(fsm, &mut log, &mut stable, &snapshots, configuration, &how).await;
-    drop((log, stable, snapshots, lock));
+    let must_end_at = options.must_end_at;
+    let how =
+        RecoverOptions { uncommitted, must_end_at, ..RecoverOptions::new(identity.id.as_str()) };
+
+    let end = check(&options, &mut stores, &configuration, &how).await?;
+    explain(&identity.id, &options, &configuration, end);
+    if !options.yes {
+        confirm()?;
+    }
+    let recovered = recover(&mut stores, configuration, &how).await;
+    drop((stores, lock));
     print!("{}", report(&identity.id, &recovered.map_err(failure)?));
+    Ok(())
+}
+
+async fn recover(
+    Stores { log, stable, snapshots }: &mut Stores,
+    configuration: Configuration,
+    how: &RecoverOptions,
+) -> Result<Recovered, RecoverError> {
+    recover_cluster(KvFsm::new(Shared::new()), log, stable, &*snapshots, configuration, how).await
+}
+
+/// Checks everything, and lists the entries that are not known to be committed. Returns where the
+/// state will end.
+async fn check(
+    options: &Recover,
+    stores: &mut Stores,
+    configuration: &Configuration,
+    how: &RecoverOptions,
+) -> Result<LogId, Failure> {
+    let mut nothing_decided = RecoverOptions { must_end_at: Some(NOWHERE), ..how.clone() };
+    nothing_decided.uncommitted = Uncommitted::Refuse;
+    let mut found = recover(stores, configuration.clone(), &nothing_decided).await;
+    if let Err(RecoverError::Undecided { uncommitted, .. }) = &found {
+        list_doubtful(options, stores, uncommitted).await?;
+        let nowhere = RecoverOptions { must_end_at: Some(NOWHERE), ..how.clone() };
+        found = recover(stores, configuration.clone(), &nowhere).await;
+    }
+    match (found, how.must_end_at) {
+        (Err(RecoverError::EndsElsewhere { found, .. }), Some(expected)) if found != expected => {
+            Err(failure(RecoverError::EndsElsewhere { expected, found }))
+        }
+        (Err(RecoverError::EndsElsewhere { found, .. }), _) => Ok(found),
+        (Err(error), _) => Err(failure(error)),
+        (Ok(recovered), _) => Ok(recovered.end()),
+    }
+}
+
+async fn list_doubtful(
+    options: &Recover,
+    stores: &Stores,
+    doubtful: &UncommittedEntries,
+) -> Result<(), Failure> {
+    let UncommittedEntries { first, last, .. } = *doubtful;
+    eprintln!("Not known to be committed are {doubtful}:");
+    let listed = last.index.min(first.plus(LISTED as usize).prev());
+    let (reader, mut next) = (stores.log.reader(), first);
+    while next <= listed {
+        let entries = reader.read(next..=listed, READ_BYTES).await.map_err(Failure::new)?;
+        for entry in entries.iter() {
+            eprintln!("  {}  {}", entry.id(), inspect::describe(entry));
+        }
+        next = next.plus(entries.len().max(1));
+    }
+    if listed < last.index {
+        let (more, from) = (last.index.since(listed), listed.next());
+        let dir = options.data_dir.display();
+        eprintln!(
+            "  and {more} more: kv inspect --data-dir {dir} --entries {from}..{}",
+            last.index
+        );
+    }
     Ok(())
 }
 
@@ -59,13 +132,21 @@ fn configuration(options: &Recover) -> Result<Configuration, Failure> {
     Ok(configuration)
 }
 
-fn confirm(id: &str, options: &Recover, configuration: &Configuration) -> Result<(), Failure> {
+fn explain(id: &str, options: &Recover, configuration: &Configuration, end: LogId) {
+    match (options.keep_uncommitted, options.discard_uncommitted) {
+        (true, _) => eprintln!("Entries that are not known to be committed are kept."),
+        (_, true) => eprintln!("Entries that are not known to be committed are discarded."),
+        _ => {}
+    }
     eprintln!(
-        "Server {id} in {} will be the beginning of a new cluster of:",
+        "Server {id} in {} will be the beginning, with all up to entry {end}, of a new cluster of:",
         options.data_dir.display()
     );
     eprint!("{}", list(configuration));
     eprintln!("Servers of the old cluster must never come back with their data.");
+}
+
+fn confirm() -> Result<(), Failure> {
     eprintln!("This cannot be undone. Type yes to go on:");
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(Failure::new)?;
@@ -99,7 +180,7 @@ fn report(id: &str, recovered: &Recovered) -> String {
     let end = snapshot.last;
     let mut text = format!("recovered server {id}; its state ends with entry {end}\n");
     let mut line = |sentence: String| text.push_str(&format!("  {sentence}\n"));
-    if restored.index != raft::LogIndex::ZERO {
+    if restored.index != LogIndex::ZERO {
         line(format!("restored the snapshot that ends with entry {restored}"));
     }
     line(format!("applied {applied} commands of the log"));

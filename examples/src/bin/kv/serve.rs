@@ -8,7 +8,6 @@ use raft::{
     autopilot::{Autopilot, AutopilotConfig, Promotion},
 };
 use raft_tcp::{TcpOptions, TcpTransport};
-use serde_json::json;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -24,8 +23,7 @@ use crate::{
     fsm::{Contact, KvFsm, Shared},
     http, identity,
     identity::Identity,
-    operator::{Ask, Operator},
-    resp,
+    membership, resp,
     route::{Patience, Router},
     server::{Counters, Limits, Server},
     stores::Stores,
@@ -33,10 +31,6 @@ use crate::{
 
 /// A command is a little longer in the log than its strings.
 const COMMAND_OVERHEAD_BYTES: u64 = 1024;
-/// How long a server that joins waits between attempts.
-const JOIN_PAUSE: Duration = Duration::from_secs(1);
-/// How long a member may take to answer a server that joins: it may have to wait for an election.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// Runs a server until it is told to stop.
@@ -60,7 +54,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     let http_listener = listen(&options.http, "operators").await?;
     let transport = transport(&options, &addresses, config.max_command_bytes).await?;
 
-    let data = identity::directory(&options.data)?;
+    let data = identity::directory(&options.data_dir)?;
     let wanted = Identity {
         id: options.id.clone(),
         cluster: Some(options.cluster.clone()),
@@ -110,8 +104,12 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     tasks.spawn(http::serve(http_listener, Arc::clone(&server), metrics.clone()));
     tasks.spawn(announce::run(Arc::clone(&server)));
     tasks.spawn(keep_metrics_small(metrics));
-    if let Some(member) = options.join {
-        tasks.spawn(join(Arc::clone(&server), member, !options.nonvoter));
+    tasks.spawn(membership::explain_disks(Arc::clone(&server), options.join.clone()));
+    match options.join {
+        Some(member) => {
+            tasks.spawn(membership::join(Arc::clone(&server), member, !options.nonvoter));
+        }
+        None => membership::explain_solitude(&server),
     }
     let end = until_the_end(&server, options.stop_with_stdin).await;
     take_down(&server, tasks).await;
@@ -236,32 +234,6 @@ async fn bootstrap(stores: &mut Stores, members: &BTreeMap<String, String>) -> R
     let members = members.iter().map(|(id, at)| Member::voter(id.as_str(), at.as_str()));
     let configuration = Configuration::new(members);
     raft::bootstrap_cluster(log, stable, &*snapshots, configuration).await.map_err(Failure::new)
-}
-
-/// Asks `member` to make this server a member, until it is one. One that was a member before stays
-/// what it is.
-async fn join(server: Arc<Server>, member: String, voter: bool) {
-    let id = server.node.id().clone();
-    let body = json!({ "id": id, "address": server.address, "voter": voter });
-    if server.node.configuration().configuration.server(&id).is_some() {
-        return;
-    }
-    // It is a member without a vote while it catches up. Whoever waits for that has only so much
-    // patience, and asking again goes on where it was.
-    let is_there = || {
-        let members = server.node.configuration().configuration;
-        members.server(&id).is_some_and(|member| member.is_voter() || !voter)
-    };
-    while !is_there() {
-        let (operator, ask) = (Operator::new(&member, JOIN_TIMEOUT), Ask::Post(body.clone()));
-        let asked = tokio::task::spawn_blocking(move || operator.ask("/members", &ask)).await;
-        match asked {
-            Ok(Ok(_)) => return tracing::info!(member, voter, "joined the cluster"),
-            Ok(Err(failure)) => tracing::warn!(member, %failure, "not joined yet"),
-            Err(error) => tracing::warn!(member, %error, "not joined yet"),
-        }
-        sleep(JOIN_PAUSE).await;
-    }
 }
 
 /// The exporter wants to be reminded to forget old samples.

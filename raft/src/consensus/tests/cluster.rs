@@ -373,9 +373,7 @@ impl Cluster {
             }
             Action::ReceiveSnapshot { from, piece } => self.receive_snapshot(id, &from, &piece),
             Action::SteppedDown { .. } => self.server_mut(id).sending.clear(),
-            Action::Diverged { snapshot, entry } => {
-                panic!("law 4: {id} has {snapshot} where its leader has {entry}")
-            }
+            Action::Diverged { .. } => self.crash(id),
             Action::Restored
             | Action::SetPeers(_)
             | Action::Verified { .. }

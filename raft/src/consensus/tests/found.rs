@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    cluster::{Cluster, Snapshot, configuration, log_of, n, piece, rules, snapshot},
+    cluster::{Cluster, Filter, Snapshot, configuration, log_of, n, piece, rules, snapshot},
     messages::{
         append, conflict, entry, heartbeat, heartbeat_reply, install_reply, installed, matched,
     },
@@ -294,29 +294,119 @@ fn a_snapshot_of_a_deposed_leader_is_not_adopted() {
     assert_eq!(cluster.core(&n(1)).last(), LogId::new(3, 9));
 }
 
+/// A cluster in which n1 leads and has adopted a restore that nobody else has, and where that ends.
+fn restored(voters: usize, at_least: u64) -> (Cluster, LogId) {
+    let mut cluster = Cluster::new(voters);
+    cluster.elect(&n(1));
+    cluster.stabilize();
+    let last = restore(&mut cluster, at_least);
+    (cluster, last)
+}
+
+/// Has n1 restore from data that ends there at least.
+fn restore(cluster: &mut Cluster, at_least: u64) -> LogId {
+    let begun = cluster.act(&n(1), |core, now| core.begin_restore(now, LogIndex(at_least)));
+    let (last, configuration) = begun.expect("n1 leads");
+    cluster.server_mut(&n(1)).disk.keep(Snapshot { last, configuration });
+    let finished = cluster.act(&n(1), |core, now| core.finish_restore(now, last));
+    assert_eq!(finished, Ok(last.index.next()));
+    cluster.written_all(&n(1));
+    cluster.pool.clear();
+    last
+}
+
 /// A leader that had adopted a restore, and lost the leadership before anybody else had it, panicked
 /// when the next leader had another entry there. It is of no use, but it says so.
 #[test]
 fn a_server_whose_restore_the_cluster_went_on_without_says_so() {
-    for message in [
-        append(3, (2, 2), &[3, 3], 4),
-        append(3, (3, 3), &[], 3),
-        piece(3, 1, &snapshot(3, 3, 3), 0),
+    for (message, entry) in [
+        (append(3, (2, 2), &[3, 3], 4), (3, 3)),
+        (append(3, (3, 3), &[], 3), (3, 3)),
+        (append(3, (3, 2), &[], 2), (3, 2)),
+        (piece(3, 1, &snapshot(3, 3, 3), 0), (3, 3)),
     ] {
-        let mut cluster = Cluster::new(3);
-        cluster.elect(&n(1));
-        cluster.stabilize();
-        let begun = cluster.act(&n(1), |core, now| core.begin_restore(now, LogIndex::ZERO));
-        let (last, configuration) = begun.expect("n1 leads");
-        cluster.server_mut(&n(1)).disk.keep(Snapshot { last, configuration });
-        let finished = cluster.act(&n(1), |core, now| core.finish_restore(now, last));
-        assert_eq!(finished, Ok(LogIndex(4)));
-        cluster.written_all(&n(1));
-        cluster.pool.clear();
+        let (cluster, snapshot) = restored(3, 0);
+        assert_eq!(snapshot, LogId::new(2, 3));
         let mut core = cluster.core(&n(1)).clone();
         core.handle_message(Time(0), &n(2), message);
         let diverged = std::iter::from_fn(|| core.poll_action())
             .find(|action| matches!(action, Action::Diverged { .. }));
-        assert_eq!(diverged, Some(Action::Diverged { snapshot: last, entry: LogId::new(3, 3) }));
+        let entry = LogId::new(entry.0, entry.1);
+        assert_eq!(diverged, Some(Action::Diverged { snapshot, entry }));
     }
+}
+
+/// The same server acknowledged whatever the next leader sent below its snapshot, and had none of it:
+/// acknowledged commands were lost.
+#[test]
+fn a_server_ahead_by_a_restore_acknowledges_nothing_that_it_lacks() {
+    let (mut cluster, _) = restored(3, 10_000);
+    cluster.partition(&[n(1)]);
+    cluster.run(5 * ELECTION);
+    let leader = cluster.leaders().into_iter().find(|id| *id != n(1)).expect("two can elect");
+    let other = if leader == n(2) { n(3) } else { n(2) };
+    cluster.pool.clear();
+    cluster.heal();
+    cluster.partition(&[other]);
+    cluster.take_trace();
+    let index = cluster.propose(&leader, "x");
+    cluster.run(ELECTION / 2);
+    assert!(cluster.core(&leader).commit_index() < index);
+    let has_ended = |line: &String| line.starts_with("n1 diverged 10001@2");
+    assert!(cluster.take_trace().iter().any(has_ended));
+}
+
+/// A restore raises the commit index of its leader, and the next heartbeat told a follower to commit
+/// what it had of the old log, which no majority had.
+#[test]
+fn a_restore_commits_nothing_of_the_log_that_it_replaces() {
+    let mut cluster = Cluster::new(5);
+    cluster.elect(&n(1));
+    cluster.stabilize();
+    let only = |to| Filter { to: Some(n(to)), ..Filter::default() };
+    let only_second_has_another = |cluster: &mut Cluster| {
+        let index = cluster.propose(&n(1), "x");
+        cluster.written_all(&n(1));
+        cluster.deliver(&only(2), 100);
+        cluster.written_all(&n(2));
+        cluster.deliver(&only(1), 100);
+        cluster.pool.clear();
+        assert_eq!(cluster.core(&n(2)).last().index, index);
+        index
+    };
+    let first = only_second_has_another(&mut cluster);
+    let heartbeat = |cluster: &mut Cluster| {
+        cluster.act(&n(1), |core, now| core.begin_round(now));
+        cluster.deliver(&only(2), 1);
+        cluster.deliver(&only(1), 100);
+        cluster.act(&n(1), |core, now| core.begin_round(now));
+        cluster.deliver(&only(2), 1);
+        cluster.core(&n(2)).commit_index()
+    };
+    restore(&mut cluster, 0);
+    assert!(heartbeat(&mut cluster) < first);
+    // Nor does a second restore, when the first is committed by the others.
+    cluster.pool.clear();
+    cluster.partition(&[n(2)]);
+    cluster.run(ELECTION);
+    assert!(first < cluster.core(&n(3)).commit_index());
+    restore(&mut cluster, 0);
+    cluster.heal();
+    assert!(heartbeat(&mut cluster) < first);
+}
+
+/// Until the no-op behind a restored snapshot is committed, the restore may come to nothing: reads
+/// wait for it, and neither membership nor another restore builds on it.
+#[test]
+fn nothing_builds_on_a_restore_that_is_not_committed() {
+    let (mut cluster, last) = restored(3, 0);
+    let verification = cluster.act(&n(1), |core, now| core.verify_leader(now)).expect("n1 leads");
+    assert_eq!(verification.read_index, last.index.next());
+    let again = cluster.act(&n(1), |core, now| core.begin_restore(now, LogIndex::ZERO));
+    assert_eq!(again, Err(Refusal::NotReady));
+    let demote = ConfigurationChange::DemoteVoter { id: n(3) };
+    let change = |core: &mut Consensus, now| core.change_configuration(now, &demote, None);
+    assert_eq!(cluster.act(&n(1), change), Err(Refusal::NotReady));
+    cluster.run(ELECTION);
+    cluster.act(&n(1), change).expect("the restore is committed");
 }

@@ -228,6 +228,7 @@ impl World {
             wanted_round: 0,
             transfers: 0,
             restore: None,
+            replaced: None,
             next_heartbeat: NOW + Duration::from_millis(100),
             majority_contact: NOW,
         }

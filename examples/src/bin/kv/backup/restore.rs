@@ -15,7 +15,7 @@ use super::{About, progress::Progress, take::blocking};
 use crate::{
     cli::Restore,
     failure::Failure,
-    operator::{Ask, Operator, UploadError},
+    operator::{Ask, AskError, Operator},
     snapshot::Summary,
 };
 
@@ -40,7 +40,7 @@ pub(crate) async fn run(options: Restore) -> Result<(), Failure> {
 
     let leader = leader(&http).await?;
     let operator = Operator::new(leader.as_str(), ASK_TIMEOUT);
-    let there = blocking(move || operator.ask("/status", &Ask::Get)).await?;
+    let there = blocking(move || Ok(operator.ask("/status", &Ask::Get)?)).await?;
     explain(&input, &about, &summary, &leader, &there);
     if !yes {
         confirm()?;
@@ -58,7 +58,7 @@ async fn leader(http: &str) -> Result<String, Failure> {
     let deadline = Instant::now() + LEADER_WAIT;
     loop {
         let operator = Operator::new(http, ASK_TIMEOUT);
-        let members = blocking(move || operator.ask("/members", &Ask::Get)).await?;
+        let members = blocking(move || Ok(operator.ask("/members", &Ask::Get)?)).await?;
         let list = members["members"].as_array().map_or(&[][..], Vec::as_slice);
         let leader = list.iter().find(|member| member["leader"] == true);
         if let Some(http) = leader.and_then(|leader| leader["http"].as_str()) {
@@ -116,12 +116,12 @@ fn send(leader: &str, input: &Path) -> Result<Value, Failure> {
     let mut body = Progress::new(file, "sent", Some(length));
     let answer = Operator::unhurried(leader).upload("/restore", &mut body, length);
     answer.map_err(|error| match error {
-        UploadError::Refused(failure) => failure,
+        AskError::Refused { why, .. } => why,
         // The leader does nothing before it has everything.
-        UploadError::Unanswered(failure) if body.bytes() < length => {
+        AskError::Unanswered(failure) if body.bytes() < length => {
             Failure::new(format!("{failure}; nothing was changed"))
         }
-        UploadError::Unanswered(failure) => Failure::new(format!(
+        AskError::Unanswered(failure) => Failure::new(format!(
             "{failure}; the cluster may or may not have been restored: look, and restore again"
         )),
     })

@@ -1,5 +1,8 @@
 //! `kv ctl`: the HTTP interface as a terminal shows it.
 
+mod add;
+mod newcomer;
+mod rejoin;
 mod status;
 mod table;
 
@@ -16,8 +19,8 @@ use crate::{
 
 /// Longer than a server waits for a leader by default, so that its answer is seen.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// For a change that waits until a server has caught up: longer than the library gives it.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(11 * 60);
+/// Between two looks at what is waited for.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Carries out the command and prints what came of it.
 pub(crate) fn run(options: &Ctl) -> Result<(), Failure> {
@@ -26,26 +29,18 @@ pub(crate) fn run(options: &Ctl) -> Result<(), Failure> {
         Action::Status { json: true } => pretty(&operator.ask("/status", &Ask::Get)?),
         Action::Status { json: false } => status::show(&operator)?,
         Action::Members => members(&operator.ask("/members", &Ask::Get)?),
-        Action::Add { id, address, nonvoter } => {
-            let body = json!({ "id": id, "address": address, "voter": !nonvoter });
-            let operator = Operator::new(&options.http, CATCH_UP_TIMEOUT);
-            let answer = operator.ask("/members", &Ask::Post(body))?;
-            let kind = if *nonvoter { "nonvoter" } else { "voter" };
-            format!("{id} at {address} is a {kind} {}\n", since(&answer))
-        }
-        Action::Demote { id } => {
-            let answer = operator.ask(&format!("/members/{id}/demote"), &Ask::Post(json!({})))?;
+        Action::Add(add) => add::run(&options.http, add)?,
+        Action::Demote { id, force } => {
+            let path = format!("/members/{id}/demote?force={force}");
+            let answer = operator.ask(&path, &Ask::Post(json!({})))?;
             format!("{id} is a nonvoter {}\n", since(&answer))
         }
-        Action::Remove { id } => {
-            let answer = operator.ask(&format!("/members/{id}"), &Ask::Delete)?;
+        Action::Remove { id, force } => {
+            let path = format!("/members/{id}?force={force}");
+            let answer = operator.ask(&path, &Ask::Delete)?;
             format!("{id} is no member {}\n", since(&answer))
         }
-        Action::Rejoin { id } => {
-            let operator = Operator::new(&options.http, CATCH_UP_TIMEOUT);
-            let answer = operator.ask(&format!("/members/{id}/rejoin"), &Ask::Post(json!({})))?;
-            format!("{id} has caught up and is what it was, {}\n", since(&answer))
-        }
+        Action::Rejoin { id, force, timeout } => rejoin::run(&options.http, id, *force, *timeout)?,
         Action::Snapshot => snapshot(&operator.ask("/snapshot", &Ask::Post(json!({})))?),
         Action::Transfer { to } => {
             let answer = operator.ask("/transfer", &Ask::Post(json!({ "to": to })))?;
@@ -67,8 +62,12 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
+/// Since when it is so; or that it was so before and nothing was written.
 fn since(answer: &Value) -> String {
-    format!("since entry {}", answer["index"])
+    match answer["changed"] == false {
+        true => "already".to_owned(),
+        false => format!("since entry {}", answer["index"]),
+    }
 }
 
 fn list(answer: &Value) -> &[Value] {

@@ -1,6 +1,6 @@
 //! `kv ctl status`: the asked server in words, every member in a line, and snapshots under way.
 
-use std::{fmt::Write, thread, time::Duration};
+use std::{collections::BTreeSet, fmt::Write, thread, time::Duration};
 
 use serde_json::Value;
 
@@ -41,6 +41,7 @@ pub(super) fn show(operator: &Operator) -> Result<String, Failure> {
         let answers = asking.into_iter().map(|(member, asking)| Member {
             id: text_of(&member["id"]),
             suffrage: suffrage(member),
+            http: member["http"].as_str().map(str::to_owned),
             said: match asking {
                 None => Ok(asked.clone()),
                 Some(asking) => {
@@ -57,6 +58,8 @@ pub(super) fn show(operator: &Operator) -> Result<String, Failure> {
 struct Member {
     id: String,
     suffrage: String,
+    /// Where to ask it, if that is known.
+    http: Option<String>,
     said: Result<Value, String>,
 }
 
@@ -78,15 +81,18 @@ fn page(asked: &Value, members: &[Member]) -> String {
     let leader = statuses
         .filter(|said| said["raft"]["role"] == "Leader")
         .max_by_key(|said| said["raft"]["term"].as_u64());
+    let wrong = wrong_disks(leader, asked, members);
     if !members.is_empty() {
         text.push('\n');
-        text += &table_of_members(members, leader);
+        text += &table_of_members(members, leader, &wrong);
     }
-    for wrong in wrong_disks(leader) {
+    for wrong in &wrong {
+        let http = who_takes_back(wrong, asked, members);
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{wrong} has lost its data; it is not listened to until: kv ctl rejoin {wrong}"
+            "{wrong} runs on another disk than the cluster knows; nobody listens to it until: \
+             kv ctl --http {http} rejoin {wrong}"
         );
     }
     let transfers = transfers(asked, members);
@@ -98,10 +104,24 @@ fn page(asked: &Value, members: &[Member]) -> String {
     text
 }
 
-/// Who runs on another disk than the one the cluster knows it by.
-fn wrong_disks(leader: Option<&Value>) -> Vec<String> {
-    let wrong = leader.and_then(|leader| leader["raft"]["wrong_disks"].as_array());
-    wrong.into_iter().flatten().map(|wrong| text_of(&wrong["server"])).collect()
+/// Who runs on another disk than the one the cluster knows it by: the leader says so of others, and
+/// everybody of itself. What others say may be out of date.
+fn wrong_disks(leader: Option<&Value>, asked: &Value, members: &[Member]) -> BTreeSet<String> {
+    let by_leader = leader.and_then(|leader| leader["raft"]["wrong_disks"].as_array());
+    let of_others = by_leader.into_iter().flatten();
+    let statuses = members.iter().filter_map(|member| member.said.as_ref().ok());
+    let of_itself = statuses.chain([asked]).map(|said| &said["raft"]["wrong_disk"]);
+    let wrong = of_others.chain(of_itself.filter(|disk| !disk.is_null()));
+    wrong.map(|disk| text_of(&disk["server"])).collect()
+}
+
+/// The HTTP address of a server that can be asked to take `wrong` back.
+fn who_takes_back(wrong: &str, asked: &Value, members: &[Member]) -> String {
+    if asked["id"] != wrong {
+        return text_of(&asked["addresses"]["http"]);
+    }
+    let mut others = members.iter().filter(|member| member.id != wrong);
+    others.find_map(|member| member.http.clone()).unwrap_or("ANOTHER-MEMBER".to_owned())
 }
 
 /// The asked server in words.
@@ -131,11 +151,15 @@ fn itself(asked: &Value) -> String {
             "not the one its cluster knows it by: its data is lost, or another's".to_owned(),
         );
     }
+    let entries = match marks["last"].as_u64() < marks["first"].as_u64() {
+        true => "empty".to_owned(),
+        false => format!("entries {} to {}", marks["first"], marks["last"]),
+    };
     line(
         "log",
         format!(
-            "entries {} to {}; durable to {}, committed to {}, applied to {}",
-            marks["first"], marks["last"], marks["stable"], marks["committed"], marks["applied"]
+            "{entries}; durable to {}, committed to {}, applied to {}",
+            marks["stable"], marks["committed"], marks["applied"]
         ),
     );
     line(
@@ -148,8 +172,13 @@ fn itself(asked: &Value) -> String {
     line("content", format!("{} keys, checksum {}", kv["keys"], text_of(&kv["checksum"])));
     let latest = raft["latest_configuration"]["index"].as_u64();
     let change = if marks["committed"].as_u64() < latest { ", not committed yet" } else { "" };
-    let since = &raft["latest_configuration"]["index"];
-    line("members", format!("as of entry {since}{change}"));
+    line(
+        "members",
+        match latest {
+            None | Some(0) => "none".to_owned(),
+            Some(index) => format!("as of entry {index}{change}"),
+        },
+    );
     line("autopilot", autopilot(&asked["autopilot"]));
     text
 }
@@ -162,7 +191,7 @@ fn role(raft: &Value) -> String {
     match raft["leader"]["id"].as_str() {
         None => format!("{role} in term {term}; no leader is known"),
         Some(leader) => {
-            let heard = duration(&raft["last_contact"])
+            let heard = duration(&raft["last_contact_seconds"])
                 .map_or("never".to_owned(), |silence| format!("{} ago", rough(silence)));
             format!("{role} in term {term}; the leader is {leader}, heard {heard}")
         }
@@ -193,14 +222,19 @@ fn autopilot(state: &Value) -> String {
     }
 }
 
-fn table_of_members(members: &[Member], leader: Option<&Value>) -> String {
+fn table_of_members(
+    members: &[Member],
+    leader: Option<&Value>,
+    wrong: &BTreeSet<String>,
+) -> String {
     let head = [
         "ID", "SUFFRAGE", "LAG", "CONTACT", "ROLE", "TERM", "LAST", "COMMIT", "APPLIED",
         "SNAPSHOT", "KEYS", "CHECKSUM",
     ];
     let head = head.map(str::to_owned).to_vec();
-    let row = |Member { id, suffrage, said }: &Member| {
+    let row = |Member { id, suffrage, said, .. }: &Member| {
         let (lag, contact) = seen_from(leader, id);
+        let lag = if wrong.contains(id) { "-".to_owned() } else { lag };
         let cells = [id.clone(), suffrage.clone(), lag, contact];
         let rest = match said {
             Err(why) => vec![why.clone()],
@@ -226,18 +260,30 @@ fn itself_in_cells(said: &Value) -> Vec<String> {
     cells.into_iter().map(|cell| text_of(cell).to_lowercase()).collect()
 }
 
-/// How many entries of the leader's log a member lacks, and when it last answered the leader.
+/// How many entries of the leader's log a member lacks, if it answers, and when it last did.
 fn seen_from(leader: Option<&Value>, id: &str) -> (String, String) {
     let unknown = || ("-".to_owned(), "-".to_owned());
     let Some(leader) = leader else { return unknown() };
     if leader["id"] == id {
         return ("0".to_owned(), "-".to_owned());
     }
-    let Some(peer) = peers(leader).iter().find(|peer| peer["id"] == id) else { return unknown() };
-    let number = |value: &Value| value.as_u64().unwrap_or_default();
-    let lag = number(&leader["raft"]["marks"]["last"]).saturating_sub(number(&peer["match_index"]));
-    let contact = duration(&peer["last_contact"]).map_or("-".to_owned(), rough);
-    (lag.to_string(), contact)
+    let Some(peer) = peer(leader, id) else { return unknown() };
+    if !has_answered(peer) {
+        return unknown();
+    }
+    let contact = duration(&peer["last_contact_seconds"]).map_or("-".to_owned(), rough);
+    let lag = if peer["is_lost"] == true { "-".to_owned() } else { text_of(&peer["lag_entries"]) };
+    (lag, contact)
+}
+
+/// Whether a peer has ever answered this leader: until then contact counts from when the leader began
+/// to ask.
+pub(super) fn has_answered(peer: &Value) -> bool {
+    !peer["round_trip_seconds"].is_null()
+}
+
+pub(super) fn peer<'a>(leader: &'a Value, id: &str) -> Option<&'a Value> {
+    peers(leader).iter().find(|peer| peer["id"] == id)
 }
 
 fn peers(said: &Value) -> &[Value] {
@@ -275,13 +321,12 @@ fn transfers(asked: &Value, members: &[Member]) -> Vec<[String; 5]> {
     rows
 }
 
-fn duration(value: &Value) -> Option<Duration> {
-    let (seconds, nanos) = (value["secs"].as_u64()?, value["nanos"].as_u64()?);
-    Some(Duration::new(seconds, u32::try_from(nanos).ok()?))
+fn duration(seconds: &Value) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds.as_f64()?).ok()
 }
 
 /// A time as people say it: one or two units.
-fn rough(time: Duration) -> String {
+pub(super) fn rough(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0 => format!("{} ms", time.as_millis()),
@@ -309,7 +354,7 @@ mod tests {
             "autopilot": null,
             "raft": {
                 "role": role, "term": term, "leader": { "id": "a" },
-                "last_contact": { "secs": 0, "nanos": 34_000_000 },
+                "last_contact_seconds": 0.034,
                 "marks": { "first": 5, "last": 10, "stable": 9, "committed": 9, "applied": 8 },
                 "snapshot": { "index": 7, "term": 2 },
                 "persisting": null, "receiving": receiving,
@@ -321,19 +366,20 @@ mod tests {
 
     fn member(id: &str, said: Result<Value, &str>) -> Member {
         let said = said.map_err(str::to_owned);
-        Member { id: id.to_owned(), suffrage: "voter".to_owned(), said }
+        let http = Some(format!("{id}:8080"));
+        Member { id: id.to_owned(), suffrage: "voter".to_owned(), http, said }
     }
 
     #[test]
     fn everything_is_on_the_page_and_aligned() {
-        let peer = |id: &str, progress: &str, match_index: u64| {
+        let peer = |id: &str, progress: &str, lag: u64| {
             json!({
-                "id": id, "progress": progress, "match_index": match_index,
-                "last_contact": { "secs": 75, "nanos": 0 },
+                "id": id, "progress": progress, "lag_entries": lag, "is_lost": false,
+                "last_contact_seconds": 75.0, "round_trip_seconds": 0.001,
                 "snapshot_received_bytes": 30, "snapshot_size_bytes": 120,
             })
         };
-        let peers = json!([peer("a-long-name", "Snapshot", 0), peer("c", "Replicate", 8)]);
+        let peers = json!([peer("a-long-name", "Snapshot", 10), peer("c", "Replicate", 2)]);
         let (a, b) =
             (status("a", "Leader", 3, peers), status("a-long-name", "Follower", 3, json!([])));
         let members = [
@@ -365,19 +411,74 @@ is received by a-long-name   7            30     120  25 %
     #[test]
     fn an_old_leader_is_not_believed_and_a_server_without_members_is_shown() {
         let old = status("old", "Leader", 2, json!([]));
-        let mut new = status("new", "Leader", 3, json!([{ "id": "old", "match_index": 4 }]));
-        new["raft"]["wrong_disks"] = json!([{ "server": "old" }]);
-        let members = [member("old", Ok(old.clone())), member("new", Ok(new))];
+        let peer = json!([{ "id": "old", "lag_entries": 6, "round_trip_seconds": 0.001 }]);
+        let members =
+            [member("old", Ok(old.clone())), member("new", Ok(status("new", "Leader", 3, peer)))];
         let text = page(&old, &members);
         assert!(text.contains("old  voter     6 "), "{text}");
-        assert!(text.contains("old has lost its data") && text.contains("rejoin old\n"), "{text}");
-
-        let mut wiped = old.clone();
-        wiped["raft"]["wrong_disk"] = json!({ "server": "old" });
-        let text = page(&wiped, &members);
-        assert!(text.contains("disk       not the one its cluster knows it by"), "{text}");
         let text = page(&old, &[]);
         assert!(text.starts_with("server     old of") && !text.contains("SUFFRAGE"), "{text}");
+    }
+
+    #[test]
+    fn who_runs_on_another_disk_is_named_with_the_cure_and_without_a_lag() {
+        let peer = |id: &str| json!({ "id": id, "lag_entries": 0, "round_trip_seconds": 0.001 });
+        let mut leader = status("a", "Leader", 3, json!([peer("b"), peer("c")]));
+        leader["raft"]["wrong_disks"] = json!([{ "server": "b" }]);
+        leader["addresses"]["http"] = json!("a:8080");
+        let mut wiped = status("c", "Follower", 0, json!([]));
+        wiped["raft"]["wrong_disk"] = json!({ "server": "c" });
+        let members = [
+            member("a", Ok(leader.clone())),
+            member("b", Err("does not answer at b:8080")),
+            member("c", Ok(wiped.clone())),
+        ];
+        let text = page(&leader, &members);
+        for id in ["b", "c"] {
+            let line = format!(
+                "{id} runs on another disk than the cluster knows; nobody listens to it until: kv ctl \
+                 --http a:8080 rejoin {id}\n"
+            );
+            assert!(text.contains(&line), "{text}");
+            assert!(text.contains(&format!("\n{id}   voter     -    ")), "{text}");
+        }
+
+        // Asked itself it names somebody else, if it knows one.
+        let text = page(&wiped, &members);
+        assert!(text.contains("disk       not the one its cluster knows it by"), "{text}");
+        assert!(text.contains("kv ctl --http a:8080 rejoin c\n"), "{text}");
+        let text = page(&wiped, &[]);
+        assert!(text.contains("kv ctl --http ANOTHER-MEMBER rejoin c\n"), "{text}");
+    }
+
+    #[test]
+    fn a_peer_that_does_not_answer_has_no_lag() {
+        let mut peer = json!({
+            "id": "b", "lag_entries": 3, "last_contact_seconds": 0.2, "is_lost": false,
+            "round_trip_seconds": null,
+        });
+        let seen = |peer: &Value| {
+            let leader = status("a", "Leader", 3, json!([peer]));
+            let (lag, contact) = seen_from(Some(&leader), "b");
+            (lag, contact)
+        };
+        assert_eq!(seen(&peer), ("-".to_owned(), "-".to_owned()), "not yet");
+        peer["round_trip_seconds"] = json!(0.001);
+        assert_eq!(seen(&peer), ("3".to_owned(), "200 ms".to_owned()));
+        peer["is_lost"] = json!(true);
+        peer["last_contact_seconds"] = json!(75);
+        assert_eq!(seen(&peer), ("-".to_owned(), "1 min 15 s".to_owned()), "no longer");
+    }
+
+    #[test]
+    fn a_server_that_knows_nothing_says_so() {
+        let mut new = status("new", "Follower", 0, json!([]));
+        new["raft"]["marks"] =
+            json!({ "first": 1, "last": 0, "stable": 0, "committed": 0, "applied": 0 });
+        new["raft"]["latest_configuration"]["index"] = json!(0);
+        let text = page(&new, &[]);
+        assert!(text.contains("\nlog        empty; durable to 0"), "{text}");
+        assert!(text.contains("\nmembers    none\n"), "{text}");
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Cluster {
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command.args(["serve", "--stop-with-stdin", "--id", id, "--log", &self.log]);
         command.args(["--raft", &process.raft, "--resp", &process.resp, "--http", &process.http]);
-        command.arg("--data").arg(self.directory.join(id));
+        command.arg("--data-dir").arg(self.directory.join(id));
         let (threshold, trailing) = self.snapshots;
         command.args(["--snapshot-interval", "1s", "--snapshot-threshold", &threshold.to_string()]);
         command.args(["--trailing-logs", &trailing.to_string()]);
@@ -184,7 +184,7 @@ impl Cluster {
         let operator = Operator::new(&self.process(id).http, ASK_TIMEOUT);
         let path = path.to_owned();
         let asked = tokio::task::spawn_blocking(move || operator.ask(&path, &ask)).await;
-        asked.map_err(Failure::new)?
+        Ok(asked.map_err(Failure::new)??)
     }
 
     /// The whole state of a server, in bytes.

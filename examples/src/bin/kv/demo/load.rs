@@ -150,7 +150,7 @@ pub(super) async fn write_all(
 /// Writes all generated pairs through all servers, until every one is acknowledged.
 pub(super) async fn run(book: &Arc<Book>, servers: &[String]) -> Result<(), Failure> {
     book.entries.lock().last_acknowledged = Instant::now();
-    let mut writers = JoinSet::new();
+    let mut writers: JoinSet<Result<(), Failure>> = JoinSet::new();
     for turn in 0..WRITERS {
         let mut writer =
             Writer { book: Arc::clone(book), servers: servers.to_vec(), turn, client: None };

@@ -46,7 +46,9 @@ impl Problem {
             ConfigurationError::NotLeader { leader } => {
                 return Self::not_leader(server, path, leader.as_ref());
             }
-            ConfigurationError::StaleIndex { .. } => StatusCode::CONFLICT,
+            ConfigurationError::StaleIndex { .. } | ConfigurationError::Superseded { .. } => {
+                StatusCode::CONFLICT
+            }
             ConfigurationError::Invalid(_) | ConfigurationError::LeadsItself { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }

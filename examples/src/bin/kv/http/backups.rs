@@ -133,7 +133,7 @@ pub(super) async fn restore(
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let server = &shared.server;
-    let Ok(_restoring) = server.restoring.try_lock() else {
+    let Ok(restoring) = server.restoring.try_lock() else {
         return Err(Problem::new(StatusCode::CONFLICT, RestoreError::RestoreInProgress));
     };
     let leader = server.node.leader();
@@ -141,12 +141,16 @@ pub(super) async fn restore(
         return Err(Problem::not_leader(server, uri.path(), leader.as_ref()));
     }
     let mut body = body.into_data_stream();
-    let received = receive(server, &mut body).await;
-    if received.is_err() {
-        // Who is still sending would not see the answer.
-        while let Some(Ok(_)) = body.next().await {}
-    }
-    let (file, meta, summary) = received?;
+    let (file, meta, summary) = match receive(server, &mut body).await {
+        Ok(received) => received,
+        Err(problem) => {
+            // However slow this one is, the next one need not wait for it.
+            drop(restoring);
+            // Who is still sending would not see the answer.
+            while let Some(Ok(_)) = body.next().await {}
+            return Err(problem);
+        }
+    };
     tracing::info!(keys = summary.keys, last = %meta.last, "restoring a backup");
     let index = carry_out(server, uri.path(), file, &meta).await?;
     tracing::info!(%index, "the backup is restored");

@@ -3,11 +3,12 @@
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
-    http::{StatusCode, Uri},
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::{StatusCode, Uri, uri::PathAndQuery},
 };
 use raft::{
-    ConfigurationChange, ConfigurationError, LogIndex, Server as Member, ServerAddress, ServerId,
+    Configuration, ConfigurationChange, ConfigurationError, IndexedConfiguration, LogIndex, Role,
+    Server as Member, ServerId, Status,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     RETRY, Shared,
     answer::{Problem, read_json},
+    rules::{self, Addressed, Silent},
 };
 use crate::{Node, server::Server};
 
@@ -29,6 +31,7 @@ pub(super) async fn list(State(shared): State<Shared>) -> Json<Value> {
             "id": member.id,
             "address": member.address,
             "voter": member.is_voter(),
+            "incarnation": format!("{:016x}", member.incarnation),
             "leader": leader.as_ref() == Some(&member.id),
             "resp": contact.as_ref().map(|contact| &contact.resp),
             "http": contact.as_ref().map(|contact| &contact.http),
@@ -45,6 +48,10 @@ struct Addition {
     address: String,
     #[serde(default = "yes")]
     voter: bool,
+    #[serde(default, rename = "move")]
+    moves: bool,
+    #[serde(default = "yes")]
+    wait: bool,
 }
 
 fn yes() -> bool {
@@ -56,14 +63,19 @@ pub(super) async fn add(
     uri: Uri,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    let Addition { id, address, voter } = read_json(&body)?;
+    let Addition { id, address, voter, moves, wait } = read_json(&body)?;
     check_address(&address)?;
-    let (id, address) = (ServerId::from(id), ServerAddress::from(address));
-    let change = match voter {
-        true => ConfigurationChange::AddVoter { id, address },
-        false => ConfigurationChange::AddNonvoter { id, address },
+    let (id, server) = (ServerId::from(id), &shared.server);
+    let decide = |members: &Configuration, _: &Silent| {
+        // Whoever does not wait for the vote of a new server asks for a nonvoter.
+        let voter = voter && (wait || members.is_voter(&id));
+        let wanted = Addressed { id: &id, address: &address };
+        let leader = Addressed { id: server.node.id(), address: server.address.as_str() };
+        rules::addition(members, &wanted, voter, moves, &leader)
     };
-    changed(&shared.server, uri.path(), change).await
+    let Changed { index, is_new } = changed(server, &uri, decide).await?;
+    let voter = server.node.configuration().configuration.is_voter(&id);
+    Ok(Json(json!({ "index": index, "voter": voter, "changed": is_new })))
 }
 
 fn check_address(address: &str) -> Result<(), Problem> {
@@ -75,22 +87,53 @@ fn check_address(address: &str) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text))
 }
 
+/// Whether to take a vote away whatever comes of it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Insist {
+    #[serde(default)]
+    force: bool,
+}
+
+type Insisting = Result<Query<Insist>, QueryRejection>;
+
+fn is_forced(insist: Insisting) -> Result<bool, Problem> {
+    match insist {
+        Ok(Query(Insist { force })) => Ok(force),
+        Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, error.body_text())),
+    }
+}
+
 pub(super) async fn demote(
     State(shared): State<Shared>,
     uri: Uri,
     Path(id): Path<String>,
+    insist: Insisting,
 ) -> Result<Json<Value>, Problem> {
-    let change = ConfigurationChange::DemoteVoter { id: id.into() };
-    changed(&shared.server, uri.path(), change).await
+    let (id, force) = (ServerId::from(id), is_forced(insist)?);
+    let decide = |members: &Configuration, silent: &Silent| {
+        if members.server(&id).is_some_and(|member| !member.is_voter()) {
+            return Ok(None);
+        }
+        rules::departure(members, &id, silent, force)?;
+        Ok(Some(ConfigurationChange::DemoteVoter { id: id.clone() }))
+    };
+    let Changed { index, is_new } = changed(&shared.server, &uri, decide).await?;
+    Ok(Json(json!({ "index": index, "changed": is_new })))
 }
 
 pub(super) async fn remove(
     State(shared): State<Shared>,
     uri: Uri,
     Path(id): Path<String>,
+    insist: Insisting,
 ) -> Result<Json<Value>, Problem> {
-    let change = ConfigurationChange::RemoveServer { id: id.into() };
-    changed(&shared.server, uri.path(), change).await
+    let (id, force) = (ServerId::from(id), is_forced(insist)?);
+    let decide = |members: &Configuration, silent: &Silent| {
+        rules::departure(members, &id, silent, force)?;
+        Ok(Some(ConfigurationChange::RemoveServer { id: id.clone() }))
+    };
+    let Changed { index, .. } = changed(&shared.server, &uri, decide).await?;
+    Ok(Json(json!({ "index": index })))
 }
 
 /// Removes a member and adds it again as it was; answers when it has caught up.
@@ -98,42 +141,96 @@ pub(super) async fn rejoin(
     State(shared): State<Shared>,
     uri: Uri,
     Path(id): Path<String>,
+    insist: Insisting,
 ) -> Result<Json<Value>, Problem> {
-    match shared.server.node.rejoin_server(id).await {
+    let (id, force) = (ServerId::from(id), is_forced(insist)?);
+    let node = &shared.server.node;
+    let status = node.status().await?;
+    if status.role == Role::Leader && id != *node.id() {
+        let members = &status.latest_configuration.configuration;
+        rules::departure(members, &id, &silent(&status), force).map_err(forbidden)?;
+    }
+    match node.rejoin_server(id).await {
         Ok(index) => Ok(Json(json!({ "index": index }))),
-        Err(error) => Err(Problem::of_change(&shared.server, uri.path(), &error)),
+        Err(error) => Err(Problem::of_change(&shared.server, whole_path(&uri), &error)),
     }
 }
 
-/// Makes a change, waiting while the leader is not ready for it or makes another.
+/// What has become of a change.
+struct Changed {
+    /// The index of the configuration in which it is.
+    index: LogIndex,
+    /// Whether there was anything to change.
+    is_new: bool,
+}
+
+/// Decides about a change by the newest members, and makes it if they still are; decides anew while
+/// the leader is not ready for it or makes another.
 async fn changed(
     server: &Server,
-    path: &str,
-    change: ConfigurationChange,
-) -> Result<Json<Value>, Problem> {
+    uri: &Uri,
+    decide: impl Fn(&Configuration, &Silent) -> Result<Option<ConfigurationChange>, String>,
+) -> Result<Changed, Problem> {
     let deadline = Instant::now() + server.no_leader_wait;
     loop {
-        match attempt(&server.node, change.clone()).await {
-            Ok(index) => return Ok(Json(json!({ "index": index }))),
+        let status = server.node.status().await?;
+        let IndexedConfiguration { index, configuration } = &status.latest_configuration;
+        let attempted = if status.role == Role::Leader {
+            match decide(configuration, &silent(&status)).map_err(forbidden)? {
+                None => return Ok(Changed { index: *index, is_new: false }),
+                Some(change) => attempt(&server.node, change, *index).await,
+            }
+        } else {
+            Err(ConfigurationError::NotLeader { leader: status.leader.clone() })
+        };
+        match attempted {
+            Ok(index) => return Ok(Changed { index, is_new: true }),
+            // It is what was asked for, only by somebody else: the autopilot, perhaps.
+            Err(ConfigurationError::Superseded { id, index })
+                if server.node.configuration().configuration.is_voter(&id) =>
+            {
+                return Ok(Changed { index, is_new: true });
+            }
             Err(
                 ConfigurationError::NotReady
                 | ConfigurationError::ChangeInProgress { .. }
+                | ConfigurationError::StaleIndex { .. }
                 | ConfigurationError::TransferInProgress
                 | ConfigurationError::NotLeader { leader: None },
             ) if Instant::now() < deadline => sleep(RETRY).await,
-            Err(error) => return Err(Problem::of_change(server, path, &error)),
+            Err(error) => return Err(Problem::of_change(server, whole_path(uri), &error)),
         }
     }
 }
 
-async fn attempt(node: &Node, change: ConfigurationChange) -> Result<LogIndex, ConfigurationError> {
+fn forbidden(rule: String) -> Problem {
+    Problem::new(StatusCode::CONFLICT, rule)
+}
+
+fn whole_path(uri: &Uri) -> &str {
+    uri.path_and_query().map_or(uri.path(), PathAndQuery::as_str)
+}
+
+/// Whom the leader has not heard from within an election timeout.
+fn silent(status: &Status) -> Silent {
+    let patience = status.config.election_timeout;
+    let silent = status.peers.iter().filter(|peer| peer.is_lost || patience <= peer.last_contact);
+    silent.map(|peer| (peer.id.clone(), peer.last_contact)).collect()
+}
+
+async fn attempt(
+    node: &Node,
+    change: ConfigurationChange,
+    members: LogIndex,
+) -> Result<LogIndex, ConfigurationError> {
+    let members = Some(members);
     match change {
-        ConfigurationChange::AddVoter { id, address } => node.add_voter(id, address, None).await,
+        ConfigurationChange::AddVoter { id, address } => node.add_voter(id, address, members).await,
         ConfigurationChange::AddNonvoter { id, address } => {
-            node.add_nonvoter(id, address, None).await
+            node.add_nonvoter(id, address, members).await
         }
-        ConfigurationChange::DemoteVoter { id } => node.demote_voter(id, None).await,
-        ConfigurationChange::RemoveServer { id } => node.remove_server(id, None).await,
+        ConfigurationChange::DemoteVoter { id } => node.demote_voter(id, members).await,
+        ConfigurationChange::RemoveServer { id } => node.remove_server(id, members).await,
     }
 }
 

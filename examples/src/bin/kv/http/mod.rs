@@ -5,8 +5,8 @@
 //! | `GET /status` | everything this server knows of itself |
 //! | `GET /health` | 200 if a leader is known and this server keeps up, else 503 and why |
 //! | `GET /metrics` | numbers for Prometheus |
-//! | `GET /members` | the members, and where each can be reached |
-//! | `POST /members` | adds `{"id", "address", "voter"}`, or makes a nonvoter a voter |
+//! | `GET /members` | the members, where each can be reached, and the incarnation of its disk |
+//! | `POST /members` | adds `{"id", "address"}`, or makes a nonvoter a voter |
 //! | `POST /members/{id}/demote` | takes a vote away |
 //! | `DELETE /members/{id}` | removes a member |
 //! | `POST /members/{id}/rejoin` | takes a member back that runs on an empty disk now |
@@ -18,14 +18,23 @@
 //! | `GET /backup` | this server's whole state as a backup; `?leader=true`: the leader's |
 //! | `POST /restore` | puts the backup that is sent in the place of the cluster's state |
 //!
+//! `POST /members` also takes `"voter": false`; `"move": true`, without which a member's address stays
+//! what it is; and `"wait": false`, to be answered as soon as the server is a member, and not when it has
+//! caught up and has its vote. It answers `{"index", "voter", "changed"}`: with `false` the server was
+//! what was asked for, and nothing was written.
+//!
+//! 409 is the answer to a change that the [`rules`] forbid. The three that take a vote away take
+//! `?force=true`, which does them all the same.
+//!
 //! A change that must be made at the leader is answered with 307 and the leader's address, by a
 //! server that knows it. Every answer but `/metrics`, `/dump` and `/backup` is JSON; an
-//! error is `{"error": "…"}`.
+//! error is `{"error": "…"}`. Incarnations are text of 16 hexadecimal digits.
 
 mod answer;
 mod backups;
 mod facts;
 mod members;
+mod rules;
 
 use std::{sync::Arc, time::Duration};
 

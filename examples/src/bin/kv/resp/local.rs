@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Args, Protocol, Reply, glob,
-    request::{self, COMMANDS, Local},
+    request::{self, Local},
     session::Session,
 };
 use crate::{command::parse_integer, route::Origin};
@@ -172,16 +172,17 @@ fn command_info(args: &[Bytes]) -> Reply {
         ])
     };
     let Some((subcommand, names)) = args.split_first() else {
-        return Reply::Array(COMMANDS.iter().map(entry).collect());
+        return Reply::Array(request::public().map(entry).collect());
     };
     match &subcommand.to_ascii_lowercase()[..] {
-        b"count" => Reply::count(COMMANDS.len()),
+        b"count" => Reply::count(request::public().count()),
         // Help for people; `redis-cli` does without.
         b"docs" => Reply::Map(vec![]),
-        b"list" => Reply::Array(COMMANDS.iter().map(|spec| Reply::bulk(spec.name)).collect()),
-        b"info" if names.is_empty() => Reply::Array(COMMANDS.iter().map(entry).collect()),
+        b"list" => Reply::Array(request::public().map(|spec| Reply::bulk(spec.name)).collect()),
+        b"info" if names.is_empty() => Reply::Array(request::public().map(entry).collect()),
         b"info" => {
-            let found = names.iter().map(|name| request::find(name).map_or(Reply::Nil, entry));
+            let found = names.iter().map(|name| request::find_public(name));
+            let found = found.map(|spec| spec.map_or(Reply::Nil, entry));
             Reply::Array(found.collect())
         }
         _ => unknown_subcommand("COMMAND", subcommand),

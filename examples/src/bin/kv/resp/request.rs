@@ -94,6 +94,20 @@ pub(crate) const COMMANDS: &[Spec] = &[
     spec("unlink", -2, |a| write(&Command::Del { keys: borrowed(&a[1..]) })),
 ];
 
+/// The commands for clients. The others are what servers say to each other.
+pub(crate) fn public() -> impl Iterator<Item = &'static Spec> {
+    COMMANDS.iter().filter(|spec| is_public(spec))
+}
+
+/// The command for clients of this name, in any case.
+pub(crate) fn find_public(name: &[u8]) -> Option<&'static Spec> {
+    find(name).filter(|spec| is_public(spec))
+}
+
+fn is_public(spec: &Spec) -> bool {
+    !spec.name.starts_with("raft.")
+}
+
 /// Finds out what a request means.
 pub(crate) fn meaning(args: &Args) -> Meaning {
     let name = args.first().map_or(&[][..], |name| name);

@@ -16,6 +16,8 @@ copy="$(mktemp -d)"
 trap 'rm -rf "$copy"' EXIT
 git -C "$root" ls-files -z | (cd "$root" && xargs -0 tar cf -) | tar xf - -C "$copy"
 export CARGO_TARGET_DIR="${KNOWN_BUGS_TARGET_DIR:-$copy/target}" RAFT_SIM_SEEDS="$seeds" RUST_BACKTRACE=0
+# Built once for each bug, so quick building counts as much as quick running.
+export CARGO_INCREMENTAL=1 CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 cd "$copy"
 
 missed=0

@@ -1,0 +1,272 @@
+//! Changes of members by an operator: waiting for a new one, and what is refused because it would do
+//! harm.
+
+use std::{fs, process::Output};
+
+use serde_json::{Value, json};
+
+use crate::harness::{CALM, Cluster, Server, free_addresses, run, text, until};
+
+fn ctl(server: &Server, args: &[&str]) -> Output {
+    run(&[&["ctl", "--http", &server.http], args].concat())
+}
+
+/// What `kv ctl` said that must succeed.
+fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// What `kv ctl` said that must fail: one line, after whatever it told before.
+fn refused(output: &Output) -> String {
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{said}");
+    let line = said.lines().last().unwrap_or_default().to_owned();
+    assert!(line.starts_with("kv: ") && !line.contains("refused ("), "{said}");
+    line
+}
+
+fn members_index(server: &Server) -> Value {
+    server.http("GET", "/members", "").1["index"].clone()
+}
+
+fn member(server: &Server, id: &str) -> Value {
+    let (_, members) = server.http("GET", "/members", "");
+    let list = members["members"].as_array().cloned().unwrap_or_default();
+    list.into_iter().find(|member| member["id"] == id).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adding_a_server_that_does_not_run_says_so_and_ends_in_time() {
+    let mut cluster = Cluster::single(&[]).await;
+    let late = Server::new(cluster.directory.path(), "late");
+    let first = &cluster.servers[0];
+    let add = ["add", "late", &late.raft];
+    let output = ctl(first, &[&add[..], &["--timeout", "5s"]].concat());
+    let told = text(&output.stderr);
+    let index = members_index(first);
+    let begun =
+        format!("late is a nonvoter since entry {index}; start it now, if it does not run; ");
+    assert!(told.starts_with(&begun) && told.contains("waiting up to 5 s until"), "{told}");
+    assert!(told.contains("\nwaiting: it does not answer the leader\n"), "{told}");
+    let line = refused(&output);
+    let end = "late is a nonvoter, and not a voter after 5 s: it does not answer the leader. ";
+    assert!(line.starts_with(&format!("kv: {end}")), "{line}");
+    assert!(line.contains("remove late` takes it out"), "{line}");
+
+    // The same again goes on waiting, and writes nothing for that.
+    let waiting = first.ctl_in_the_background(&add);
+    let mut late = late;
+    late.start(&[]);
+    let said = done(&waiting.wait_with_output().unwrap());
+    let last = members_index(first);
+    assert_eq!(said, format!("late at {} is a voter since entry {last}\n", late.raft));
+    // Its vote, and its incarnation, which is recorded when it is first heard.
+    let written = last.as_u64().unwrap() - index.as_u64().unwrap();
+    assert!(written <= 4, "{written} entries");
+    cluster.servers.push(late);
+
+    // It is what is asked for.
+    until("all incarnations are recorded", async || {
+        let zeros = "0".repeat(16);
+        ["a", "late"]
+            .iter()
+            .all(|id| {
+                let known = member(&cluster.servers[0], id)["incarnation"].clone();
+                known.as_str().is_some_and(|known| known.len() == 16 && known != zeros)
+            })
+            .then_some(())
+    })
+    .await;
+    let (first, late) = (&cluster.servers[0], &cluster.servers[1]);
+    let before = members_index(first);
+    let said = done(&ctl(first, &["add", "late", &late.raft]));
+    assert_eq!(said, format!("late at {} is a voter already\n", late.raft));
+    let line = refused(&ctl(first, &["add", "late", &late.raft, "--nonvoter"]));
+    assert_eq!(line, "kv: late is a voter; `kv ctl demote late` takes its vote away");
+    assert_eq!(members_index(first), before, "nothing was written");
+
+    done(&ctl(first, &["demote", "late"]));
+    assert_eq!(done(&ctl(first, &["demote", "late"])), "late is a nonvoter already\n");
+    let said = done(&ctl(first, &["add", "late", &late.raft, "--nonvoter"]));
+    assert_eq!(said, format!("late at {} is a nonvoter already\n", late.raft));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_members_address_changes_only_if_that_is_said() {
+    let mut cluster = Cluster::three(&CALM).await;
+    let (leader, moving) = (cluster.leader().await, cluster.follower().await.id.clone());
+    let [elsewhere] = free_addresses();
+    for id in [&leader, &moving] {
+        let asked = cluster.server(&leader);
+        let (at, before) = (&cluster.server(id).raft, members_index(asked));
+        let line = refused(&ctl(asked, &["add", id, &elsewhere]));
+        assert!(line.starts_with(&format!("kv: {id} is a member already, at {at}; ")), "{line}");
+        assert!(line.contains("with --move"), "{line}");
+        let body = json!({ "id": id, "address": elsewhere }).to_string();
+        let (code, said) = asked.http("POST", "/members", &body);
+        assert_eq!((code, said["error"].as_str()), (409, line.strip_prefix("kv: ")));
+        assert_eq!(members_index(asked), before, "nothing was written");
+    }
+    let asked = cluster.server(&moving);
+    let line = refused(&ctl(asked, &["add", &leader, &elsewhere, "--move"]));
+    let expected = format!("kv: {leader} leads and runs at {}: ", cluster.server(&leader).raft);
+    assert!(line.starts_with(&expected), "{line}");
+
+    // One that has really moved, with its data.
+    let server = cluster.server_mut(&moving);
+    server.kill();
+    server.raft.clone_from(&elsewhere);
+    server.start(&CALM);
+    let said = done(&ctl(cluster.server(&leader), &["add", &moving, &elsewhere, "--move"]));
+    assert!(said.contains("is a voter since entry"), "{said}");
+    assert_eq!(member(cluster.server(&leader), &moving)["address"], elsewhere);
+    cluster.servers[0].ask::<()>(&["SET", "k", "v"]).await.unwrap();
+    cluster.leader().await;
+    cluster.checksum().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_vote_is_taken_if_the_rest_would_have_no_majority() {
+    let mut cluster = Cluster::three(&CALM).await;
+    let leader = cluster.leader().await;
+    let followers: Vec<_> = cluster.servers.iter().filter(|server| server.id != leader).collect();
+    let (well, dead) = (followers[0].id.clone(), followers[1].id.clone());
+    cluster.server_mut(&dead).kill();
+    let asked = cluster.server(&leader);
+    until("it is noticed", async || {
+        let (_, status) = asked.http("GET", "/status", "");
+        let mut peers = status["raft"]["peers"].as_array()?.iter();
+        peers.any(|peer| peer["id"] == *dead && peer["is_lost"] == true).then_some(())
+    })
+    .await;
+    let (_, status) = asked.ctl(&["status"]);
+    let row = status.lines().find(|line| line.starts_with(&format!("{dead}  "))).unwrap();
+    assert_eq!(row.split_whitespace().nth(2), Some("-"), "no lag is known: {status}");
+
+    let before = members_index(asked);
+    for id in [&well, &leader] {
+        for change in ["demote", "remove", "rejoin"] {
+            if (change, id) == ("rejoin", &leader) {
+                continue;
+            }
+            // Through the other one, which sends it on.
+            let line = refused(&ctl(cluster.server(&well), &[change, id]));
+            assert!(line.starts_with(&format!("kv: without {id} the voters would be ")), "{line}");
+            assert!(line.contains(&format!("does not hear from {dead} (silent for ")), "{line}");
+            assert!(line.contains("--force"), "{line}");
+        }
+    }
+    let (code, said) = asked.http("DELETE", &format!("/members/{well}"), "");
+    assert!(code == 409 && said["error"].as_str().unwrap().contains("?force=true"), "{said}");
+    assert_eq!(members_index(asked), before, "nothing was written");
+
+    // The dead one may be taken out; without it being there it does not come back.
+    let output = ctl(cluster.server(&well), &["rejoin", &dead, "--timeout", "5s"]);
+    let told = text(&output.stderr);
+    let begun =
+        format!("taking {dead} back; start it on an empty directory now, if it does not run; ");
+    assert!(told.starts_with(&begun), "{told}");
+    assert!(told.contains("\nwaiting: it does not answer the leader\n"), "{told}");
+    let line = refused(&output);
+    let expected =
+        format!("kv: {dead} has not caught up after 5 s: it does not answer the leader. ");
+    assert!(line.starts_with(&expected), "{line}");
+    let again = format!("add {dead} {}` waits again", cluster.server(&dead).raft);
+    assert!(line.contains(&again), "{line}");
+    assert_eq!(member(cluster.server(&leader), &dead)["voter"], false);
+
+    // Whoever insists is obeyed.
+    done(&ctl(cluster.server(&well), &["remove", &dead, "--force"]));
+    done(&ctl(cluster.server(&well), &["demote", &well]));
+    assert_eq!(asked.ask::<String>(&["PING"]).await.unwrap(), "PONG");
+    asked.ask::<()>(&["SET", "k", "v"]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_server_has_not_joined_until_it_is_rejoined() {
+    let mut cluster = Cluster::three(&CALM).await;
+    cluster.servers[0].ask::<()>(&["SET", "k", "v"]).await.unwrap();
+    let (leader, lost) = (cluster.leader().await, cluster.follower().await.id.clone());
+    let http = cluster.server(&leader).http.clone();
+    until("its disk is recorded", async || {
+        let known = member(cluster.server(&leader), &lost)["incarnation"].clone();
+        (known.as_str()? != "0000000000000000").then_some(())
+    })
+    .await;
+    let server = cluster.server_mut(&lost);
+    server.kill();
+    fs::remove_dir_all(server.data()).unwrap();
+    let before = server.log().len();
+    server.start(&[&["--join", &http][..], &CALM].concat());
+    let cure = format!("kv ctl --http {http} rejoin {lost}");
+    let said = |cluster: &Cluster| cluster.server(&lost).log()[before..].to_owned();
+    until("it says why it has not joined", async || {
+        let log = said(&cluster);
+        let is_told =
+            |what: &str| log.lines().any(|line| line.contains(what) && line.contains(&cure));
+        (is_told("not joined yet") && is_told("ERROR")).then_some(())
+    })
+    .await;
+    assert!(!said(&cluster).contains("joined the cluster"), "{}", said(&cluster));
+
+    let wrong = format!("{lost} runs on another disk than the cluster knows");
+    until("the leader has noticed", async || {
+        let (_, status) = cluster.server(&leader).http("GET", "/status", "");
+        let disk = status["raft"]["wrong_disks"].get(0)?;
+        assert_eq!(disk["server"], *lost);
+        let members = &status["raft"]["latest_configuration"]["configuration"]["servers"];
+        let known = members.as_array()?.iter().find(|member| member["id"] == *lost)?;
+        assert_eq!(disk["recorded"], known["incarnation"], "both are text");
+        assert_eq!(disk["recorded"].as_str().map(str::len), Some(16));
+        Some(())
+    })
+    .await;
+    for asked in [&leader, &lost] {
+        let (_, status) = cluster.server(asked).ctl(&["status"]);
+        let line = status.lines().find(|line| line.starts_with(&wrong)).unwrap_or_default();
+        assert!(
+            line.contains("kv ctl --http ") && line.ends_with(&format!("rejoin {lost}")),
+            "{status}"
+        );
+    }
+    let (_, status) = cluster.server(&leader).ctl(&["status"]);
+    let row = status.lines().find(|line| line.starts_with(&format!("{lost}  "))).unwrap();
+    assert_eq!(row.split_whitespace().nth(2), Some("-"), "no lag is known: {status}");
+
+    done(&ctl(cluster.server(&leader), &["rejoin", &lost]));
+    until("it says that it has joined", async || {
+        said(&cluster).contains("joined the cluster").then_some(())
+    })
+    .await;
+    let (_, status) = cluster.server(&leader).ctl(&["status"]);
+    assert!(!status.contains(&wrong), "{status}");
+}
+
+/// A server that is heard from but looked for where nobody listens: hope and disappointment alternate
+/// with every sign of life, and are not worth a line.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_where_nobody_listens_is_told_of_once() {
+    let cluster = Cluster::three(&CALM).await;
+    let (leader, lost) = (cluster.leader().await, cluster.follower().await.id.clone());
+    let [nowhere] = free_addresses();
+    let server = cluster.server(&leader);
+    done(&ctl(server, &["add", &lost, &nowhere, "--move"]));
+    until("it was tried often", async || {
+        let page = server.http("GET", "/metrics", "").1;
+        let name = "raft_transport_send_errors_total";
+        let line = page.as_str()?.lines().find(|line| line.starts_with(name))?;
+        let errors = line.rsplit(' ').next()?.parse::<u64>().ok();
+        (100 <= errors?).then_some(())
+    })
+    .await;
+    let log = server.log();
+    let about = |what: &str| {
+        let lines = log.lines().filter(|line| line.contains(what));
+        lines.filter(|line| line.contains(&format!("peer={lost}"))).count()
+    };
+    assert_eq!(about("no connection to a peer"), 1, "{log}");
+    assert_eq!(about("connected again"), 0, "{log}");
+    assert!(!log.contains("cannot send") && !log.contains("can send again"), "{log}");
+    assert!(!log.contains("connection lost"), "nothing was lost, it was told to move: {log}");
+}
