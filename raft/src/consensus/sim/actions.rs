@@ -41,10 +41,13 @@ impl World {
             }
             Action::Send { to, message } => self.send(server, server_of(&to), message),
             Action::Commit { up_to } => self.hand_out(server, up_to),
-            Action::Restored => Err("nobody restores".to_owned()),
-            Action::Diverged { snapshot, entry } => {
-                Err(format!("law 4: snapshot {snapshot} stands where the leader has {entry}"))
+            Action::Restored => {
+                if let Some(alive) = &mut self.servers[server].alive {
+                    self.stats.replaced += alive.requests.stepped_down(alive.apply_up_to);
+                }
+                Ok(())
             }
+            Action::Diverged { snapshot, entry } => self.diverged(server, snapshot, entry),
             Action::Compact { through } => self.compact(server, through),
             Action::Restore { snapshot } => self.restore(server, snapshot),
             Action::SendSnapshot(order) => self.send_snapshot(server, &order),
@@ -113,8 +116,11 @@ impl World {
         self.checks.election.elected(*term, server)?;
         // What it has no more is committed.
         let base = alive.log.base();
-        ensure!(self.checks.committed.has(base), "law 14: the log of {server} begins after {base}");
-        let before = self.checks.committed.terms(base.index);
+        ensure!(
+            self.checks.committed.is_state(base),
+            "law 14: the log of {server} begins after {base}"
+        );
+        let before = self.checks.committed.terms(base);
         self.checks.leaders.elected(*term, before.chain(alive.log.terms()).collect());
         completeness::elected(*term, &self.checks.committed, &self.checks.leaders)?;
         self.at_moment(server, Moment::Won);
@@ -125,7 +131,8 @@ impl World {
         let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         ensure!(write.id.0 == alive.last_write.0 + 1, "{} follows {}", write.id, alive.last_write);
         alive.last_write = write.id;
-        if let Some(term) = alive.leading
+        let leading = alive.leading;
+        if let Some(term) = leading
             && (write.truncate_from.is_some() || !write.entries.is_empty())
         {
             ensure!(write.reset_to.is_none(), "law 2: the log of a leader is reset");
@@ -135,6 +142,14 @@ impl World {
             None => None,
             Some(index) => Some(self.reset(server, index)?),
         };
+        if let (Some(snapshot), Some(term)) = (&adopted, leading) {
+            let last = snapshot.applied;
+            ensure!(
+                last.term == term && self.checks.committed.is_open_restore(last),
+                "law 2: the log of the leader of {term} is reset to {last}"
+            );
+            self.checks.leaders.restored(term, self.checks.committed.terms(last).collect());
+        }
         let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         if let Some(from) = write.truncate_from {
             self.stats.truncations += 1;
@@ -252,8 +267,7 @@ impl World {
         let Some(expects) = alive.known.get(&to_id).copied() else {
             return Err(format!("{message} goes to {to_id}, whom nobody told it of"));
         };
-        let (disk, leaders) = (&it.disk.image, &self.checks.leaders);
-        promises::sent(&it.id, &to_id, &message, disk, leaders)?;
+        promises::sent(&it.id, &to_id, &message, &it.disk.image, &self.checks)?;
         let moment = match &message {
             Message::RequestVote(request) if !request.is_pre_vote => {
                 it.monotonic.promised(request.term);
@@ -487,8 +501,8 @@ impl World {
         self.stats.acknowledged += acknowledged.len() as u64;
         for id in acknowledged {
             acknowledged::acknowledged(id, &self.checks.committed, |holder, id| {
-                let is_committed = |id| self.checks.committed.has(id);
-                self.image_of(holder).is_some_and(|image| image.covers(id, is_committed))
+                let stands_for = |last| self.checks.committed.stands_for(last, id);
+                self.image_of(holder).is_some_and(|image| image.covers(id, stands_for))
             })?;
         }
         self.call(server, |core, now| Consensus::handle_applied(core, now, end))
@@ -499,7 +513,7 @@ impl World {
         let Some(alive) = &self.servers[server].alive else { return Ok(()) };
         let (base, end) = (alive.log.base(), alive.commit_index);
         ensure!(
-            base.index <= before || self.checks.committed.has(base),
+            base.index <= before || self.checks.committed.is_state(base),
             "law 14: the log begins after {base}, which is not committed"
         );
         let Some(entries) = alive.log.range(before.max(base.index), end) else {
@@ -510,14 +524,22 @@ impl World {
         let voters = configuration.voters().map(|voter| self.disk_meant(voter));
         let term = alive.core.term();
         let holds = |it: DiskId| {
-            let is_committed = |id| self.checks.committed.has(id);
+            // Also a restore in this very term, which stands for what its leader commits.
+            let stands_for = |snapshot: LogId| {
+                self.checks.committed.stands_for(snapshot, last)
+                    || self.checks.committed.is_open_restore(snapshot) && snapshot.term == term
+            };
             let has = self.image_of(it).is_some_and(|image| {
-                image.covers(last, is_committed) && term <= image.hard_state.current_term
+                image.covers(last, stands_for) && term <= image.hard_state.current_term
             });
             (it, has)
         };
         let voters: Vec<(DiskId, bool)> = voters.map(holds).collect();
         let by = Committer { term, is_leader, voters: &voters };
+        if !entries.is_empty() && self.checks.committed.is_open_restore(base) {
+            self.checks.committed.restored(base, by)?;
+            self.stats.user_restores_committed += 1;
+        }
         let news = self.checks.committed.commit(entries, by, &self.checks.leaders)?;
         if news == 0 {
             return Ok(());

@@ -49,8 +49,10 @@ impl World {
             if missing.is_empty() && not_before <= self.now {
                 break;
             }
-            if end <= self.now && !missing.is_empty() && self.is_unheard() {
-                self.stats.unheard += 1;
+            if end <= self.now && !missing.is_empty() && self.is_stuck() {
+                let has_diverged = self.servers.iter().any(|it| it.is_diverged);
+                self.stats.stranded += u64::from(has_diverged);
+                self.stats.unheard += u64::from(!has_diverged);
                 return Ok(());
             }
             ensure!(
@@ -105,7 +107,8 @@ impl World {
             return format!("the disk of {} is not recorded", member.id);
         }
         for server in &self.servers {
-            if server.rejoins_as.is_some() {
+            // A diverged server that is no member any more may have to stay out.
+            if server.rejoins_as.is_some() && !server.is_diverged {
                 return format!("{} is not taken back", server.id);
             }
             if let Some(alive) = &server.alive

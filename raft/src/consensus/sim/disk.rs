@@ -130,13 +130,13 @@ impl Image {
         last.term < log.last().term && log.base().index <= last.index && !log.has(last)
     }
 
-    /// Whether a server that starts with this has the entry, or a snapshot that covers it. It is
-    /// up to the caller to know that the entry is committed.
-    pub(super) fn covers(&self, id: LogId, is_committed: impl FnOnce(LogId) -> bool) -> bool {
+    /// Whether a server that starts with this has the entry, or a snapshot that stands for it.
+    pub(super) fn covers(&self, id: LogId, stands_for: impl FnOnce(LogId) -> bool) -> bool {
         let Choice { snapshot, keeps_log } = self.choice();
         (keeps_log && self.log.has(id))
-            || (snapshot.is_some_and(|snapshot| id.index <= snapshot.applied.index)
-                && is_committed(id))
+            || snapshot.is_some_and(|snapshot| {
+                id.index <= snapshot.applied.index && stands_for(snapshot.applied)
+            })
     }
 
     /// What a restarted server reads back, after it has ended an installation that was cut short;

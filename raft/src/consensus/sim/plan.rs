@@ -33,6 +33,7 @@ pub(super) struct Plan {
     /// The mean time between two changes of the settings of some server; zero for none.
     pub(super) reload_pause: u64,
     pub(super) snapshots: Snapshots,
+    pub(super) restores: Restores,
     pub(super) disks: Disks,
     pub(super) faults: Faults,
     pub(super) triggers: Vec<Trigger>,
@@ -104,12 +105,24 @@ pub(super) struct Snapshots {
     pub(super) machines_keep_state: bool,
 }
 
+/// Users' restores. Seeds that have them lose no disks otherwise, and no voters: a server that has
+/// followed a restore in vain is lost already.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Restores {
+    /// How many of a thousand requests ask for one.
+    pub(super) per_mille: u64,
+    /// How long it takes on average to copy the data.
+    pub(super) delay: u64,
+    /// How often the data is not to be had, or cannot be removed when it is not wanted any more.
+    pub(super) failure_per_mille: u64,
+}
+
 /// What becomes of whole disks.
 ///
 /// Promised is only what an incarnation protects. A disk is lost only if the configuration that is
-/// committed knows it, and so does every other server whose configuration has its server as a member:
-/// to one that does not, a disk that was wiped looks like that of a new server. And only so many are
-/// lost that those who have theirs, and are known by it, are a majority.
+/// committed knows it, and so does what every member goes by: to one that does not, a disk that was
+/// wiped looks like that of a new server. And only so many are lost that those who have theirs, and are
+/// known by it, are a majority.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Disks {
     pub(super) keep_incarnations: bool,
@@ -181,7 +194,12 @@ impl Plan {
             horizon: dice.within(10..=45) * ELECTION_TIMEOUT,
             disks: disks(dice),
             reload_pause: dice.pick(&[0, 0, 30_000, 300_000]),
+            restores: restores(dice),
         };
+        if 0 < plan.restores.per_mille {
+            plan.disks.loss_per_mille = 0;
+            plan.dead = 0;
+        }
         if 0 < plan.disks.loss_per_mille {
             // They would be too many.
             plan.dead = 0;
@@ -237,6 +255,14 @@ fn snapshots(dice: &mut Dice) -> Snapshots {
         refusal_per_mille: dice.pick(&[0, 0, 0, 50]),
         drop_per_mille: dice.pick(&[0, 0, 20]),
         machines_keep_state: dice.chance(200),
+    }
+}
+
+fn restores(dice: &mut Dice) -> Restores {
+    Restores {
+        per_mille: dice.pick(&[0, 0, 10, 60]),
+        delay: dice.pick(&[0, 500, 10_000, 100_000]),
+        failure_per_mille: dice.pick(&[0, 300]),
     }
 }
 

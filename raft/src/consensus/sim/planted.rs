@@ -43,6 +43,8 @@ pub(super) enum Bug {
     MixesTransfers,
     /// A snapshot that has arrived is reported, but not kept.
     LosesFinishedSnapshot,
+    /// The newest snapshot in the store is sent, whether the core knows it or not.
+    SendsWhatIsNotAdopted,
     /// Nobody asks which disk a message comes from, or is meant for.
     AdmitsEverybody,
     /// A disk that is exchanged for another one keeps the number of the old one.
@@ -51,7 +53,7 @@ pub(super) enum Bug {
 
 impl Bug {
     /// Every bug, and the number of seeds within which it is found.
-    pub(super) const ALL: [(Self, u64); 16] = [
+    pub(super) const ALL: [(Self, u64); 17] = [
         (Self::AcknowledgesBeforeSync, 10),
         (Self::LosesSyncedEntry, 10),
         (Self::ForgetsVote, 300),
@@ -66,6 +68,7 @@ impl Bug {
         (Self::IgnoresRestore, 100),
         (Self::MixesTransfers, 1000),
         (Self::LosesFinishedSnapshot, 100),
+        (Self::SendsWhatIsNotAdopted, 2000),
         (Self::AdmitsEverybody, 1000),
         (Self::KeepsIncarnation, 1000),
     ];

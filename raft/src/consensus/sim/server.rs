@@ -15,7 +15,7 @@ use super::{
 use crate::{
     configuration::{ServerId, Suffrage},
     consensus::{Consensus, Rules, Time, WriteId},
-    log::{LogIndex, Term},
+    log::{LogId, LogIndex, Term},
     rpc::Envelope,
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Server {
     /// No sync ends before.
     pub(super) disk_stalled_until: u64,
     pub(super) has_lost_disks: bool,
+    /// Whether it has ended because the cluster has gone on without its state.
+    pub(super) is_diverged: bool,
     /// An earlier state of its disk.
     pub(super) backup: Option<Image>,
     /// What it was before it was removed, because it has lost its disk, and is to be again.
@@ -68,6 +70,8 @@ pub(super) struct Alive {
     pub(super) machine: Machine,
     pub(super) is_applying: bool,
     pub(super) commit_index: LogIndex,
+    /// Where a user's restore will end whose data is being copied.
+    pub(super) copying: Option<LogId>,
     /// Whether a snapshot of its own is being taken.
     pub(super) is_taking_a_snapshot: bool,
     /// The snapshots it sends, by the server they are for.
@@ -119,6 +123,7 @@ impl Server {
             frozen_until: 0,
             disk_stalled_until: 0,
             has_lost_disks: false,
+            is_diverged: false,
             backup: None,
             rejoins_as: None,
         }
@@ -149,6 +154,7 @@ impl Server {
             machine,
             is_applying: false,
             commit_index: LogIndex::ZERO,
+            copying: None,
             is_taking_a_snapshot: false,
             sending: BTreeMap::new(),
             ordered: BTreeMap::new(),

@@ -86,24 +86,28 @@ impl World {
     }
 
     fn lose_disk(&mut self, server: usize) {
-        let disk = self.disk_of(server);
-        let incarnation = match self.bug {
-            Some(Bug::KeepsIncarnation) => disk.1,
-            _ => self.plan.disks.new_incarnation(&mut self.dice),
-        };
         let is_rollback = self.dice.chance(self.plan.disks.rollback_per_mille);
         let may_roll_back = self.may_roll_back(server);
         let it = &mut self.servers[server];
         let backup = it.backup.take().filter(|_| is_rollback && may_roll_back);
         self.stats.wiped += u64::from(backup.is_none());
         self.stats.rolled_back += u64::from(backup.is_some());
-        let image = Image { incarnation, ..backup.unwrap_or_default() };
-        let lost = std::mem::replace(&mut it.disk.image, image);
+        self.exchange_disk(server, backup.unwrap_or_default());
+    }
+
+    pub(super) fn exchange_disk(&mut self, server: usize, image: Image) {
+        let disk = self.disk_of(server);
+        let incarnation = match self.bug {
+            Some(Bug::KeepsIncarnation) => disk.1,
+            _ => self.plan.disks.new_incarnation(&mut self.dice),
+        };
+        let last = image.log.last();
+        self.say(server, format_args!("!! its disk is lost, the new one ends with {last}"));
+        let it = &mut self.servers[server];
+        let lost = std::mem::replace(&mut it.disk.image, Image { incarnation, ..image });
         it.monotonic = <_>::default();
         it.has_lost_disks = true;
         self.lost_disks.insert(disk, lost);
-        let last = self.servers[server].disk.image.log.last();
-        self.say(server, format_args!("!! its disk is lost, the new one ends with {last}"));
     }
 
     /// See [`Disks`](super::plan::Disks).
@@ -113,13 +117,18 @@ impl World {
             it.configuration.server(&id).map(|member| (server, member.incarnation)) == Some(disk)
         };
         let committed = self.checks.committed.configuration_at(self.checks.committed.last());
-        let is_member = |it: &IndexedConfiguration| it.configuration.server(&id).is_some();
-        let mut in_force = self.configurations_in_force();
-        is_known(&committed) && in_force.iter().all(|it| !is_member(it) || is_known(it)) && {
-            in_force.retain(|it| committed.index <= it.index);
-            in_force.push(committed);
-            in_force.iter().all(|it| self.has_electorate(&it.configuration, Some(server)))
-        }
+        let knows = |(other, it): &(usize, IndexedConfiguration)| {
+            let is_concerned = committed.configuration.server(&id_of(*other)).is_some()
+                || it.configuration.server(&id).is_some();
+            !is_concerned || is_known(it)
+        };
+        let in_force = self.configurations_in_force();
+        let newest = in_force.iter().map(|(_, it)| it).filter(|it| committed.index <= it.index);
+        is_known(&committed)
+            && in_force.iter().all(knows)
+            && newest
+                .chain([&committed])
+                .all(|it| self.has_electorate(&it.configuration, Some(server)))
     }
 
     /// Whether none of those whom it would ask for a vote has a log that is behind that of the earlier
@@ -132,11 +141,15 @@ impl World {
         others.all(|other| backup.log.last() <= self.servers[other].disk.image.log.last())
     }
 
-    /// What any server goes by, or would after a crash.
-    fn configurations_in_force(&self) -> Vec<IndexedConfiguration> {
-        let on_disk = self.servers.iter().map(|it| it.disk.image.log.configuration());
-        let alive = self.servers.iter().filter_map(|it| it.core());
-        on_disk.chain(alive.map(|core| core.latest_configuration().clone())).collect()
+    /// What every server goes by, and would after a crash.
+    fn configurations_in_force(&self) -> Vec<(usize, IndexedConfiguration)> {
+        let servers = self.servers.iter().enumerate();
+        let both = servers.flat_map(|(server, it)| {
+            let alive = it.core().map(|core| core.latest_configuration().clone());
+            let on_disk = it.disk.image.log.configuration();
+            alive.into_iter().chain([on_disk]).map(move |it| (server, it))
+        });
+        both.collect()
     }
 
     /// Whether this voter may vote for somebody who knows it so: it has the disk that is known, or
@@ -146,18 +159,23 @@ impl World {
         voter.incarnation == image.incarnation || voter.incarnation == 0 && !image.is_empty()
     }
 
-    /// Whether a majority, without that server, may vote for somebody with this configuration.
+    /// Whether a majority, without that server, may vote for somebody with this configuration, and the
+    /// cluster does not go on without them.
     pub(super) fn has_electorate(&self, members: &Configuration, without: Option<usize>) -> bool {
         let voters: Vec<&configuration::Server> = members.voters().collect();
-        is_majority(&voters, |voter| self.may_vote(voter) && without != Some(server_of(&voter.id)))
+        is_majority(&voters, |voter| {
+            let server = server_of(&voter.id);
+            self.may_vote(voter) && !self.is_endangered(server) && without != Some(server)
+        })
     }
 
-    /// Whether nobody can be elected any more because only those have heard of the cluster who are too
-    /// few. Somebody with an empty disk votes only for candidates with no more than the first entry:
-    /// it may have had more itself.
-    pub(super) fn is_unheard(&self) -> bool {
+    /// Whether nobody can be elected any more: those who have heard of the cluster are too few, or
+    /// those who have not followed a restore in vain. Somebody with an empty disk votes only for
+    /// candidates with no more than the first entry: it may have had more itself.
+    pub(super) fn is_stuck(&self) -> bool {
         let mut candidates = self.servers.iter().filter_map(|it| it.core());
-        self.plan.disks.keep_incarnations
+        let is_possible = self.plan.disks.keep_incarnations || 0 < self.stats.diverged;
+        is_possible
             && candidates.all(|candidate| {
                 let members = &candidate.latest_configuration().configuration;
                 let voters: Vec<&configuration::Server> = members.voters().collect();
@@ -182,11 +200,35 @@ impl World {
             return Ok(());
         }
         for server in 0..self.servers.len() {
-            if let Some(change) = self.step_of_rejoining(server, leader) {
+            self.maybe_empty_disk(server);
+            let Some(change) = self.step_of_rejoining(server, leader) else { continue };
+            let Some(core) = self.servers[leader].core() else { break };
+            let next = core.latest_configuration().configuration.changed(&change);
+            if next.is_ok_and(|next| self.has_electorate(&next, None)) {
                 return self.change(leader, &change, None);
             }
         }
         Ok(())
+    }
+
+    /// A diverged server that nobody has for a member any more, on the disk it has, gets another one. One
+    /// that somebody does, or whose disk nobody can tell from another, stays out.
+    fn maybe_empty_disk(&mut self, server: usize) {
+        let (id, disk) = (id_of(server), self.disk_of(server).1);
+        let committed = self.checks.committed.configuration_at(self.checks.committed.last());
+        let committed = committed.configuration;
+        let is_protected = |(other, it): &(usize, IndexedConfiguration)| {
+            let known = it.configuration.server(&id).map(|member| member.incarnation);
+            let is_new = it.configuration.is_empty() && committed.server(&id_of(*other)).is_some();
+            *other == server || !is_new && known.is_none_or(|known| known == disk)
+        };
+        if self.servers[server].is_diverged
+            && disk != 0
+            && committed.server(&id).is_none()
+            && self.configurations_in_force().iter().all(is_protected)
+        {
+            self.empty_disk(server);
+        }
     }
 
     fn step_of_rejoining(&mut self, server: usize, leader: usize) -> Option<ConfigurationChange> {
@@ -197,11 +239,13 @@ impl World {
         let it = &mut self.servers[server];
         match member {
             Some(member)
-                if it.has_lost_disks && ![0, incarnation].contains(&member.incarnation) =>
+                if it.is_diverged
+                    || it.has_lost_disks && ![0, incarnation].contains(&member.incarnation) =>
             {
                 it.rejoins_as = it.rejoins_as.or(Some(member.suffrage));
                 Some(ConfigurationChange::RemoveServer { id })
             }
+            None if it.is_diverged => None,
             None => it.rejoins_as.map(|_| ConfigurationChange::AddNonvoter { id, address }),
             Some(member) => {
                 let is_to_vote = it.rejoins_as? == Suffrage::Voter && !member.is_voter();
@@ -219,8 +263,8 @@ impl World {
 }
 
 impl Image {
-    /// Whether it knows of no cluster.
+    /// Whether it knows of no cluster. A snapshot that was not adopted tells nothing before a start.
     pub(super) fn is_empty(&self) -> bool {
-        self.log.last() == LogId::ZERO && self.snapshots.is_empty()
+        self.log.last() == LogId::ZERO
     }
 }

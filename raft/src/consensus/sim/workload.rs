@@ -1,5 +1,5 @@
-//! What clients and operators do: propose, read, change the membership, transfer leadership, change
-//! the settings.
+//! What clients and operators do: propose, read, change the membership, transfer leadership, restore,
+//! change the settings.
 
 use super::{
     checks::{Check, requests::Transfer},
@@ -40,6 +40,8 @@ impl World {
             self.change_membership(server)
         } else if is_in(clients.transfer_per_mille) {
             self.transfer(server)
+        } else if is_in(self.plan.restores.per_mille) {
+            self.begin_restore(server)
         } else {
             let count = self.dice.within(1..=clients.max_batch);
             self.propose(server, count).map(|_| ())
@@ -118,6 +120,12 @@ impl World {
         if let Some(Ok(verification)) = result
             && let Some(alive) = &mut self.servers[server].alive
         {
+            let base = alive.log.base();
+            ensure!(
+                base.index < verification.read_index
+                    || !self.checks.committed.is_open_restore(base),
+                "law 12: a read of {base}, a restore that is not committed"
+            );
             alive.reads.asked(verification, committed);
         }
         self.settle(server)?;
@@ -132,7 +140,8 @@ impl World {
         let prev_index = self.dice.coin().then_some(latest.index);
         let Ok(next) = latest.configuration.changed(&change) else { return Ok(()) };
         // Those who have lost their disks, or never had anything on them, do not vote.
-        if self.plan.disks.keep_incarnations && !self.has_electorate(&next, None) {
+        let is_safe = !self.plan.disks.keep_incarnations || self.has_electorate(&next, None);
+        if !is_safe || self.has_open_restore() {
             return Ok(());
         }
         self.change(server, &change, prev_index)

@@ -17,7 +17,7 @@ use super::{
     network::Network,
     plan::{ELECTION_TIMEOUT, Plan},
     planted::Bug,
-    server::Server,
+    server::{Alive, Server},
     stats::Stats,
     trace::Trace,
 };
@@ -118,6 +118,25 @@ pub(super) enum Event {
         life: u64,
         receipt: SnapshotReceipt,
     },
+    /// The data of a user's restore is durable.
+    RestoreKept {
+        server: usize,
+        life: u64,
+        snapshot: Machine,
+    },
+    /// The core learns whether it is.
+    RestoreCopied {
+        server: usize,
+        life: u64,
+        last: LogId,
+        is_kept: bool,
+    },
+    /// It is not wanted any more.
+    RestoreWithdrawn {
+        server: usize,
+        life: u64,
+        last: LogId,
+    },
     Crash {
         server: usize,
     },
@@ -129,7 +148,7 @@ pub(super) enum Event {
     },
     Fault,
     Client,
-    /// Somebody looks after servers that have lost their disks.
+    /// Somebody looks after servers that are to have a new disk.
     Operator,
     /// Some server is given other settings.
     Reload,
@@ -215,7 +234,7 @@ impl World {
         if 0 < self.plan.reload_pause {
             self.schedule(self.plan.reload_pause, Event::Reload);
         }
-        if 0 < self.plan.disks.loss_per_mille {
+        if 0 < self.plan.disks.loss_per_mille + self.plan.restores.per_mille {
             self.schedule(self.plan.disks.rejoin_pause, Event::Operator);
         }
         if 0 < self.plan.faults.pause {
@@ -281,6 +300,14 @@ impl World {
             Event::Keep { server, from, piece, .. } => self.keep(server, from, piece),
             Event::Finish { server, .. } => self.finish(server),
             Event::Receipt { server, receipt, .. } => self.receipt(server, receipt),
+            Event::RestoreKept { server, snapshot, .. } => self.restore_kept(server, snapshot),
+            Event::RestoreCopied { server, last, is_kept, .. } => {
+                self.restore_copied(server, last, is_kept)
+            }
+            Event::RestoreWithdrawn { server, last, .. } => {
+                self.restore_withdrawn(server, last);
+                Ok(())
+            }
             Event::Crash { server } => {
                 self.crash(server);
                 Ok(())
@@ -301,7 +328,8 @@ impl World {
     }
 
     pub(super) fn restart(&mut self, server: usize) -> Check {
-        if self.servers[server].alive.is_some() || self.servers[server].is_dead {
+        let it = &self.servers[server];
+        if it.alive.is_some() || it.is_dead || it.is_diverged {
             return Ok(());
         }
         self.say(server, format_args!("!! start"));
@@ -372,7 +400,9 @@ impl World {
     /// rest undone.
     pub(super) fn settle(&mut self, server: usize) -> Check {
         let led = self.servers[server].leads().is_some();
-        if led {
+        let is_in_log = |alive: &Alive| alive.core.commit_index() <= alive.log.last().index;
+        // A restore is beyond the log until that is reset, and commits nothing.
+        if led && self.servers[server].alive.as_ref().is_some_and(is_in_log) {
             // Before anybody is told: a crash must not hide it.
             self.notice_commits(server, true)?;
         }
@@ -548,10 +578,13 @@ impl Event {
             | Self::Ship { server, .. }
             | Self::NothingToShip { server, .. }
             | Self::Keep { server, .. }
+            | Self::RestoreCopied { server, .. }
             | Self::Receipt { server, .. } => Some(*server),
             Self::Synced { .. }
             | Self::SnapshotKept { .. }
             | Self::Finish { .. }
+            | Self::RestoreKept { .. }
+            | Self::RestoreWithdrawn { .. }
             | Self::Crash { .. }
             | Self::Restart { .. }
             | Self::Heal { .. }
@@ -578,6 +611,9 @@ impl Event {
             | Self::NothingToShip { server, life, .. }
             | Self::Keep { server, life, .. }
             | Self::Finish { server, life }
+            | Self::RestoreKept { server, life, .. }
+            | Self::RestoreCopied { server, life, .. }
+            | Self::RestoreWithdrawn { server, life, .. }
             | Self::Receipt { server, life, .. } => Some((*server, *life)),
             Self::Deliver { .. }
             | Self::Crash { .. }
