@@ -2,18 +2,21 @@
 
 use super::{
     checks::{
-        Check, acknowledged, committed::Committer, completeness, configurations, promises, window,
+        Check, DiskId, acknowledged,
+        committed::Committer,
+        completeness, configurations, promises,
+        window::{self, Limits},
     },
     faults::Moment,
     machine::Job,
     planted::Bug,
-    world::{Event, World, id_of, server_of},
+    world::{Event, World, address_of, id_of, server_of},
 };
 use crate::{
     consensus::{Action, AppendOrder, Consensus, Write, WriteId},
     log::{Entries, EntryPayload, LogId, LogIndex},
     observer::{Observation, Role},
-    rpc::{AppendEntriesRequest, AppendOutcome, InstallOutcome, Message},
+    rpc::{AppendEntriesRequest, AppendOutcome, Envelope, InstallOutcome, Message},
 };
 
 /// Messages waiting at a server whose window of writes is full; more are lost.
@@ -32,15 +35,19 @@ impl World {
                 let keeps_order = self.network.weather.keeps_order;
                 let delay = if keeps_order { 0 } else { self.dice.pick(&[0, 0, 20, 300]) };
                 let at = self.now + delay;
-                self.schedule(at, Event::Order { server, life, generation, order });
+                let limits = Limits::from(&it.rules);
+                self.schedule(at, Event::Order { server, life, generation, order, limits });
                 Ok(())
             }
             Action::Send { to, message } => self.send(server, server_of(&to), message),
             Action::Commit { up_to } => self.hand_out(server, up_to),
-            Action::Restored => Err("nobody restores".to_owned()),
-            Action::Diverged { snapshot, entry } => {
-                Err(format!("law 4: snapshot {snapshot} stands where the leader has {entry}"))
+            Action::Restored => {
+                if let Some(alive) = &mut self.servers[server].alive {
+                    self.stats.replaced += alive.requests.stepped_down(alive.apply_up_to);
+                }
+                Ok(())
             }
+            Action::Diverged { snapshot, entry } => self.diverged(server, snapshot, entry),
             Action::Compact { through } => self.compact(server, through),
             Action::Restore { snapshot } => self.restore(server, snapshot),
             Action::SendSnapshot(order) => self.send_snapshot(server, &order),
@@ -56,17 +63,19 @@ impl World {
                     let is_peer = |it: usize| peers.iter().any(|peer| server_of(&peer.id) == it);
                     alive.sending.retain(|peer, _| is_peer(*peer));
                     alive.ordered.retain(|peer, _| is_peer(*peer));
-                    alive.known.extend(peers.into_iter().map(|peer| peer.id));
+                    alive.known.values_mut().for_each(|disk| *disk = 0);
+                    alive.known.extend(peers.into_iter().map(|it| (it.id, it.incarnation)));
                 }
                 Ok(())
             }
             Action::Verified { round } => {
+                let me = self.disk_of(server);
+                if let Some(core) = self.servers[server].core() {
+                    let voters = core.latest_configuration().configuration.voters();
+                    let voters: Vec<DiskId> = voters.map(|it| self.disk_meant(it)).collect();
+                    self.checks.answers.confirmed(me, core.term(), round, &voters)?;
+                }
                 if let Some(alive) = &mut self.servers[server].alive {
-                    let configuration = &alive.core.latest_configuration().configuration;
-                    let voters: Vec<usize> =
-                        configuration.voters().map(|voter| server_of(&voter.id)).collect();
-                    let term = alive.core.term();
-                    self.checks.answers.confirmed(server, term, round, &voters)?;
                     self.stats.verified += alive.reads.verified(round)?;
                 }
                 Ok(())
@@ -107,8 +116,11 @@ impl World {
         self.checks.election.elected(*term, server)?;
         // What it has no more is committed.
         let base = alive.log.base();
-        ensure!(self.checks.committed.has(base), "law 14: the log of {server} begins after {base}");
-        let before = self.checks.committed.terms(base.index);
+        ensure!(
+            self.checks.committed.is_state(base),
+            "law 14: the log of {server} begins after {base}"
+        );
+        let before = self.checks.committed.terms(base);
         self.checks.leaders.elected(*term, before.chain(alive.log.terms()).collect());
         completeness::elected(*term, &self.checks.committed, &self.checks.leaders)?;
         self.at_moment(server, Moment::Won);
@@ -119,7 +131,8 @@ impl World {
         let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         ensure!(write.id.0 == alive.last_write.0 + 1, "{} follows {}", write.id, alive.last_write);
         alive.last_write = write.id;
-        if let Some(term) = alive.leading
+        let leading = alive.leading;
+        if let Some(term) = leading
             && (write.truncate_from.is_some() || !write.entries.is_empty())
         {
             ensure!(write.reset_to.is_none(), "law 2: the log of a leader is reset");
@@ -129,6 +142,14 @@ impl World {
             None => None,
             Some(index) => Some(self.reset(server, index)?),
         };
+        if let (Some(snapshot), Some(term)) = (&adopted, leading) {
+            let last = snapshot.applied;
+            ensure!(
+                last.term == term && self.checks.committed.is_open_restore(last),
+                "law 2: the log of the leader of {term} is reset to {last}"
+            );
+            self.checks.leaders.restored(term, self.checks.committed.terms(last).collect());
+        }
         let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         if let Some(from) = write.truncate_from {
             self.stats.truncations += 1;
@@ -239,21 +260,23 @@ impl World {
     }
 
     pub(super) fn send(&mut self, server: usize, to: usize, message: Message) -> Check {
+        let me = self.disk_of(server);
         let it = &mut self.servers[server];
         let Some(alive) = &it.alive else { return Ok(()) };
         let to_id = id_of(to);
-        ensure!(alive.known.contains(&to_id), "{message} goes to {to_id}, whom nobody told it of");
-        let (disk, leaders) = (&it.disk.image, &self.checks.leaders);
-        promises::sent(&it.id, &to_id, &message, disk, leaders)?;
+        let Some(expects) = alive.known.get(&to_id).copied() else {
+            return Err(format!("{message} goes to {to_id}, whom nobody told it of"));
+        };
+        promises::sent(&it.id, &to_id, &message, &it.disk.image, &self.checks)?;
         let moment = match &message {
             Message::RequestVote(request) if !request.is_pre_vote => {
                 it.monotonic.promised(request.term);
-                self.checks.votes.cast(server, request.term, server)?;
+                self.checks.votes.cast(me, request.term, server)?;
                 None
             }
             Message::RequestVoteReply(reply) if reply.is_granted && !reply.is_pre_vote => {
                 it.monotonic.promised(reply.term);
-                self.checks.votes.cast(server, reply.term, to)?;
+                self.checks.votes.cast(me, reply.term, to)?;
                 Some(Moment::Voted)
             }
             Message::RequestVote(_) => None,
@@ -261,13 +284,13 @@ impl World {
             Message::AppendEntriesReply(reply) => {
                 it.monotonic.promised(reply.term);
                 if reply.outcome != AppendOutcome::StaleTerm {
-                    self.checks.answers.given(server, reply.term, reply.round);
+                    self.checks.answers.given(me, reply.term, reply.round);
                 }
                 Some(Moment::Acknowledged)
             }
             Message::HeartbeatReply(reply) => {
                 it.monotonic.promised(reply.term);
-                self.checks.answers.given(server, reply.term, reply.round);
+                self.checks.answers.given(me, reply.term, reply.round);
                 None
             }
             Message::InstallSnapshotReply(reply) => {
@@ -281,29 +304,37 @@ impl World {
                 None
             }
         };
-        self.post(server, to, &message);
+        let envelope = Envelope {
+            from: id_of(server),
+            address: address_of(server),
+            incarnation: it.disk.image.incarnation,
+            expects,
+            message,
+        };
+        self.post(to, &envelope);
         if let Some(moment) = moment {
             self.at_moment(server, moment);
         }
         Ok(())
     }
 
-    fn post(&mut self, from: usize, to: usize, message: &Message) {
+    fn post(&mut self, to: usize, envelope: &Envelope) {
+        let from = server_of(&envelope.from);
         self.stats.messages += 1;
         let arrivals = self.network.arrivals(self.now, from, to, &mut self.dice);
         match arrivals.len() {
             0 => {
                 self.stats.lost_messages += 1;
-                if let Message::AppendEntries(_) = message {
+                if let Message::AppendEntries(_) = envelope.message {
                     self.report_unreachable(from, to);
                 }
             }
             copies => self.stats.duplicates += copies as u64 - 1,
         }
         for at in arrivals {
-            self.schedule(at, Event::Deliver { from, to, message: message.clone() });
+            self.schedule(at, Event::Deliver { to, envelope: envelope.clone() });
         }
-        self.replay_to_another_session(from, to, message);
+        self.replay_to_another_session(to, envelope);
     }
 
     fn report_unreachable(&mut self, server: usize, peer: usize) {
@@ -314,23 +345,23 @@ impl World {
         }
     }
 
-    pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) -> Check {
+    pub(super) fn deliver(&mut self, to: usize, envelope: Envelope) -> Check {
+        let from = server_of(&envelope.from);
         if self.servers[to].alive.is_none() || self.network.is_cut(from, to) {
             self.stats.lost_messages += 1;
-            if let Message::AppendEntries(_) = message
+            if let Message::AppendEntries(_) = envelope.message
                 && self.servers[from].alive.is_some()
             {
                 self.report_unreachable(from, to);
             }
             return Ok(());
         }
-        self.say(to, format_args!("<- {} {message}", id_of(from)));
-        let message = self.forge(to, message);
-        let from = id_of(self.sender(from, &message));
+        self.say(to, format_args!("<- {} {}", envelope.from, envelope.message));
+        let envelope = self.forge(to, envelope);
         let Some(alive) = &mut self.servers[to].alive else { return Ok(()) };
-        alive.known.insert(from.clone());
+        alive.known.entry(envelope.from.clone()).or_default();
         if alive.inbox.len() < MAX_INBOX {
-            alive.inbox.push_back((from, message));
+            alive.inbox.push_back(envelope);
         }
         self.read_inbox(to)
     }
@@ -341,8 +372,20 @@ impl World {
             if alive.core.is_write_window_full() {
                 break;
             }
-            let Some((from, message)) = alive.inbox.pop_front() else { break };
-            self.call(server, |core, now| core.handle_message(now, &from, message))?;
+            let Some(envelope) = alive.inbox.pop_front() else { break };
+            if let Err(mismatch) = alive.core.admit(&envelope)
+                && self.bug != Some(Bug::AdmitsEverybody)
+            {
+                self.refuse(server, &envelope, mismatch)?;
+                continue;
+            }
+            let Envelope { from, incarnation, message, .. } = envelope;
+            self.call(server, |core, now| {
+                if let Message::HeartbeatReply(reply) = &message {
+                    core.handle_incarnation(&from, incarnation, reply);
+                }
+                core.handle_message(now, &from, message);
+            })?;
         }
         Ok(())
     }
@@ -353,6 +396,7 @@ impl World {
         server: usize,
         generation: u64,
         order: &AppendOrder,
+        limits: Limits,
     ) -> Check {
         let it = &self.servers[server];
         let Some(alive) = &it.alive else { return Ok(()) };
@@ -366,7 +410,7 @@ impl World {
             return Ok(());
         };
         let entries = Entries::new(entries.to_vec());
-        window::message(&entries, &it.rules)?;
+        window::message(&entries, limits)?;
         let is_split = self.network.weather.splits_orders && self.dice.coin();
         let step = if is_split { 1 + self.dice.below(3) } else { entries.len().max(1) };
         let to = server_of(&order.to);
@@ -457,8 +501,8 @@ impl World {
         self.stats.acknowledged += acknowledged.len() as u64;
         for id in acknowledged {
             acknowledged::acknowledged(id, &self.checks.committed, |holder, id| {
-                let is_committed = |id| self.checks.committed.has(id);
-                self.servers[holder].disk.image.covers(id, is_committed)
+                let stands_for = |last| self.checks.committed.stands_for(last, id);
+                self.image_of(holder).is_some_and(|image| image.covers(id, stands_for))
             })?;
         }
         self.call(server, |core, now| Consensus::handle_applied(core, now, end))
@@ -469,7 +513,7 @@ impl World {
         let Some(alive) = &self.servers[server].alive else { return Ok(()) };
         let (base, end) = (alive.log.base(), alive.commit_index);
         ensure!(
-            base.index <= before || self.checks.committed.has(base),
+            base.index <= before || self.checks.committed.is_state(base),
             "law 14: the log begins after {base}, which is not committed"
         );
         let Some(entries) = alive.log.range(before.max(base.index), end) else {
@@ -477,15 +521,25 @@ impl World {
         };
         let last = entries.last().map(|entry| entry.id()).unwrap_or_default();
         let configuration = &alive.core.latest_configuration().configuration;
-        let voters = configuration.voters().map(|voter| server_of(&voter.id));
+        let voters = configuration.voters().map(|voter| self.disk_meant(voter));
         let term = alive.core.term();
-        let holds = |it: usize| {
-            let disk = &self.servers[it].disk.image;
-            let is_committed = |id| self.checks.committed.has(id);
-            (it, disk.covers(last, is_committed) && term <= disk.hard_state.current_term)
+        let holds = |it: DiskId| {
+            // Also a restore in this very term, which stands for what its leader commits.
+            let stands_for = |snapshot: LogId| {
+                self.checks.committed.stands_for(snapshot, last)
+                    || self.checks.committed.is_open_restore(snapshot) && snapshot.term == term
+            };
+            let has = self.image_of(it).is_some_and(|image| {
+                image.covers(last, stands_for) && term <= image.hard_state.current_term
+            });
+            (it, has)
         };
-        let voters: Vec<(usize, bool)> = voters.map(holds).collect();
+        let voters: Vec<(DiskId, bool)> = voters.map(holds).collect();
         let by = Committer { term, is_leader, voters: &voters };
+        if !entries.is_empty() && self.checks.committed.is_open_restore(base) {
+            self.checks.committed.restored(base, by)?;
+            self.stats.user_restores_committed += 1;
+        }
         let news = self.checks.committed.commit(entries, by, &self.checks.leaders)?;
         if news == 0 {
             return Ok(());
@@ -493,9 +547,11 @@ impl World {
         self.stats.commits += news;
         let fresh = entries.iter().rev().take(news as usize);
         let is_configuration = |payload: &_| matches!(payload, EntryPayload::Configuration(_));
-        let changes = fresh.filter(|entry| is_configuration(&entry.payload)).count();
-        self.stats.configurations += changes as u64;
-        if 0 < changes && !configuration.is_voter(&id_of(server)) {
+        let changes: Vec<LogIndex> =
+            fresh.filter(|it| is_configuration(&it.payload)).map(|it| it.index).collect();
+        self.stats.configurations += changes.len() as u64;
+        self.stats.recorded += changes.iter().filter(|it| self.is_recording(**it)).count() as u64;
+        if !changes.is_empty() && !configuration.is_voter(&id_of(server)) {
             self.stats.abdications += 1;
         }
         self.at_moment(server, Moment::Committed);

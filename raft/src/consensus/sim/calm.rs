@@ -49,6 +49,12 @@ impl World {
             if missing.is_empty() && not_before <= self.now {
                 break;
             }
+            if end <= self.now && !missing.is_empty() && self.is_stuck() {
+                let has_diverged = self.servers.iter().any(|it| it.is_diverged);
+                self.stats.stranded += u64::from(has_diverged);
+                self.stats.unheard += u64::from(!has_diverged);
+                return Ok(());
+            }
             ensure!(
                 missing.is_empty() || self.now < end,
                 "no progress after the faults: {missing}"
@@ -92,7 +98,19 @@ impl World {
                 );
             }
         }
+        if self.plan.disks.keep_incarnations
+            && let Some(member) = members
+                .servers()
+                .iter()
+                .find(|it| it.incarnation == 0 && !self.servers[server_of(&it.id)].is_dead)
+        {
+            return format!("the disk of {} is not recorded", member.id);
+        }
         for server in &self.servers {
+            // A diverged server that is no member any more may have to stay out.
+            if server.rejoins_as.is_some() && !server.is_diverged {
+                return format!("{} is not taken back", server.id);
+            }
             if let Some(alive) = &server.alive
                 && 0 < alive.requests.open() + alive.reads.open()
             {

@@ -20,6 +20,8 @@ use crate::{
 /// What is durable.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
+    /// Which disk this is; 0 if that is not kept.
+    pub(super) incarnation: u64,
     pub(super) hard_state: HardState,
     pub(super) log: Log,
     /// How far the log was noted to be committed.
@@ -128,13 +130,13 @@ impl Image {
         last.term < log.last().term && log.base().index <= last.index && !log.has(last)
     }
 
-    /// Whether a server that starts with this has the entry, or a snapshot that covers it. It is
-    /// up to the caller to know that the entry is committed.
-    pub(super) fn covers(&self, id: LogId, is_committed: impl FnOnce(LogId) -> bool) -> bool {
+    /// Whether a server that starts with this has the entry, or a snapshot that stands for it.
+    pub(super) fn covers(&self, id: LogId, stands_for: impl FnOnce(LogId) -> bool) -> bool {
         let Choice { snapshot, keeps_log } = self.choice();
         (keeps_log && self.log.has(id))
-            || (snapshot.is_some_and(|snapshot| id.index <= snapshot.applied.index)
-                && is_committed(id))
+            || snapshot.is_some_and(|snapshot| {
+                id.index <= snapshot.applied.index && stands_for(snapshot.applied)
+            })
     }
 
     /// What a restarted server reads back, after it has ended an installation that was cut short;
@@ -151,6 +153,7 @@ impl Image {
         self.log.learn_configuration(&snapshot.configuration);
         let configuration = snapshot.configuration.clone();
         let mut saved = Saved::new(self.hard_state.clone(), snapshot.applied, configuration);
+        saved.incarnation(self.incarnation);
         saved.push(self.log.entries());
         saved.committed(self.commit_index);
         match &self.kept {

@@ -29,10 +29,14 @@ pub(super) enum Moment {
     Compacted,
     /// A piece of a snapshot is sent.
     Shipped,
+    /// The data of a user's restore is durable, and the core does not know.
+    Copied,
+    /// A user's restore has taken the place of the log.
+    Replaced,
 }
 
 impl Moment {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::Won,
         Self::Won,
         Self::Won,
@@ -53,6 +57,10 @@ impl Moment {
         Self::Adopted,
         Self::Compacted,
         Self::Shipped,
+        Self::Copied,
+        Self::Copied,
+        Self::Replaced,
+        Self::Replaced,
     ];
 }
 
@@ -217,6 +225,7 @@ impl World {
         self.note_crash(server, &alive);
         self.spoil_disk(server);
         self.say(server, format_args!("!! crash, {kept} of {steps} pending steps kept"));
+        self.maybe_lose_disk(server);
         let means = [1_000, ELECTION_TIMEOUT / 2, 3 * ELECTION_TIMEOUT, 8 * ELECTION_TIMEOUT];
         let mean = self.dice.pick(&means);
         let at = self.now + self.dice.around(mean);

@@ -5,6 +5,10 @@
 //! checked from outside, by somebody who sees all servers, all disks and all messages; in the end
 //! everything is healed and progress is demanded.
 //!
+//! Servers crash and lose what was not synced, or their whole disks; snapshots are taken, sent, dropped
+//! and installed; users restore foreign data; membership and settings change. What is not here: bytes on
+//! disks and wires, the queues and tasks of the shell, and disks that lie.
+//!
 //! ```text
 //! cargo test --release -p raft --lib consensus::sim                          a thousand seeds
 //! RAFT_SIM_SEEDS=20000 cargo test … consensus::sim::tests::seeds            more of them
@@ -18,9 +22,9 @@
 //! |---|---|
 //! | `plan` | what a seed is made of |
 //! | `world` | the queue of events |
-//! | `actions`, `snapshots` | what the shell would do with the core's decisions |
+//! | `actions`, `snapshots`, `restores` | what the shell would do with the core's decisions |
 //! | `server`, `log`, `disk`, `machine`, `network`, `dice` | the parts of the world |
-//! | `workload`, `faults` | what clients do, what breaks |
+//! | `workload`, `faults`, `wipes` | what clients and operators do, what breaks, whole disks |
 //! | `checks` | the laws |
 //! | `calm` | liveness, when the faults are over |
 //! | `planted`, `known_bugs` | bugs that must be found |
@@ -46,12 +50,14 @@ mod machine;
 mod network;
 mod plan;
 mod planted;
+mod restores;
 mod runner;
 mod server;
 mod snapshots;
 mod stats;
 mod tests;
 mod trace;
+mod wipes;
 mod workload;
 mod world;
 

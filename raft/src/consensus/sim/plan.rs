@@ -20,7 +20,7 @@ pub(super) struct Plan {
     pub(super) spares: usize,
     /// Whether every voter is bootstrapped, or only the first.
     pub(super) is_bootstrapped_everywhere: bool,
-    /// The settings of every server, but for the id.
+    /// The settings of every server at first, and when the faults are over, but for the id.
     pub(super) rules: Rules,
     pub(super) has_clock_skew: bool,
     pub(super) network: Weather,
@@ -30,7 +30,11 @@ pub(super) struct Plan {
     /// The mean time between a commit and its application.
     pub(super) apply_delay: u64,
     pub(super) clients: Clients,
+    /// The mean time between two changes of the settings of some server; zero for none.
+    pub(super) reload_pause: u64,
     pub(super) snapshots: Snapshots,
+    pub(super) restores: Restores,
+    pub(super) disks: Disks,
     pub(super) faults: Faults,
     pub(super) triggers: Vec<Trigger>,
     /// How many voters never come back, a minority; only without membership changes.
@@ -101,6 +105,35 @@ pub(super) struct Snapshots {
     pub(super) machines_keep_state: bool,
 }
 
+/// Users' restores. Seeds that have them lose no disks otherwise, and no voters: a server that has
+/// followed a restore in vain is lost already.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Restores {
+    /// How many of a thousand requests ask for one.
+    pub(super) per_mille: u64,
+    /// How long it takes on average to copy the data.
+    pub(super) delay: u64,
+    /// How often the data is not to be had, or cannot be removed when it is not wanted any more.
+    pub(super) failure_per_mille: u64,
+}
+
+/// What becomes of whole disks.
+///
+/// Promised is only what an incarnation protects. A disk is lost only if the configuration that is
+/// committed knows it, and so does what every member goes by: to one that does not, a disk that was
+/// wiped looks like that of a new server. And only so many are lost that those who have theirs, and are
+/// known by it, are a majority.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Disks {
+    pub(super) keep_incarnations: bool,
+    /// How often a crash takes the disk with it, as far as the rule above allows.
+    pub(super) loss_per_mille: u64,
+    /// How often that one is exchanged for one with an earlier state, and not for an empty one.
+    pub(super) rollback_per_mille: u64,
+    /// How long an operator waits between two steps of taking servers back.
+    pub(super) rejoin_pause: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Faults {
     /// The mean time between two faults; zero for none.
@@ -129,12 +162,12 @@ impl Plan {
         let voters = dice.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5]);
         let change_per_mille = dice.pick(&[0, 0, 20, 100]);
         let may_die = change_per_mille == 0 && dice.coin();
-        Self {
+        let mut plan = Self {
             voters,
             nonvoters: dice.pick(&[0, 0, 0, 1, 2]),
             spares: dice.pick(&[0, 0, 1, 1, 2]),
             is_bootstrapped_everywhere: dice.coin(),
-            rules: rules(dice),
+            rules: rules(dice, ELECTION_TIMEOUT),
             has_clock_skew: dice.coin(),
             network: weather(dice),
             disk: DiskSpeed {
@@ -159,7 +192,19 @@ impl Plan {
             triggers: triggers(dice),
             dead: if may_die { (voters - 1) / 2 } else { 0 },
             horizon: dice.within(10..=45) * ELECTION_TIMEOUT,
+            disks: disks(dice),
+            reload_pause: dice.pick(&[0, 0, 30_000, 300_000]),
+            restores: restores(dice),
+        };
+        if 0 < plan.restores.per_mille {
+            plan.disks.loss_per_mille = 0;
+            plan.dead = 0;
         }
+        if 0 < plan.disks.loss_per_mille {
+            // They would be too many.
+            plan.dead = 0;
+        }
+        plan
     }
 
     pub(super) fn servers(&self) -> usize {
@@ -167,16 +212,23 @@ impl Plan {
     }
 }
 
-fn rules(dice: &mut Dice) -> Rules {
+/// Settings that a server may be given while it runs.
+pub(super) fn other_rules(dice: &mut Dice) -> Rules {
+    let election_timeout =
+        dice.pick(&[ELECTION_TIMEOUT / 2, ELECTION_TIMEOUT, ELECTION_TIMEOUT * 2]);
+    rules(dice, election_timeout)
+}
+
+fn rules(dice: &mut Dice, election_timeout: u64) -> Rules {
     let micros = Duration::from_micros;
-    let heartbeat = ELECTION_TIMEOUT / dice.within(3..=10);
+    let heartbeat = election_timeout / dice.within(3..=10);
     let max_append_bytes = dice.pick(&[40, 100, 1_000, 1 << 20]);
     Rules {
         id: "".into(),
-        election_timeout: micros(ELECTION_TIMEOUT),
+        election_timeout: micros(election_timeout),
         heartbeat_interval: micros(heartbeat),
-        leader_lease_timeout: micros(dice.within(2 * heartbeat..=ELECTION_TIMEOUT)),
-        write_stall_timeout: micros(ELECTION_TIMEOUT * dice.within(1..=5)),
+        leader_lease_timeout: micros(dice.within(2 * heartbeat..=election_timeout)),
+        write_stall_timeout: micros(election_timeout * dice.within(1..=5)),
         pre_vote: dice.coin(),
         max_append_entries: dice.pick(&[1, 1, 2, 3, 8, 64]),
         max_append_bytes,
@@ -203,6 +255,32 @@ fn snapshots(dice: &mut Dice) -> Snapshots {
         refusal_per_mille: dice.pick(&[0, 0, 0, 50]),
         drop_per_mille: dice.pick(&[0, 0, 20]),
         machines_keep_state: dice.chance(200),
+    }
+}
+
+fn restores(dice: &mut Dice) -> Restores {
+    Restores {
+        per_mille: dice.pick(&[0, 0, 10, 60]),
+        delay: dice.pick(&[0, 500, 10_000, 100_000]),
+        failure_per_mille: dice.pick(&[0, 300]),
+    }
+}
+
+fn disks(dice: &mut Dice) -> Disks {
+    let keep_incarnations = dice.chance(700);
+    let loss_per_mille = dice.pick(&[0, 100, 300, 700]);
+    Disks {
+        keep_incarnations,
+        loss_per_mille: if keep_incarnations { loss_per_mille } else { 0 },
+        rollback_per_mille: dice.pick(&[0, 500]),
+        rejoin_pause: ELECTION_TIMEOUT / 2 * dice.pick(&[1, 2, 6]),
+    }
+}
+
+impl Disks {
+    /// The number of a new disk.
+    pub(super) fn new_incarnation(&self, dice: &mut Dice) -> u64 {
+        if self.keep_incarnations { dice.number() | 1 } else { 0 }
     }
 }
 

@@ -3,9 +3,15 @@
 
 use super::{
     checks::Check,
-    world::{Event, World},
+    world::{Event, World, id_of},
 };
-use crate::{consensus::WriteId, log::Term, observer::Role, rpc::Message, stable::HardState};
+use crate::{
+    consensus::WriteId,
+    log::Term,
+    observer::Role,
+    rpc::{Envelope, Message},
+    stable::HardState,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bug {
@@ -37,11 +43,17 @@ pub(super) enum Bug {
     MixesTransfers,
     /// A snapshot that has arrived is reported, but not kept.
     LosesFinishedSnapshot,
+    /// The newest snapshot in the store is sent, whether the core knows it or not.
+    SendsWhatIsNotAdopted,
+    /// Nobody asks which disk a message comes from, or is meant for.
+    AdmitsEverybody,
+    /// A disk that is exchanged for another one keeps the number of the old one.
+    KeepsIncarnation,
 }
 
 impl Bug {
     /// Every bug, and the number of seeds within which it is found.
-    pub(super) const ALL: [(Self, u64); 14] = [
+    pub(super) const ALL: [(Self, u64); 17] = [
         (Self::AcknowledgesBeforeSync, 10),
         (Self::LosesSyncedEntry, 10),
         (Self::ForgetsVote, 300),
@@ -56,6 +68,9 @@ impl Bug {
         (Self::IgnoresRestore, 100),
         (Self::MixesTransfers, 1000),
         (Self::LosesFinishedSnapshot, 100),
+        (Self::SendsWhatIsNotAdopted, 2000),
+        (Self::AdmitsEverybody, 1000),
+        (Self::KeepsIncarnation, 1000),
     ];
 
     /// The bug of this name.
@@ -97,31 +112,26 @@ impl World {
     }
 
     /// A bad messenger keeps a copy of each answer and delivers it much later.
-    pub(super) fn replay_to_another_session(&mut self, from: usize, to: usize, message: &Message) {
-        let is_answer =
-            matches!(message, Message::AppendEntriesReply(_) | Message::HeartbeatReply(_));
+    pub(super) fn replay_to_another_session(&mut self, to: usize, envelope: &Envelope) {
+        let is_answer = is_answer_of_a_follower(&envelope.message);
         if self.bug == Some(Bug::MixesSessions) && is_answer && self.dice.chance(100) {
             let at = self.now + self.dice.within(0..=1_000_000);
-            self.schedule(at, Event::Deliver { from, to, message: message.clone() });
+            self.schedule(at, Event::Deliver { to, envelope: envelope.clone() });
         }
     }
 
-    /// A bad messenger confuses who sent a message.
-    pub(super) fn sender(&mut self, from: usize, message: &Message) -> usize {
-        let is_answer =
-            matches!(message, Message::AppendEntriesReply(_) | Message::HeartbeatReply(_));
+    /// A bad messenger confuses who sent a message, or changes what it says.
+    pub(super) fn forge(&mut self, to: usize, mut envelope: Envelope) -> Envelope {
+        let is_answer = is_answer_of_a_follower(&envelope.message);
         if self.bug == Some(Bug::MixesPeers) && is_answer && self.dice.chance(20) {
-            return self.dice.below(self.servers.len());
+            let other = self.dice.below(self.servers.len());
+            envelope.from = id_of(other);
+            envelope.incarnation = self.servers[other].disk.image.incarnation;
         }
-        from
-    }
-
-    /// A bad messenger changes what a message says.
-    pub(super) fn forge(&mut self, to: usize, mut message: Message) -> Message {
         let core = self.servers[to].core();
         let term = core.map_or(Term(0), |core| core.term());
         let is_pre_candidate = core.is_some_and(|core| core.role() == Role::PreCandidate);
-        match (self.bug, &mut message) {
+        match (self.bug, &mut envelope.message) {
             (Some(Bug::MixesSessions), Message::AppendEntriesReply(reply)) => reply.term = term,
             (Some(Bug::MixesSessions), Message::HeartbeatReply(reply)) => reply.term = term,
             (Some(Bug::MixesVotes), Message::RequestVoteReply(reply)) if reply.is_granted => {
@@ -129,6 +139,10 @@ impl World {
             }
             _ => {}
         }
-        message
+        envelope
     }
+}
+
+fn is_answer_of_a_follower(message: &Message) -> bool {
+    matches!(message, Message::AppendEntriesReply(_) | Message::HeartbeatReply(_))
 }

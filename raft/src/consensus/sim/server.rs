@@ -5,18 +5,18 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    checks::{monotonic::Monotonic, reads::Reads, requests::Requests},
+    checks::{monotonic::Monotonic, reads::Reads, requests::Requests, window::Draining},
     dice::Dice,
-    disk::Disk,
+    disk::{Disk, Image},
     log::Log,
     machine::{Jobs, Machine},
     snapshots::{Ordered, Receiving, Sending},
 };
 use crate::{
-    configuration::ServerId,
+    configuration::{ServerId, Suffrage},
     consensus::{Consensus, Rules, Time, WriteId},
-    log::{LogIndex, Term},
-    rpc::Message,
+    log::{LogId, LogIndex, Term},
+    rpc::Envelope,
 };
 
 #[derive(Debug)]
@@ -36,6 +36,13 @@ pub(super) struct Server {
     pub(super) frozen_until: u64,
     /// No sync ends before.
     pub(super) disk_stalled_until: u64,
+    pub(super) has_lost_disks: bool,
+    /// Whether it has ended because the cluster has gone on without its state.
+    pub(super) is_diverged: bool,
+    /// An earlier state of its disk.
+    pub(super) backup: Option<Image>,
+    /// What it was before it was removed, because it has lost its disk, and is to be again.
+    pub(super) rejoins_as: Option<Suffrage>,
 }
 
 #[derive(Debug)]
@@ -47,12 +54,14 @@ pub(super) struct Alive {
     pub(super) last_write: WriteId,
     /// The term it leads, as its actions tell.
     pub(super) leading: Option<Term>,
-    /// Whom it may talk to.
-    pub(super) known: BTreeSet<ServerId>,
+    /// Whom it may talk to, and by which disk it knows each; 0 if it does not.
+    pub(super) known: BTreeMap<ServerId, u64>,
+    /// Who has been told that this server knows another disk than the one it runs on.
+    pub(super) corrected: BTreeSet<ServerId>,
     /// When the last completed write is reported.
     pub(super) reported: u64,
     /// Messages that wait for the window of writes.
-    pub(super) inbox: VecDeque<(ServerId, Message)>,
+    pub(super) inbox: VecDeque<Envelope>,
     /// When the next timer event is due.
     pub(super) timer: Option<u64>,
     /// What may be applied, what waits for that, and what is.
@@ -61,6 +70,8 @@ pub(super) struct Alive {
     pub(super) machine: Machine,
     pub(super) is_applying: bool,
     pub(super) commit_index: LogIndex,
+    /// Where a user's restore will end whose data is being copied.
+    pub(super) copying: Option<LogId>,
     /// Whether a snapshot of its own is being taken.
     pub(super) is_taking_a_snapshot: bool,
     /// The snapshots it sends, by the server they are for.
@@ -73,6 +84,7 @@ pub(super) struct Alive {
     pub(super) receiver_busy_until: u64,
     /// Snapshots it has adopted, and whose state its state machine has not got yet.
     pub(super) adopted: Vec<Machine>,
+    pub(super) draining: Draining,
     pub(super) requests: Requests,
     pub(super) reads: Reads,
 }
@@ -110,6 +122,10 @@ impl Server {
             is_dead: false,
             frozen_until: 0,
             disk_stalled_until: 0,
+            has_lost_disks: false,
+            is_diverged: false,
+            backup: None,
+            rejoins_as: None,
         }
     }
 
@@ -128,7 +144,8 @@ impl Server {
             generation: 0,
             last_write: WriteId(0),
             leading: None,
-            known: BTreeSet::new(),
+            known: BTreeMap::new(),
+            corrected: BTreeSet::new(),
             reported: 0,
             inbox: VecDeque::new(),
             timer: None,
@@ -137,12 +154,14 @@ impl Server {
             machine,
             is_applying: false,
             commit_index: LogIndex::ZERO,
+            copying: None,
             is_taking_a_snapshot: false,
             sending: BTreeMap::new(),
             ordered: BTreeMap::new(),
             receiving: None,
             receiver_busy_until: now,
             adopted: Vec::new(),
+            draining: Draining::default(),
             requests: Requests::default(),
             reads: Reads::default(),
         });

@@ -115,7 +115,7 @@ impl World {
         Ok(())
     }
 
-    fn keep_snapshot(&mut self, server: usize, snapshot: Machine) {
+    pub(super) fn keep_snapshot(&mut self, server: usize, snapshot: Machine) {
         let it = &mut self.servers[server];
         let adopted = it.alive.iter().flat_map(|alive| &alive.adopted);
         let pinned: Vec<LogId> = adopted.map(|snapshot| snapshot.applied).collect();
@@ -139,7 +139,9 @@ impl World {
         let snapshots = &it.disk.image.snapshots;
         ensure!(
             through <= alive.machine.applied.index
-                && snapshots.iter().any(|snapshot| through <= snapshot.applied.index),
+                && snapshots.iter().any(|snapshot| {
+                    through <= snapshot.applied.index && self.checks.committed.has(snapshot.applied)
+                }),
             "law 14: compaction to {through}, for which no snapshot stands"
         );
         ensure!(alive.log.base().index < through, "{through} is compacted twice");
@@ -175,8 +177,10 @@ impl World {
     pub(super) fn reset(&mut self, server: usize, index: LogIndex) -> Result<Machine, String> {
         let it = &mut self.servers[server];
         let snapshots = &it.disk.image.snapshots;
-        let snapshot = snapshots.iter().find(|snapshot| snapshot.applied.index == index);
-        let (Some(alive), Some(snapshot)) = (&mut it.alive, snapshot) else {
+        let Some(alive) = &mut it.alive else { return Err("it is down".to_owned()) };
+        let adopted = alive.core.snapshot();
+        let snapshot = snapshots.iter().find(|snapshot| snapshot.applied == adopted);
+        let Some(snapshot) = snapshot.filter(|_| adopted.index == index) else {
             return Err(format!("law 14: the log is reset, but no snapshot ends at {index}"));
         };
         let (last, term) = (snapshot.applied, alive.core.term());
@@ -190,10 +194,16 @@ impl World {
             self.checks.committed.truncated(entry.id(), term)?;
         }
         self.checks.committed.snapshot(last, &snapshot.configuration)?;
+        ensure!(
+            alive.leading.is_some() || self.checks.leaders.has(term, last),
+            "law 14: {last} is adopted, but the leader of term {term} lacks it"
+        );
         self.stats.installs += 1;
         self.stats.conflicts += u64::from(index <= alive.log.last().index);
         alive.generation += 1;
         alive.log.reset(last, snapshot.configuration.clone());
+        // What was owed to followers of a leader is not there any more.
+        alive.ordered.clear();
         alive.adopted.push(snapshot.clone());
         Ok(snapshot.clone())
     }
@@ -248,8 +258,18 @@ impl World {
             return Ok(());
         }
         let newest = it.disk.image.newest_snapshot();
-        let Some(snapshot) = newest.filter(|it| order.snapshot.index <= it.applied.index) else {
-            return Err(format!("law 14: {order:?}, but the newest snapshot is {newest:?}"));
+        ensure!(
+            newest.is_some_and(|it| order.snapshot.index <= it.applied.index),
+            "law 14: {order:?}, but the newest snapshot is {newest:?}"
+        );
+        // What the core does not know may come to nothing.
+        let known = [alive.core.snapshot(), order.snapshot];
+        let mut kept = it.disk.image.snapshots.iter();
+        let is_careless = self.bug == Some(Bug::SendsWhatIsNotAdopted);
+        let Some(snapshot) = kept.rfind(|it| is_careless || known.contains(&it.applied)) else {
+            self.stats.refused += 1;
+            self.schedule(at, Event::NothingToShip { server, life, peer, transfer });
+            return Ok(());
         };
         let leaders = &self.checks.leaders;
         ensure!(
@@ -508,6 +528,7 @@ impl World {
         let is_known = newest <= alive.core.commit_index();
         self.stats.cut_before_reset += u64::from(!is_adopted || !is_known);
         self.stats.cut_before_restore += u64::from(is_adopted && !alive.adopted.is_empty());
+        self.note_cut_restore(server, alive.log.base());
         self.stats.lost_compactions += u64::from(is_adopted && base < alive.log.base().index);
     }
 
@@ -522,6 +543,10 @@ impl World {
             "law 7: the log begins after {base}, but the snapshot ends with {snapshot}"
         );
         self.stats.ended_at_start += u64::from(!choice.keeps_log);
+        let is_restored = !choice.keeps_log && self.checks.committed.is_open_restore(snapshot);
+        self.stats.restored_at_start += u64::from(is_restored);
+        let newest = image.newest_snapshot().map_or(LogId::ZERO, |it| it.applied);
+        self.stats.voided_at_start += u64::from(snapshot < newest);
         let has_more = choice.keeps_log && snapshot.index < image.log.last().index;
         self.stats.replays += u64::from(has_more && snapshot.index < image.commit_index);
         Ok(())

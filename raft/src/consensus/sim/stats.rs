@@ -101,4 +101,50 @@ stats! {
     replays,
     /// Proposals that a snapshot answered.
     superseded,
+    /// Users' restores that began,
+    user_restores,
+    /// took the place of the leader's log,
+    user_restores_finished,
+    /// and were committed.
+    user_restores_committed,
+    /// Those whose data was not to be had, or given up.
+    cancelled,
+    /// Those whose data was removed because the leadership was over.
+    withdrawn,
+    /// Proposals that a restore replaced.
+    replaced,
+    /// Crashes with the data of a restore durable and not adopted,
+    cut_before_adoption,
+    /// adopted, and the log on disk not reset,
+    cut_before_own_reset,
+    /// or with that durable, and not committed.
+    cut_before_majority,
+    /// Starts that adopted a restore.
+    restored_at_start,
+    /// Starts that removed the data of a restore.
+    voided_at_start,
+    /// Servers that the cluster had gone on without.
+    diverged,
+    /// Seeds that ended with too many of them.
+    stranded,
+    /// Servers that were given other settings.
+    reloads,
+    /// Those that had more under way than these allow.
+    narrowed,
+    /// Configurations that became committed and said of a server which disk it runs on.
+    recorded,
+    /// Disks exchanged for empty ones.
+    wiped,
+    /// Disks exchanged for ones with an earlier state.
+    rolled_back,
+    /// Servers that were taken back after that.
+    rejoined,
+    /// Messages that were not admitted: from another disk than the one that was known,
+    wrong_senders,
+    /// meant for another one,
+    wrong_receivers,
+    /// or asking an empty one for a vote.
+    empty_voters,
+    /// Seeds that ended with a new cluster that only its first leader has heard of.
+    unheard,
 }

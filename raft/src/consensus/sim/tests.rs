@@ -90,6 +90,26 @@ fn assert_enough(stats: &Stats, seeds: u64) {
         ("lost compactions", stats.lost_compactions, 50),
         ("installs ended at a start", stats.ended_at_start, 5),
         ("replays of noted commits", stats.replays, 900),
+        ("user restores", stats.user_restores, 500),
+        ("finished user restores", stats.user_restores_finished, 400),
+        ("committed user restores", stats.user_restores_committed, 400),
+        ("cancelled user restores", stats.cancelled, 50),
+        ("withdrawn user restores", stats.withdrawn, 7),
+        ("replaced proposals", stats.replaced, 3_000),
+        ("crashes before a user restore is adopted", stats.cut_before_adoption, 8),
+        ("crashes before the reset of a user restore", stats.cut_before_own_reset, 4),
+        ("crashes before the majority of a user restore", stats.cut_before_majority, 60),
+        ("user restores adopted at a start", stats.restored_at_start, 8),
+        ("diverged servers", stats.diverged, 20),
+        ("reloads", stats.reloads, 10_000),
+        ("reloads to narrower windows", stats.narrowed, 200),
+        ("recorded disks", stats.recorded, 500),
+        ("wiped disks", stats.wiped, 40),
+        ("disks rolled back", stats.rolled_back, 1),
+        ("servers taken back", stats.rejoined, 60),
+        ("messages from a wrong disk", stats.wrong_senders, 60),
+        ("messages for a wrong disk", stats.wrong_receivers, 1_000),
+        ("messages to an empty disk", stats.empty_voters, 10_000),
     ] {
         let least = least_in_a_thousand * (seeds / 1_000);
         assert!(
@@ -97,14 +117,17 @@ fn assert_enough(stats: &Stats, seeds: u64) {
             "too little happens: {sum} {what}, expected {least} in {seeds} seeds"
         );
     }
+    // They end without a proof of anything.
+    assert!(stats.unheard <= seeds / 15, "{} clusters are stuck, of {seeds}", stats.unheard);
+    assert!(stats.stranded <= seeds / 300, "{} clusters are lost, of {seeds}", stats.stranded);
 }
 
-/// One entry in a message, 32 messages in a window, and a network that reorders nearly all of them:
-/// each entry was sent 22 times, and the seed came to more than a million events.
+/// One or two entries in a message, 32 messages in a window, and a network that reorders nearly all of
+/// them: each refusal had the window sent anew, and the seed came to more than a million events.
 #[test]
 fn a_network_that_reorders_calms_down() {
-    match run(586_634, Trace::Off, None) {
-        Ok((stats, _)) => assert!(stats.events < 200_000, "{stats}"),
+    match run(313, Trace::Off, None) {
+        Ok((stats, _)) => assert!(stats.events < 50_000, "{stats}"),
         Err(failure) => panic!("{failure:?}"),
     }
 }
@@ -155,5 +178,5 @@ fn known_bugs_still_apply() {
             }
         }
     }
-    assert!(50 <= count, "only {count} known bugs");
+    assert!(64 <= count, "only {count} known bugs");
 }

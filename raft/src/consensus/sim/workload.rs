@@ -1,14 +1,16 @@
-//! What clients and operators do: propose, read, change the membership, transfer leadership.
+//! What clients and operators do: propose, read, change the membership, transfer leadership, restore,
+//! change the settings.
 
 use super::{
     checks::{Check, requests::Transfer},
     faults::Moment,
+    plan::other_rules,
     world::{Event, World, address_of, id_of},
 };
 use crate::{
     configuration::{Configuration, ConfigurationChange},
-    consensus::{Consensus, Refusal},
-    log::EntryPayload,
+    consensus::{Consensus, Refusal, Rules},
+    log::{EntryPayload, LogIndex},
 };
 
 const MAX_VOTERS: usize = 5;
@@ -38,6 +40,8 @@ impl World {
             self.change_membership(server)
         } else if is_in(clients.transfer_per_mille) {
             self.transfer(server)
+        } else if is_in(self.plan.restores.per_mille) {
+            self.begin_restore(server)
         } else {
             let count = self.dice.within(1..=clients.max_batch);
             self.propose(server, count).map(|_| ())
@@ -62,7 +66,7 @@ impl World {
         &mut self,
         server: usize,
         count: u64,
-    ) -> Result<Option<crate::log::LogIndex>, String> {
+    ) -> Result<Option<LogIndex>, String> {
         let is_barrier = self.dice.chance(30);
         let Some(core) = self.servers[server].core() else { return Ok(None) };
         // Back-pressure: requests are not read now.
@@ -85,9 +89,9 @@ impl World {
     fn accept(
         &mut self,
         server: usize,
-        result: Option<Result<crate::log::LogIndex, Refusal>>,
+        result: Option<Result<LogIndex, Refusal>>,
         payloads: Vec<EntryPayload>,
-    ) -> Result<Option<crate::log::LogIndex>, String> {
+    ) -> Result<Option<LogIndex>, String> {
         let Some(alive) = &mut self.servers[server].alive else { return Ok(None) };
         match result {
             Some(Ok(first)) => {
@@ -116,6 +120,12 @@ impl World {
         if let Some(Ok(verification)) = result
             && let Some(alive) = &mut self.servers[server].alive
         {
+            let base = alive.log.base();
+            ensure!(
+                base.index < verification.read_index
+                    || !self.checks.committed.is_open_restore(base),
+                "law 12: a read of {base}, a restore that is not committed"
+            );
             alive.reads.asked(verification, committed);
         }
         self.settle(server)?;
@@ -129,9 +139,27 @@ impl World {
         let Some(change) = self.some_change(&latest.configuration) else { return Ok(()) };
         let prev_index = self.dice.coin().then_some(latest.index);
         let Ok(next) = latest.configuration.changed(&change) else { return Ok(()) };
+        // Those who have lost their disks, or never had anything on them, do not vote.
+        let is_safe = !self.plan.disks.keep_incarnations || self.has_electorate(&next, None);
+        if !is_safe || self.has_open_restore() {
+            return Ok(());
+        }
+        self.change(server, &change, prev_index)
+    }
+
+    /// Asks a server to change the membership.
+    pub(super) fn change(
+        &mut self,
+        server: usize,
+        change: &ConfigurationChange,
+        prev_index: Option<LogIndex>,
+    ) -> Check {
         self.say(server, format_args!("<- {change:?}"));
         let result =
-            self.enter(server, |core, now| core.change_configuration(now, &change, prev_index));
+            self.enter(server, |core, now| core.change_configuration(now, change, prev_index));
+        let Some(core) = self.servers[server].core() else { return Ok(()) };
+        // With what it has learned of its members.
+        let next = core.latest_configuration().configuration.clone();
         self.accept(server, result, vec![EntryPayload::Configuration(next)])?;
         self.settle(server)
     }
@@ -149,6 +177,35 @@ impl World {
             4 if may_shrink => Some(ConfigurationChange::RemoveServer { id }),
             _ => None,
         }
+    }
+
+    /// Gives some server other settings, and says when the next is to be given some.
+    pub(super) fn random_reload(&mut self) -> Check {
+        if self.is_calm {
+            return Ok(());
+        }
+        let next = self.now + 1 + self.dice.around(self.plan.reload_pause);
+        self.schedule(next, Event::Reload);
+        let server = self.dice.below(self.servers.len());
+        if self.now < self.servers[server].frozen_until {
+            return Ok(());
+        }
+        let rules = other_rules(&mut self.dice);
+        self.stats.reloads += 1;
+        self.reload(server, rules)
+    }
+
+    /// Puts these settings in force at a server, or has it start with them.
+    pub(super) fn reload(&mut self, server: usize, rules: Rules) -> Check {
+        let it = &mut self.servers[server];
+        it.rules = Rules { id: it.id.clone(), ..rules };
+        let rules = it.rules.clone();
+        let Some(alive) = &mut it.alive else { return Ok(()) };
+        let peers = alive.core.peers(it.clock.local(self.now));
+        let is_narrower = alive.draining.begin(&peers, it.disk.pending_writes(), &rules);
+        self.stats.narrowed += u64::from(is_narrower);
+        self.say(server, format_args!("<- {rules:?}"));
+        self.call(server, |core, now| core.set_rules(now, rules))
     }
 
     fn transfer(&mut self, server: usize) -> Check {

@@ -1,15 +1,23 @@
 //! The world of one seed: the queue of events, and what each of them does.
 
-use std::{cmp::Reverse, collections::BinaryHeap, fmt};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    fmt,
+};
 
 use super::{
-    checks::{Check, Checks, configurations, window},
+    checks::{
+        Check, Checks, DiskId, configurations,
+        window::{self, Limits},
+    },
     dice::Dice,
+    disk::Image,
     machine::Machine,
     network::Network,
     plan::{ELECTION_TIMEOUT, Plan},
     planted::Bug,
-    server::Server,
+    server::{Alive, Server},
     stats::Stats,
     trace::Trace,
 };
@@ -17,7 +25,7 @@ use crate::{
     configuration::{self, Configuration, ServerId},
     consensus::{AppendOrder, Consensus, SnapshotReceipt, Time, WriteId},
     log::{EntryPayload, LogId, LogIndex, Term},
-    rpc::{InstallSnapshotRequest, Message},
+    rpc::{Envelope, InstallSnapshotRequest},
     status::ProgressState,
 };
 
@@ -28,9 +36,8 @@ const MAX_EVENTS: u64 = 1_000_000;
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     Deliver {
-        from: usize,
         to: usize,
-        message: Message,
+        envelope: Envelope,
     },
     Timer {
         server: usize,
@@ -50,6 +57,8 @@ pub(super) enum Event {
         life: u64,
         generation: u64,
         order: AppendOrder,
+        /// The settings it was given under.
+        limits: Limits,
     },
     Unreachable {
         server: usize,
@@ -109,6 +118,25 @@ pub(super) enum Event {
         life: u64,
         receipt: SnapshotReceipt,
     },
+    /// The data of a user's restore is durable.
+    RestoreKept {
+        server: usize,
+        life: u64,
+        snapshot: Machine,
+    },
+    /// The core learns whether it is.
+    RestoreCopied {
+        server: usize,
+        life: u64,
+        last: LogId,
+        is_kept: bool,
+    },
+    /// It is not wanted any more.
+    RestoreWithdrawn {
+        server: usize,
+        life: u64,
+        last: LogId,
+    },
     Crash {
         server: usize,
     },
@@ -120,6 +148,10 @@ pub(super) enum Event {
     },
     Fault,
     Client,
+    /// Somebody looks after servers that are to have a new disk.
+    Operator,
+    /// Some server is given other settings.
+    Reload,
 }
 
 #[derive(Debug)]
@@ -138,6 +170,8 @@ pub(super) struct World {
     queue: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
     pub(super) servers: Vec<Server>,
+    /// The disks that were lost, as they were then.
+    pub(super) lost_disks: BTreeMap<DiskId, Image>,
     pub(super) network: Network,
     pub(super) checks: Checks,
     pub(super) stats: Stats,
@@ -162,7 +196,9 @@ impl World {
             let id = id_of(server);
             let rules = super::Rules { id: id.clone(), ..plan.rules.clone() };
             let rate = if plan.has_clock_skew { dice.within(800..=1200) } else { 1000 };
-            Server::new(id, rules, rate)
+            let mut server = Server::new(id, rules, rate);
+            server.disk.image.incarnation = plan.disks.new_incarnation(&mut dice);
+            server
         });
         let servers = servers.collect();
         Self {
@@ -171,6 +207,7 @@ impl World {
             queue: BinaryHeap::new(),
             scheduled: 0,
             servers,
+            lost_disks: BTreeMap::new(),
             network: Network::new(count, plan.network),
             checks: Checks::default(),
             stats: Stats::default(),
@@ -194,6 +231,12 @@ impl World {
             self.schedule(0, Event::Restart { server });
         }
         self.schedule(1_000, Event::Client);
+        if 0 < self.plan.reload_pause {
+            self.schedule(self.plan.reload_pause, Event::Reload);
+        }
+        if 0 < self.plan.disks.loss_per_mille + self.plan.restores.per_mille {
+            self.schedule(self.plan.disks.rejoin_pause, Event::Operator);
+        }
         if 0 < self.plan.faults.pause {
             let at = self.dice.around(self.plan.faults.pause);
             self.schedule(at, Event::Fault);
@@ -235,12 +278,12 @@ impl World {
             return Ok(());
         }
         match event {
-            Event::Deliver { from, to, message } => self.deliver(from, to, message),
+            Event::Deliver { to, envelope } => self.deliver(to, envelope),
             Event::Timer { server, .. } => self.timer(server),
             Event::Synced { server, .. } => self.synced(server),
             Event::Written { server, id, .. } => self.written(server, id),
-            Event::Order { server, generation, order, .. } => {
-                self.carry_out(server, generation, &order)
+            Event::Order { server, generation, order, limits, .. } => {
+                self.carry_out(server, generation, &order, limits)
             }
             Event::Unreachable { server, peer, .. } => {
                 let peer = id_of(peer);
@@ -257,6 +300,14 @@ impl World {
             Event::Keep { server, from, piece, .. } => self.keep(server, from, piece),
             Event::Finish { server, .. } => self.finish(server),
             Event::Receipt { server, receipt, .. } => self.receipt(server, receipt),
+            Event::RestoreKept { server, snapshot, .. } => self.restore_kept(server, snapshot),
+            Event::RestoreCopied { server, last, is_kept, .. } => {
+                self.restore_copied(server, last, is_kept)
+            }
+            Event::RestoreWithdrawn { server, last, .. } => {
+                self.restore_withdrawn(server, last);
+                Ok(())
+            }
             Event::Crash { server } => {
                 self.crash(server);
                 Ok(())
@@ -271,11 +322,14 @@ impl World {
             }
             Event::Fault => self.random_fault(),
             Event::Client => self.client(),
+            Event::Operator => self.operator(),
+            Event::Reload => self.random_reload(),
         }
     }
 
     pub(super) fn restart(&mut self, server: usize) -> Check {
-        if self.servers[server].alive.is_some() || self.servers[server].is_dead {
+        let it = &self.servers[server];
+        if it.alive.is_some() || it.is_dead || it.is_diverged {
             return Ok(());
         }
         self.say(server, format_args!("!! start"));
@@ -306,7 +360,10 @@ impl World {
     fn is_to_be_bootstrapped(&self, server: usize) -> bool {
         let is_first =
             server == 0 || (self.plan.is_bootstrapped_everywhere && server < self.plan.voters);
-        is_first && self.servers[server].core().is_some_and(|core| core.last() == LogId::ZERO)
+        let has_lost_disk = self.servers[server].has_lost_disks;
+        is_first
+            && !has_lost_disk
+            && self.servers[server].core().is_some_and(|core| core.last() == LogId::ZERO)
     }
 
     fn first_configuration(&self) -> Configuration {
@@ -343,7 +400,9 @@ impl World {
     /// rest undone.
     pub(super) fn settle(&mut self, server: usize) -> Check {
         let led = self.servers[server].leads().is_some();
-        if led {
+        let is_in_log = |alive: &Alive| alive.core.commit_index() <= alive.log.last().index;
+        // A restore is beyond the log until that is reset, and commits nothing.
+        if led && self.servers[server].alive.as_ref().is_some_and(is_in_log) {
             // Before anybody is told: a crash must not hide it.
             self.notice_commits(server, true)?;
         }
@@ -382,10 +441,11 @@ impl World {
             !is_reset || stable.is_some_and(is_on_disk),
             "the core believes {stable:?} to be on disk"
         );
-        window::writes(it.disk.pending_writes(), &it.rules)?;
+        alive.draining.writes(it.disk.pending_writes(), &it.rules)?;
         if is_leader {
             let peers = core.peers(it.clock.local(self.now));
-            window::peers(&peers, core.last().index, &it.rules)?;
+            window::peers(&peers, core.last().index)?;
+            alive.draining.peers(&peers, &it.rules)?;
             for peer in peers {
                 if let Some(ordered) = alive.ordered.get_mut(&server_of(&peer.id)) {
                     ordered.heard(&peer, core.snapshot().index);
@@ -393,6 +453,7 @@ impl World {
                 }
             }
         } else {
+            alive.draining.no_peers();
             alive.requests.not_leading(commit_index)?;
             ensure!(alive.reads.open() == 0, "law 16: a question is open without leadership");
         }
@@ -494,6 +555,7 @@ impl World {
             let it = &mut self.servers[server];
             it.frozen_until = it.frozen_until.min(self.now);
             it.disk_stalled_until = it.disk_stalled_until.min(self.now);
+            self.reload(server, self.plan.rules.clone())?;
             // Syncs under way, and what waits for a frozen server, come when they were going to.
             self.restart(server)?;
         }
@@ -516,15 +578,20 @@ impl Event {
             | Self::Ship { server, .. }
             | Self::NothingToShip { server, .. }
             | Self::Keep { server, .. }
+            | Self::RestoreCopied { server, .. }
             | Self::Receipt { server, .. } => Some(*server),
             Self::Synced { .. }
             | Self::SnapshotKept { .. }
             | Self::Finish { .. }
+            | Self::RestoreKept { .. }
+            | Self::RestoreWithdrawn { .. }
             | Self::Crash { .. }
             | Self::Restart { .. }
             | Self::Heal { .. }
             | Self::Fault
-            | Self::Client => None,
+            | Self::Client
+            | Self::Operator
+            | Self::Reload => None,
         }
     }
 
@@ -544,13 +611,18 @@ impl Event {
             | Self::NothingToShip { server, life, .. }
             | Self::Keep { server, life, .. }
             | Self::Finish { server, life }
+            | Self::RestoreKept { server, life, .. }
+            | Self::RestoreCopied { server, life, .. }
+            | Self::RestoreWithdrawn { server, life, .. }
             | Self::Receipt { server, life, .. } => Some((*server, *life)),
             Self::Deliver { .. }
             | Self::Crash { .. }
             | Self::Restart { .. }
             | Self::Heal { .. }
             | Self::Fault
-            | Self::Client => None,
+            | Self::Client
+            | Self::Operator
+            | Self::Reload => None,
         }
     }
 }

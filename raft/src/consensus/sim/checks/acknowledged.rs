@@ -1,14 +1,14 @@
 //! Acknowledged is durable (law 7): what a client was told is committed, and still on the disk of
-//! everybody whose disk made it so.
+//! every disk that made it so, or was when that disk was lost.
 
-use super::{Check, committed::Committed};
+use super::{Check, DiskId, committed::Committed};
 use crate::log::LogId;
 
 /// A client is told that the entry was applied; `is_on_disk` looks at the disks at this moment.
 pub(crate) fn acknowledged(
     id: LogId,
     committed: &Committed,
-    is_on_disk: impl Fn(usize, LogId) -> bool,
+    is_on_disk: impl Fn(DiskId, LogId) -> bool,
 ) -> Check {
     let fact = committed.get(id.index).filter(|fact| fact.entry.id() == id);
     let Some(fact) = fact else {
@@ -17,7 +17,7 @@ pub(crate) fn acknowledged(
     for holder in &fact.holders {
         ensure!(
             is_on_disk(*holder, id),
-            "law 7: {id} is acknowledged, but server {holder} no longer has it on disk"
+            "law 7: {id} is acknowledged, but {holder:?} no longer has it on disk"
         );
     }
     Ok(())
@@ -35,10 +35,11 @@ mod tests {
     fn fires_on_what_is_not_committed_and_on_what_a_disk_has_lost() {
         let mut committed = Committed::default();
         let entry = Entry { term: Term(1), index: LogIndex(1), payload: EntryPayload::Noop };
-        let by = Committer { term: Term(1), is_leader: true, voters: &[(0, true), (1, true)] };
+        let by =
+            Committer { term: Term(1), is_leader: true, voters: &[((0, 7), true), ((1, 7), true)] };
         committed.commit(std::slice::from_ref(&entry), by, &LeaderLogs::default()).unwrap();
         acknowledged(entry.id(), &committed, |_, _| true).unwrap();
-        acknowledged(entry.id(), &committed, |server, _| server == 0).unwrap_err();
+        acknowledged(entry.id(), &committed, |(server, _), _| server == 0).unwrap_err();
         acknowledged(LogId::new(1, 2), &committed, |_, _| true).unwrap_err();
         acknowledged(LogId::new(2, 1), &committed, |_, _| true).unwrap_err();
     }

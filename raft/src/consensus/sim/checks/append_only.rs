@@ -8,13 +8,18 @@ use crate::log::{Entry, LogId, LogIndex, Term};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LeaderLogs {
-    /// By term of the leadership, the term of each of its entries.
-    logs: BTreeMap<Term, Vec<Term>>,
+    /// By term of the leadership, the term of each of its entries; and once more after each restore.
+    logs: BTreeMap<Term, Vec<Vec<Term>>>,
 }
 
 impl LeaderLogs {
     pub(crate) fn elected(&mut self, term: Term, log: Vec<Term>) {
-        self.logs.insert(term, log);
+        self.logs.insert(term, vec![log]);
+    }
+
+    /// A user's restore gives the leader of `term` another log. What it had is still on its way.
+    pub(crate) fn restored(&mut self, term: Term, log: Vec<Term>) {
+        self.logs.entry(term).or_default().push(log);
     }
 
     /// The leader of `term` writes.
@@ -25,7 +30,7 @@ impl LeaderLogs {
         entries: &[Entry],
     ) -> Check {
         ensure!(truncate_from.is_none(), "law 2: the leader of term {term} truncates its log");
-        let Some(log) = self.logs.get_mut(&term) else {
+        let Some(log) = self.logs.get_mut(&term).and_then(|logs| logs.last_mut()) else {
             return Err(format!("law 2: term {term} has no leader"));
         };
         for entry in entries {
@@ -44,9 +49,14 @@ impl LeaderLogs {
     /// Whether the log of the leader of `term` has this entry.
     pub(crate) fn has(&self, term: Term, id: LogId) -> bool {
         id == LogId::ZERO
-            || self.logs.get(&term).is_some_and(|log| {
+            || self.logs.get(&term).into_iter().flatten().any(|log| {
                 id.index.0.checked_sub(1).and_then(|at| log.get(at as usize)) == Some(&id.term)
             })
+    }
+
+    /// The term of an entry of the leader of `term`.
+    pub(crate) fn term_at(&self, term: Term, index: LogIndex) -> Option<Term> {
+        self.logs.get(&term)?.last()?.get(index.0.checked_sub(1)? as usize).copied()
     }
 
     /// The terms after `term` that have had a leader.

@@ -5,8 +5,14 @@
 //! then on every server that commits the index commits the same entry, and nobody who has the entry
 //! truncates it, except on the word of a leader of before: such a server may be far behind, and its
 //! copy never counted.
+//!
+//! A user's restore ends with an index beyond everything and stands for what its leader had committed.
+//! It is committed with the first entry after it, if nothing else was meanwhile. Nothing is ever
+//! committed then at the indices that it has left out.
 
-use super::{Check, append_only::LeaderLogs, completeness, is_majority};
+use std::collections::BTreeMap;
+
+use super::{Check, DiskId, append_only::LeaderLogs, completeness, is_majority};
 use crate::{
     configuration::IndexedConfiguration,
     log::{Entry, EntryPayload, LogId, LogIndex, Term},
@@ -17,8 +23,8 @@ pub(crate) struct Fact {
     pub(crate) entry: Entry,
     /// The term in which it was committed, which may be later than the entry's own.
     pub(crate) committed_in: Term,
-    /// The servers that made it so.
-    pub(crate) holders: Vec<usize>,
+    /// The disks that made it so.
+    pub(crate) holders: Vec<DiskId>,
 }
 
 /// A leader, at the moment when it commits.
@@ -26,9 +32,9 @@ pub(crate) struct Fact {
 pub(crate) struct Committer<'a> {
     pub(crate) term: Term,
     pub(crate) is_leader: bool,
-    /// The voters of its configuration, and whether each has on disk the last of the entries and a
-    /// term that is not earlier.
-    pub(crate) voters: &'a [(usize, bool)],
+    /// The voters of its configuration, by their disks, and whether each has the last of the entries
+    /// and a term that is not earlier.
+    pub(crate) voters: &'a [(DiskId, bool)],
 }
 
 #[derive(Clone, Debug, Default)]
@@ -36,6 +42,8 @@ pub(crate) struct Committed {
     facts: Vec<Fact>,
     /// Where the configurations are.
     configurations: Vec<LogIndex>,
+    /// Where users' restores end, committed or not, and the configuration of each.
+    restores: BTreeMap<LogId, IndexedConfiguration>,
 }
 
 impl Committed {
@@ -56,9 +64,52 @@ impl Committed {
         self.get(index).map(|fact| fact.entry.id())
     }
 
-    /// The terms of the entries up to `last`.
-    pub(crate) fn terms(&self, last: LogIndex) -> impl Iterator<Item = Term> {
-        self.facts.iter().take(last.0 as usize).map(|fact| fact.entry.term)
+    pub(crate) fn restore_is_durable(&mut self, last: LogId, configuration: &IndexedConfiguration) {
+        self.restores.insert(last, configuration.clone());
+    }
+
+    /// Whether a restore ends there that is not committed.
+    pub(crate) fn is_open_restore(&self, last: LogId) -> bool {
+        self.restores.contains_key(&last) && !self.has(last)
+    }
+
+    /// Whether a snapshot may end there.
+    pub(crate) fn is_state(&self, last: LogId) -> bool {
+        self.has(last) || self.restores.contains_key(&last)
+    }
+
+    /// Whether a snapshot that ends with `last` stands for this entry. One of a restore that is not
+    /// committed stands for what was until its term.
+    pub(crate) fn stands_for(&self, last: LogId, id: LogId) -> bool {
+        let is_known = |fact: &Fact| self.has(last) || fact.committed_in <= last.term;
+        self.is_state(last)
+            && self.get(id.index).is_some_and(|fact| fact.entry.id() == id && is_known(fact))
+    }
+
+    /// The terms of the entries up to `last`, where a snapshot ends; zero for those that a restore
+    /// has left out.
+    pub(crate) fn terms(&self, last: LogId) -> impl Iterator<Item = Term> {
+        let known = move |index| self.id(LogIndex(index)).filter(|id| self.stands_for(last, *id));
+        (1..=last.index.0).map(move |index| {
+            if index == last.index.0 { last.term } else { known(index).unwrap_or_default().term }
+        })
+    }
+
+    /// A restore that ends with `last` is being committed, by the entry after it.
+    pub(crate) fn restored(&mut self, last: LogId, by: Committer<'_>) -> Check {
+        let newest = self.facts.last().map_or(Term(0), |fact| fact.committed_in);
+        ensure!(
+            self.last() < last.index && newest <= last.term,
+            "law 4: the restore of {last} is committed, but {} is, since term {newest}",
+            self.last()
+        );
+        while self.last() < last.index {
+            let index = self.last().next();
+            let term = if index == last.index { last.term } else { Term(0) };
+            let entry = Entry { term, index, payload: EntryPayload::Noop };
+            self.facts.push(Fact { entry, committed_in: by.term, holders: Vec::new() });
+        }
+        Ok(())
     }
 
     /// The newest configuration up to `index`.
@@ -75,8 +126,9 @@ impl Committed {
 
     /// A snapshot stands for everything up to `last`, with this configuration.
     pub(crate) fn snapshot(&self, last: LogId, configuration: &IndexedConfiguration) -> Check {
-        ensure!(self.has(last), "law 14: a snapshot ends with {last}, which is not committed");
-        let expected = self.configuration_at(last.index);
+        ensure!(self.is_state(last), "law 14: a snapshot ends with {last}, which is not committed");
+        let of_restore = self.restores.get(&last).cloned();
+        let expected = of_restore.unwrap_or_else(|| self.configuration_at(last.index));
         ensure!(
             expected == *configuration,
             "law 14: the snapshot of {last} has the configuration of {}, not that of {}",
@@ -153,9 +205,9 @@ mod tests {
         Entry { term: Term(term), index: LogIndex(index), payload: EntryPayload::Noop }
     }
 
-    const ON_TWO_OF_THREE: &[(usize, bool)] = &[(0, true), (1, true), (2, false)];
+    const ON_TWO_OF_THREE: &[(DiskId, bool)] = &[((0, 7), true), ((1, 7), true), ((2, 7), false)];
 
-    fn by(term: u64, is_leader: bool, voters: &[(usize, bool)]) -> Committer<'_> {
+    fn by(term: u64, is_leader: bool, voters: &[(DiskId, bool)]) -> Committer<'_> {
         Committer { term: Term(term), is_leader, voters }
     }
 
@@ -184,7 +236,7 @@ mod tests {
 
     #[test]
     fn fires_on_a_commit_without_a_majority_of_disks_or_by_a_follower() {
-        commit(entry(3, 3), by(3, true, &[(0, true), (1, false)])).unwrap_err();
+        commit(entry(3, 3), by(3, true, &[((0, 7), true), ((1, 7), false)])).unwrap_err();
         commit(entry(3, 3), by(3, true, &[])).unwrap_err();
         commit(entry(3, 3), by(3, false, ON_TWO_OF_THREE)).unwrap_err();
     }
@@ -201,6 +253,33 @@ mod tests {
         check.snapshot(LogId::new(2, 3), &at(0)).unwrap_err();
         check.snapshot(LogId::new(2, 4), &at(3)).unwrap_err();
         check.snapshot(LogId::new(1, 2), &at(0)).unwrap_err();
+    }
+
+    #[test]
+    fn a_restore_is_committed_only_if_nothing_else_was() {
+        let last = LogId::new(3, 6);
+        let begun = |ends: LogId| {
+            let mut check = after_a_commit();
+            check.restore_is_durable(ends, &IndexedConfiguration::default());
+            check
+        };
+        let mut check = begun(last);
+        assert!(check.is_open_restore(last) && check.is_state(last) && !check.has(last));
+        assert!(check.stands_for(last, LogId::new(2, 2)));
+        let terms: Vec<u64> = check.terms(last).map(|term| term.0).collect();
+        assert_eq!(terms, [1, 2, 0, 0, 0, 3]);
+        check.restored(last, by(3, true, ON_TWO_OF_THREE)).unwrap();
+        assert!(check.has(last) && !check.is_open_restore(last));
+        let by_3 = by(3, true, ON_TWO_OF_THREE);
+        assert_eq!(check.commit(&[entry(3, 7)], by_3, &LeaderLogs::default()), Ok(1));
+        // At an index that was left out.
+        check.commit(&[entry(2, 4)], by(2, false, &[]), &LeaderLogs::default()).unwrap_err();
+        // Committed after the restore, or without it.
+        let older = LogId::new(1, 6);
+        assert!(!begun(older).stands_for(older, LogId::new(2, 2)));
+        begun(older).restored(older, by(3, true, ON_TWO_OF_THREE)).unwrap_err();
+        let within = LogId::new(3, 2);
+        begun(within).restored(within, by(3, true, ON_TWO_OF_THREE)).unwrap_err();
     }
 
     #[test]

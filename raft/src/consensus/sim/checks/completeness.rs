@@ -43,7 +43,7 @@ mod tests {
             index: LogIndex(index),
             payload: EntryPayload::Noop,
         };
-        let by = Committer { term: Term(4), is_leader: true, voters: &[(0, true)] };
+        let by = Committer { term: Term(4), is_leader: true, voters: &[((0, 7), true)] };
         committed.commit(&[entry(2, 1), entry(4, 2)], by, &LeaderLogs::default()).unwrap();
         committed
     }

@@ -1,10 +1,10 @@
 //! One membership change at a time (thesis §4.1): a log has at most one configuration that is not
-//! committed, consecutive ones differ in one server, and a leader changes nothing before it has
-//! committed an entry of its own term.
+//! committed, consecutive ones differ in one server, apart from disks that become known, and a leader
+//! changes nothing before it has committed an entry of its own term.
 
 use super::{Check, committed::Committed};
 use crate::{
-    configuration::{Configuration, IndexedConfiguration},
+    configuration::{Configuration, IndexedConfiguration, Server},
     log::{LogId, Term},
 };
 
@@ -23,14 +23,24 @@ pub(crate) fn appended(
     ensure!(next.validate().is_ok(), "the configuration at {id} is not valid: {next}");
     let before = &before.configuration;
     let all = before.servers().iter().chain(next.servers());
+    let member = |of: &Configuration, it: &Server| {
+        of.server(&it.id).map(|known| (known.suffrage, known.address.clone()))
+    };
     let mut changed: Vec<_> =
-        all.filter(|it| before.server(&it.id) != next.server(&it.id)).map(|it| &it.id).collect();
+        all.filter(|it| member(before, it) != member(next, it)).map(|it| &it.id).collect();
     changed.sort();
     changed.dedup();
     ensure!(
         before.is_empty() || changed.len() <= 1,
         "the configuration at {id} changes more than one server: {before} to {next}"
     );
+    for Server { id: member, incarnation, .. } in next.servers() {
+        let known = before.server(member).map_or(0, |it| it.incarnation);
+        ensure!(
+            known == 0 || known == *incarnation,
+            "the configuration at {id} exchanges the disk of {member}: {before} to {next}"
+        );
+    }
     Ok(())
 }
 
@@ -62,25 +72,25 @@ mod tests {
         super::{append_only::LeaderLogs, committed::Committer},
         *,
     };
-    use crate::{
-        configuration::Server,
-        log::{Entry, EntryPayload, LogIndex},
-    };
+    use crate::log::{Entry, EntryPayload, LogIndex};
 
     fn configuration(ids: &str) -> Configuration {
         Configuration::new(ids.chars().map(|id| Server::voter(id.to_string(), format!("{id}:1"))))
     }
 
     fn appended_after(before: u64, ids: &str, next: &str) -> Check {
+        appended_to(before, configuration(ids), configuration(next))
+    }
+
+    fn appended_to(before: u64, configuration: Configuration, next: Configuration) -> Check {
         let mut committed = Committed::default();
         let payload = EntryPayload::Noop;
         let entry = Entry { term: Term(1), index: LogIndex(1), payload };
-        let by = Committer { term: Term(1), is_leader: true, voters: &[(0, true)] };
+        let by = Committer { term: Term(1), is_leader: true, voters: &[((0, 7), true)] };
         committed.commit(&[entry], by, &LeaderLogs::default()).unwrap();
-        let indexed =
-            IndexedConfiguration { index: LogIndex(before), configuration: configuration(ids) };
+        let indexed = IndexedConfiguration { index: LogIndex(before), configuration };
         let before = LogId::new(1, before);
-        appended(LogId::new(1, 9), &configuration(next), &indexed, before, &committed)
+        appended(LogId::new(1, 9), &next, &indexed, before, &committed)
     }
 
     #[test]
@@ -95,6 +105,15 @@ mod tests {
         appended_after(1, "abc", "abde").unwrap_err();
         appended_after(1, "abc", "abd").unwrap_err();
         appended_after(1, "a", "").unwrap_err();
+    }
+
+    #[test]
+    fn fires_on_a_disk_that_is_exchanged() {
+        let known = |disk| configuration("abc").with_incarnations(|_| Some(disk));
+        appended_to(1, configuration("abc"), known(7)).unwrap();
+        appended_to(1, known(7), known(7)).unwrap();
+        appended_to(1, known(7), known(8)).unwrap_err();
+        appended_to(1, known(7), configuration("abc")).unwrap_err();
     }
 
     #[test]

@@ -17,6 +17,11 @@ pub(crate) mod state_machine;
 pub(crate) mod votes;
 pub(crate) mod window;
 
+use super::machine::Machine;
+
+/// One of the disks that a server has had: what one has promised, the next knows nothing of.
+pub(crate) type DiskId = (usize, u64);
+
 /// `Err` says which law is broken, and how.
 pub(crate) type Check = Result<(), String>;
 
@@ -30,6 +35,14 @@ pub(crate) struct Checks {
     pub(crate) committed: committed::Committed,
     pub(crate) answers: reads::Answers,
     pub(crate) state_machine: state_machine::StateMachine,
+}
+
+impl Checks {
+    /// The data of a user's restore is durable: this snapshot may come to count.
+    pub(crate) fn restore_is_durable(&mut self, snapshot: &Machine) {
+        self.committed.restore_is_durable(snapshot.applied, &snapshot.configuration);
+        self.state_machine.restore_is_durable(snapshot);
+    }
 }
 
 /// Whether those of `voters` that satisfy the predicate are a majority of them. Deliberately not

@@ -5,21 +5,21 @@
 
 use std::collections::BTreeMap;
 
-use super::{Check, is_majority};
+use super::{Check, DiskId, is_majority};
 use crate::{
     consensus::Verification,
     log::{LogIndex, Term},
 };
 
-/// What every server has answered to leaders.
+/// What every server, on each of its disks, has answered to leaders.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answers {
-    newest: BTreeMap<(usize, Term), u64>,
+    newest: BTreeMap<(DiskId, Term), u64>,
 }
 
 impl Answers {
     /// A server says that it follows the leader of `term`, in answer to a question of `round`.
-    pub(crate) fn given(&mut self, server: usize, term: Term, round: u64) {
+    pub(crate) fn given(&mut self, server: DiskId, term: Term, round: u64) {
         let newest = self.newest.entry((server, term)).or_default();
         *newest = round.max(*newest);
     }
@@ -27,18 +27,18 @@ impl Answers {
     /// The leader of `term` takes its leadership for confirmed.
     pub(crate) fn confirmed(
         &self,
-        leader: usize,
+        leader: DiskId,
         term: Term,
         round: u64,
-        voters: &[usize],
+        voters: &[DiskId],
     ) -> Check {
-        let has_answered = |server: &usize| {
+        let has_answered = |server: &DiskId| {
             *server == leader
                 || self.newest.get(&(*server, term)).is_some_and(|newest| round <= *newest)
         };
         ensure!(
             is_majority(voters, has_answered),
-            "law 12: {leader} is confirmed in term {term} for round {round}, without a majority"
+            "law 12: {leader:?} is confirmed in term {term} for round {round}, without a majority"
         );
         Ok(())
     }
@@ -101,12 +101,15 @@ fn fires_on_a_read_index_before_what_was_committed() {
 #[test]
 fn fires_on_a_confirmation_without_a_majority_of_answers_of_the_term() {
     let mut check = Answers::default();
-    check.given(1, Term(2), 5);
-    let confirmed =
-        |check: &Answers, term, round| check.confirmed(0, Term(term), round, &[0, 1, 2]);
+    check.given((1, 7), Term(2), 5);
+    let confirmed = |check: &Answers, term, round| {
+        check.confirmed((0, 7), Term(term), round, &[(0, 7), (1, 7), (2, 7)])
+    };
     confirmed(&check, 2, 5).unwrap();
     confirmed(&check, 2, 6).unwrap_err();
     confirmed(&check, 3, 1).unwrap_err();
-    check.given(1, Term(2), 4);
+    check.given((1, 7), Term(2), 4);
     confirmed(&check, 2, 5).unwrap();
+    check.given((1, 8), Term(2), 6);
+    confirmed(&check, 2, 6).unwrap_err();
 }

@@ -1,19 +1,27 @@
 //! State machine safety (law 5): the state machine of every server, in every life, goes through the
 //! same entries in the same order; and whatever it restores is the state after exactly those.
 
+use std::collections::BTreeMap;
+
 use super::{
     super::machine::{Machine, hash_after},
     Check,
 };
-use crate::log::{Entry, LogIndex};
+use crate::log::{Entry, LogId, LogIndex};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StateMachine {
     /// What was applied at each index, and the state after it.
-    applied: Vec<(Entry, u64)>,
+    applied: BTreeMap<LogIndex, (Entry, u64)>,
+    /// The states that users have restored.
+    restored: BTreeMap<LogId, u64>,
 }
 
 impl StateMachine {
+    pub(crate) fn restore_is_durable(&mut self, snapshot: &Machine) {
+        self.restored.insert(snapshot.applied, snapshot.hash);
+    }
+
     /// A state machine applies an entry.
     pub(crate) fn applied(&mut self, before: &Machine, entry: &Entry) -> Check {
         ensure!(
@@ -23,33 +31,29 @@ impl StateMachine {
             before.applied
         );
         let hash = hash_after(before.hash, entry);
-        match self.applied.get(before.applied.index.0 as usize) {
-            Some((known, state)) => {
-                ensure!(known == entry, "law 5: {} was applied, now {} is", known.id(), entry.id());
-                ensure!(*state == hash, "law 5: the states after {} differ", entry.id());
-            }
-            None => self.applied.push((entry.clone(), hash)),
-        }
+        let known = self.applied.entry(entry.index).or_insert_with(|| (entry.clone(), hash));
+        let (known, state) = (&known.0, known.1);
+        ensure!(known == entry, "law 5: {} was applied, now {} is", known.id(), entry.id());
+        ensure!(state == hash, "law 5: the states after {} differ", entry.id());
         Ok(())
     }
 
     /// A state machine takes on this state, or a snapshot holds it.
     pub(crate) fn is_state(&self, machine: &Machine) -> Check {
-        let known = machine.applied.index.0.checked_sub(1).map(|at| self.applied.get(at as usize));
-        let is_known = match known {
-            None => *machine == Machine::default(),
-            Some(known) => known.is_some_and(|(entry, state)| {
-                (entry.id(), *state) == (machine.applied, machine.hash)
-            }),
-        };
-        ensure!(is_known, "law 5: no state machine was ever in the state of {}", machine.applied);
+        let last = machine.applied;
+        let applied = self.applied.get(&last.index).filter(|(entry, _)| entry.id() == last);
+        let known = self.restored.get(&last).or(applied.map(|(_, state)| state));
+        ensure!(
+            known == Some(&machine.hash) || *machine == Machine::default(),
+            "law 5: no state machine was ever in the state of {last}"
+        );
         Ok(())
     }
 
     /// The state after the entry at `index`.
+    #[cfg(test)]
     pub(crate) fn state_at(&self, index: LogIndex) -> Option<u64> {
-        let at = index.0.checked_sub(1)?;
-        self.applied.get(at as usize).map(|(_, state)| *state)
+        self.applied.get(&index).map(|(_, state)| *state)
     }
 }
 
