@@ -59,7 +59,9 @@ pub enum Fatal {
     /// The cluster has gone on without the state this server has: its newest snapshot was made by a
     /// [restore](crate::Raft::restore) that no majority took over before the leadership changed. (Or a
     /// server has lost, against its contract, what its stores had acknowledged.) Starting it again
-    /// does not help: remove its data and let it [rejoin](crate::Raft::rejoin_server).
+    /// does not help: remove its data and let it [rejoin](crate::Raft::rejoin_server). If its
+    /// [`StableStore`](crate::StableStore) keeps no incarnation, nobody could tell the empty server from
+    /// the one that has voted: then remove it from the cluster and add it under another id.
     #[error(
         "the node stopped because the cluster has gone on without its state: it has a snapshot that ends \
          with {snapshot}, and the leader has {entry}; remove this server's data and let it rejoin the cluster"

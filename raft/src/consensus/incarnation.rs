@@ -20,12 +20,13 @@
 //!
 //! **Before that** a disk that is empty cannot be told from one that was wiped. A server with such a
 //! disk votes only for candidates that know it, or whose log ends with the entry that bootstraps a
-//! cluster; otherwise a leader has to come first.
+//! cluster, and then for the same candidate again as long as that has nothing but entries of terms it
+//! was given this vote in; otherwise a leader has to come first.
 
 use super::{Consensus, time::Time};
 use crate::{
     configuration::{Configuration, ServerId},
-    log::{EntryPayload, LogIndex},
+    log::{EntryPayload, LogIndex, Term},
     rpc::{Envelope, HeartbeatReply, Message},
 };
 
@@ -71,7 +72,11 @@ impl Consensus {
         }
         let is_sender_checked = match message {
             Message::RequestVote(request) => {
-                if *expects == 0 && self.is_blank() && LogIndex(1) < request.last.index {
+                if *expects == 0
+                    && self.is_blank()
+                    && LogIndex(1) < request.last.index
+                    && !self.has_made_leader(from, request.last.term)
+                {
                     return Err(Mismatch::Empty);
                 }
                 request.last <= self.log.last()
@@ -173,6 +178,13 @@ impl Consensus {
     /// Whether this server keeps an incarnation and has nothing else: it knows of no cluster.
     fn is_blank(&self) -> bool {
         self.incarnation != 0 && self.membership.latest().configuration.is_empty()
+    }
+
+    /// Whether this server, with nothing but that vote, has voted for a candidate when its log was that of
+    /// a new cluster, and the candidate has got nothing since but what it has led itself: it may have
+    /// been elected, and have lost the leadership before anybody had heard from it.
+    fn has_made_leader(&self, candidate: &ServerId, last: Term) -> bool {
+        self.hard_state.voted_for.as_ref() == Some(candidate) && last <= self.term()
     }
 
     /// The incarnation that the configuration in force has for a server; 0 if it has none.

@@ -178,16 +178,20 @@ impl Consensus {
         self.actions.push_back(Action::ReceiveSnapshot { from: from.clone(), piece });
     }
 
-    /// The shell has kept a piece of a snapshot, or all of it, or could not.
-    pub fn handle_snapshot_receipt(&mut self, now: Time, receipt: SnapshotReceipt) {
+    /// The shell has kept a piece of a snapshot, or all of it, or could not. Returns whether that counts:
+    /// a whole snapshot that does not is to be removed.
+    pub fn handle_snapshot_receipt(&mut self, now: Time, receipt: SnapshotReceipt) -> bool {
         let SnapshotReceipt { from, term, transfer, step } = receipt;
+        let adopted = self.log.snapshot();
+        let is_adopted = matches!(&step, ReceiptStep::Complete { last, .. } if *last == adopted);
         // Of a deposed leader not even a whole snapshot counts: if a restore made it, its leader may
-        // have lost the leadership before anything was committed. The next leader finds it in the
-        // store, if it has the same.
-        if term == self.term() && self.leader.as_ref() == Some(&from) {
+        // have lost the leadership before anything was committed.
+        let is_awaited = term == self.term() && self.leader.as_ref() == Some(&from);
+        if is_awaited {
             self.keep_receipt(now, &from, transfer, step);
         }
         self.finish(now);
+        is_awaited || is_adopted
     }
 
     fn keep_receipt(&mut self, now: Time, from: &ServerId, transfer: u64, step: ReceiptStep) {

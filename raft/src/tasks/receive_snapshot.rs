@@ -23,7 +23,7 @@ use crate::{
     log::{LogId, Term},
     observer::Observation,
     rpc::InstallSnapshotRequest,
-    snapshot::{SnapshotSink, SnapshotStore},
+    snapshot::{SnapshotMeta, SnapshotSink, SnapshotStore},
     status::SnapshotProgress,
 };
 
@@ -45,7 +45,7 @@ pub(super) struct ReceiveSnapshot {
     pub(super) metrics: Arc<Metrics>,
     transfer: Option<Transfer>,
     /// The snapshot received last: its leader may not have heard of it.
-    complete: Option<(LogId, IndexedConfiguration)>,
+    complete: Option<SnapshotMeta>,
     /// Whether it was said already that snapshots cannot be received.
     has_warned: bool,
 }
@@ -71,6 +71,12 @@ impl Transfer {
             && self.size_bytes == piece.size_bytes
             && self.configuration == piece.configuration
     }
+}
+
+/// What there is of a snapshot now.
+enum Kept {
+    Piece { next_offset: u64 },
+    All(SnapshotMeta),
 }
 
 /// Why a piece, and the transfer with it, is refused.
@@ -121,7 +127,8 @@ impl ReceiveSnapshot {
             return;
         }
         let step = match self.keep(&from, piece).await {
-            Ok(step) => step,
+            Ok(Kept::Piece { next_offset }) => ReceiptStep::Received { next_offset },
+            Ok(Kept::All(meta)) => return self.complete(from, (term, transfer), meta).await,
             Err(refused) => {
                 self.give_up().await;
                 self.metrics.snapshot_failed();
@@ -132,16 +139,35 @@ impl ReceiveSnapshot {
         self.shared.snapshot_receipt(SnapshotReceipt { from, term, transfer, step });
     }
 
+    /// Reports that all of a snapshot is durable. If it does not count, because its leader has been
+    /// deposed, it is removed: it would take the place of one that does.
+    async fn complete(
+        &mut self,
+        from: ServerId,
+        (term, transfer): (Term, u64),
+        meta: SnapshotMeta,
+    ) {
+        let (last, configuration) = (meta.last, meta.configuration.clone());
+        let step = ReceiptStep::Complete { last, configuration };
+        let receipt = SnapshotReceipt { from, term, transfer, step };
+        if self.shared.snapshot_complete(receipt).await {
+            self.complete = Some(meta);
+            return;
+        }
+        self.complete = None;
+        if let Err(error) = self.store.remove(&meta.id).await {
+            let server = &self.shared.id;
+            tracing::error!(%server, id = %meta.id, %error, "remove this snapshot by hand");
+        }
+    }
+
     async fn keep(
         &mut self,
         from: &ServerId,
         piece: InstallSnapshotRequest,
-    ) -> Result<ReceiptStep, Refused> {
-        if let Some((last, configuration)) = &self.complete
-            && *last == piece.last
-        {
-            let configuration = configuration.clone();
-            return Ok(ReceiptStep::Complete { last: *last, configuration });
+    ) -> Result<Kept, Refused> {
+        if let Some(meta) = self.complete.as_ref().filter(|meta| meta.last == piece.last) {
+            return Ok(Kept::All(meta.clone()));
         }
         let is_known = self.transfer.as_ref().is_some_and(|known| known.is_of(from, &piece));
         let same_number = |known: &Transfer| {
@@ -157,7 +183,7 @@ impl ReceiveSnapshot {
             self.transfer.as_ref().filter(|_| is_known).map_or(0, |known| known.received);
         let is_intact = crc32fast::hash(&piece.data) == piece.checksum;
         if !is_intact || piece.offset != received {
-            return Ok(ReceiptStep::Received { next_offset: received });
+            return Ok(Kept::Piece { next_offset: received });
         }
         if !is_known {
             self.begin(from, &piece).await?;
@@ -193,9 +219,9 @@ impl ReceiveSnapshot {
     }
 
     /// Writes the piece that comes next, and finishes the snapshot if it is the last one.
-    async fn write(&mut self, piece: &InstallSnapshotRequest) -> Result<ReceiptStep, Refused> {
+    async fn write(&mut self, piece: &InstallSnapshotRequest) -> Result<Kept, Refused> {
         let Some(transfer) = &mut self.transfer else {
-            return Ok(ReceiptStep::Received { next_offset: 0 });
+            return Ok(Kept::Piece { next_offset: 0 });
         };
         (transfer.term, transfer.number) = (piece.term, piece.transfer);
         let written = transfer.sink.write_all(&piece.data).await;
@@ -206,24 +232,17 @@ impl ReceiveSnapshot {
         self.metrics.snapshot_received(piece.data.len() as u64);
         self.show();
         if !is_whole {
-            return Ok(ReceiptStep::Received { next_offset: received });
+            return Ok(Kept::Piece { next_offset: received });
         }
         let Some(Transfer { sink, begun, .. }) = self.transfer.take() else {
-            return Ok(ReceiptStep::Received { next_offset: 0 });
+            return Ok(Kept::Piece { next_offset: 0 });
         };
         self.show();
         let meta = sink.finish().await?;
-        if piece.term < self.shared.published.term() {
-            // Its leader was deposed meanwhile, so it will not be adopted now: it is not to be found at
-            // the next start either.
-            self.store.remove(&meta.id).await?;
-            return Ok(ReceiptStep::Received { next_offset: 0 });
-        }
         self.metrics.snapshot_complete(self.shared.clock.now().since(begun));
         self.shared.published.publish_snapshot_size(meta.last, meta.size_bytes);
         self.has_warned = false;
-        self.complete = Some((meta.last, meta.configuration.clone()));
-        Ok(ReceiptStep::Complete { last: meta.last, configuration: meta.configuration })
+        Ok(Kept::All(meta))
     }
 
     async fn give_up(&mut self) {

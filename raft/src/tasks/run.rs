@@ -249,7 +249,7 @@ impl<R: Send + 'static> Run<R> {
     }
 
     fn take_snapshots(&mut self, now: Time, news: SnapshotNews) {
-        let SnapshotNews { taken, receipts, failed, copied } = news;
+        let SnapshotNews { taken, receipts, complete, failed, copied } = news;
         if let Some((last, taker)) = taken {
             self.core.handle_snapshot_taken(now, last);
             self.shared.published.publish_snapshot(self.core.snapshot(), Some(now));
@@ -257,6 +257,9 @@ impl<R: Send + 'static> Run<R> {
         }
         for receipt in receipts {
             self.core.handle_snapshot_receipt(now, receipt);
+        }
+        if let Some((receipt, receiver)) = complete {
+            let _ = receiver.send(self.core.handle_snapshot_receipt(now, receipt));
         }
         for failed in failed {
             self.peers.snapshot_failed(&failed);

@@ -20,7 +20,7 @@ use super::{clock::Clock, sample::Busy};
 use crate::{
     config::Config,
     configuration::{IndexedConfiguration, ServerId},
-    consensus::{Consensus, ReceiptStep, SnapshotReceipt, Time, WriteId},
+    consensus::{Consensus, SnapshotReceipt, Time, WriteId},
     error::{Fatal, Leader, RestoreError},
     log::{LogId, LogIndex, Term},
     log_tail::LogTail,
@@ -133,6 +133,8 @@ pub(super) struct SnapshotNews {
     pub(super) taken: Option<(LogId, oneshot::Sender<()>)>,
     /// What became of pieces that have arrived.
     pub(super) receipts: Vec<SnapshotReceipt>,
+    /// All of a snapshot has arrived, and who waits to learn whether it counts.
+    pub(super) complete: Option<(SnapshotReceipt, oneshot::Sender<bool>)>,
     /// Transfers that have failed on this side.
     pub(super) failed: Vec<FailedTransfer>,
     /// The data of a user's restore is durable, or could not be had.
@@ -350,16 +352,22 @@ impl Shared {
     /// A piece of a snapshot was kept, or could not be.
     pub(super) fn snapshot_receipt(&self, receipt: SnapshotReceipt) {
         self.tell(|news| {
-            // That a snapshot is complete is told once; a late piece of it must not hide that.
             let of_another = |earlier: &SnapshotReceipt| {
                 let transfer = (receipt.term, receipt.transfer);
-                earlier.from != receipt.from
-                    || (earlier.term, earlier.transfer) != transfer
-                    || matches!(earlier.step, ReceiptStep::Complete { .. })
+                earlier.from != receipt.from || (earlier.term, earlier.transfer) != transfer
             };
             news.receipts.retain(of_another);
             news.receipts.push(receipt);
         });
+    }
+
+    /// All of a snapshot from another server is durable. Waits until `run` knows of it; returns whether
+    /// the snapshot counts.
+    pub(super) async fn snapshot_complete(&self, receipt: SnapshotReceipt) -> bool {
+        let (told, known) = oneshot::channel();
+        self.tell(|news| news.complete = Some((receipt, told)));
+        // At the end of the node nobody knows; the next start looks.
+        known.await.unwrap_or(true)
     }
 
     /// A snapshot could not be sent.

@@ -769,6 +769,38 @@ async fn a_server_that_the_cluster_has_gone_on_without_says_what_to_do() {
     assert!(text.contains("remove this server's data and let it rejoin"), "{text}");
 }
 
+/// A snapshot is whole only after its leader was deposed. It counts for nothing, and is removed: in a
+/// store that keeps few it would take the place of one that counts.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_is_whole_too_late_is_removed() {
+    let follower = Follower::new();
+    let raft = follower.start(Journal::default()).await;
+    let mut leader = Leader::new(&follower, 3).await;
+    leader.append(LogId::ZERO, 10, 10).await;
+    let state = state(LogId::new(3, 50), 40).await;
+    let size = state.bytes.len();
+    assert_eq!(leader.ask_part(&state, 0, size / 2).await, received(size / 2));
+    follower.snapshots.disk().pause_writes();
+    leader.send(Message::InstallSnapshot(leader.piece(&state, size / 2, size))).await;
+    settle().await;
+    let mut next = Leader::named(&follower, "c", 5).await;
+    next.append(LogId::new(3, 10), 12, 12).await;
+    raft.wait_applied(LogIndex(12)).await.unwrap();
+    follower.snapshots.disk().resume_writes();
+    settle().await;
+    assert_eq!(follower.snapshots().await, []);
+    assert_eq!(
+        (raft.last_index(), raft.status().await.unwrap().snapshot),
+        (LogIndex(12), LogId::ZERO)
+    );
+    // The next leader has one of its own.
+    let state = crate::install::state(LogId::new(5, 50), 40).await;
+    assert_eq!(next.install(&state).await, installed(50));
+    raft.wait_applied(LogIndex(50)).await.unwrap();
+    assert_eq!(follower.snapshots().await.len(), 1);
+    raft.shutdown().await;
+}
+
 /// Remembers on its own what it has applied, as one with a disk of its own does.
 #[derive(Clone, Default)]
 struct Keeper(Arc<Mutex<Kept>>);

@@ -149,6 +149,28 @@ fn an_empty_disk_votes_for_a_new_cluster_or_for_who_knows_it() {
     assert_eq!(blank(10).admit(&from_n2(22, 0, heartbeat(TERM))), Ok(()));
 }
 
+/// The first leader of a cluster that one server was bootstrapped for restarts before anybody has
+/// heard from it. Those who made it leader had refused it ever since, and nobody could be elected.
+#[test]
+fn an_empty_disk_votes_again_for_the_leader_it_has_made() {
+    let mut core = blank(10);
+    core.handle_message(Time(0), &n(2), vote(Term(3), LogId::new(1, 1)));
+    assert_eq!(core.hard_state().voted_for, Some(n(2)));
+    let again = |core: &Consensus, from: usize, last: LogId| {
+        let envelope = from_n2(22, 0, vote(last.term.next(), last));
+        core.admit(&Envelope { from: n(from), ..envelope })
+    };
+    assert_eq!(again(&core, 2, LogId::new(3, 2)), Ok(()));
+    assert_eq!(again(&core, 3, LogId::new(3, 2)), Err(Mismatch::Empty), "another candidate");
+    assert_eq!(
+        again(&core, 2, LogId::new(4, 2)),
+        Err(Mismatch::Empty),
+        "entries of another leader"
+    );
+    core.handle_message(Time(0), &n(2), vote(Term(4), LogId::new(3, 2)));
+    assert_eq!(again(&core, 2, LogId::new(4, 3)), Ok(()));
+}
+
 /// Carries out every write at once; returns the configurations that were appended.
 fn settle(core: &mut Consensus, now: Time) -> Vec<Configuration> {
     let mut appended = Vec::new();

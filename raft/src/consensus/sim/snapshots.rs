@@ -516,7 +516,21 @@ impl World {
         {
             alive.receiving = None;
         }
-        self.call(server, |core, now| core.handle_snapshot_receipt(now, receipt))
+        let whole = match receipt.step {
+            ReceiptStep::Complete { last, .. } => Some(last),
+            ReceiptStep::Received { .. } | ReceiptStep::Refused => None,
+        };
+        let counts = self.enter(server, |core, now| core.handle_snapshot_receipt(now, receipt));
+        let it = &mut self.servers[server];
+        if counts == Some(false)
+            && let Some(last) = whole
+            // Of what is in the log there may be one of its own, and here these are the same.
+            && !it.alive.as_ref().is_some_and(|alive| alive.log.has(last))
+        {
+            self.stats.unwanted += 1;
+            it.disk.image.snapshots.retain(|it| it.applied != last);
+        }
+        self.settle(server)
     }
 
     /// Counts what a crash has cut short.

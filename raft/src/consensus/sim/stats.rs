@@ -67,6 +67,7 @@ stats! {
     snapshots,
     /// Those that came when a newer one was known already.
     late_snapshots,
+    unwanted,
     compactions,
     /// Compactions that kept entries for a follower that was sent a snapshot.
     held,

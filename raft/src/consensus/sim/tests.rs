@@ -109,7 +109,7 @@ fn assert_enough(stats: &Stats, seeds: u64) {
         ("servers taken back", stats.rejoined, 60),
         ("messages from a wrong disk", stats.wrong_senders, 60),
         ("messages for a wrong disk", stats.wrong_receivers, 1_000),
-        ("messages to an empty disk", stats.empty_voters, 10_000),
+        ("messages to an empty disk", stats.empty_voters, 1_500),
     ] {
         let least = least_in_a_thousand * (seeds / 1_000);
         assert!(
@@ -118,7 +118,7 @@ fn assert_enough(stats: &Stats, seeds: u64) {
         );
     }
     // They end without a proof of anything.
-    assert!(stats.unheard <= seeds / 15, "{} clusters are stuck, of {seeds}", stats.unheard);
+    assert!(stats.unheard <= 1 + seeds / 1_000, "{} clusters are stuck, of {seeds}", stats.unheard);
     assert!(stats.stranded <= seeds / 300, "{} clusters are lost, of {seeds}", stats.stranded);
 }
 

@@ -185,8 +185,13 @@ impl World {
                         let Some(core) = self.servers[server_of(&voter.id)].core() else {
                             return false;
                         };
+                        let has_made_leader = core.hard_state().voted_for.as_ref()
+                            == Some(candidate.id())
+                            && candidate.last().term <= core.term();
                         core.last() <= candidate.last()
-                            && (candidate.last().index <= LogIndex(1) || self.may_vote(voter))
+                            && (candidate.last().index <= LogIndex(1)
+                                || has_made_leader
+                                || self.may_vote(voter))
                     })
             })
     }
