@@ -159,7 +159,7 @@ impl Consensus {
 
     /// Begins a round: everybody is told that this server leads, and asked to answer.
     pub(super) fn begin_round(&mut self, now: Time) {
-        let committed = self.commit_index;
+        let commit_index = self.commit_index;
         let interval = self.rules.heartbeat_interval;
         let (term, apart) = (self.term(), self.rounds_apart());
         let Some(leader) = self.role.leader_mut() else { return };
@@ -169,7 +169,7 @@ impl Consensus {
         // The restored snapshot commits nothing of the log that it has replaced.
         let committed_at = |claim| match replaced {
             Some(Replaced { by, committed }) if claim < by => committed,
-            _ => committed,
+            _ => commit_index,
         };
         let heartbeats: Vec<_> = leader
             .peers
