@@ -36,6 +36,16 @@ fn rows<'a>(text: &'a str, title: &str) -> Vec<Vec<&'a str>> {
         .collect()
 }
 
+/// A negative one printed an empty table and panicked.
+#[test]
+fn a_length_of_time_that_is_none_is_refused() {
+    for wrong in ["--seconds=-1", "--seconds=NaN", "--warm-up=inf", "--seconds=x"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(["--quick", wrong]).output();
+        let output = output.expect("it starts");
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {}", output.status);
+    }
+}
+
 #[test]
 fn every_number_of_clients_has_a_row_per_library_in_memory() {
     let text = bench(&["--sections", "in-memory"]);

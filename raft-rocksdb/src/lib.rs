@@ -10,7 +10,8 @@
 //! | the disk is full | as above, with the operating system's words in the error |
 //! | bytes rot in an entry, the vote, or a file of RocksDB | nothing wrong is returned: the call that meets them, or the opening, fails with `StoreError::Corrupt` |
 //! | bytes rot at the very end of RocksDB's write-ahead log | **undetected** where the damage looks like a write that was cut short (see below) |
-//! | the directory is lost, or replaced by an older copy of itself | **undetected**: the server has forgotten what it promised. Remove it from the cluster and add it as a new one; never put a backup in its place |
+//! | the directory is lost, or another server's is in its place | noticed by the others, by the disk's incarnation: the server has forgotten what it promised, and takes part again when it is rejoined (`Raft::rejoin_server`) |
+//! | the directory is replaced by an older copy of itself | **undetected** at start: the server has forgotten what it promised since. Never put a backup in its place; start it empty and rejoin it |
 //! | the file system reorders a write before an earlier sync | out of scope: no local file system that is meant for data does |
 //!
 //! There is no repair: a damaged server is removed from the cluster and added again, and gets its

@@ -95,6 +95,18 @@ impl<F: Fsm> Raft<F> {
         }
     }
 
+    /// Adds a nonvoter and waits until it lacks little.
+    pub(crate) async fn add_nonvoter_slowly(
+        &self,
+        id: ServerId,
+        address: ServerAddress,
+        catch_up: CatchUp,
+    ) -> Result<LogIndex, ConfigurationError> {
+        let change = ConfigurationChange::AddNonvoter { id: id.clone(), address };
+        let index = self.change(change, None).await?;
+        self.caught_up(&id, index, Instant::now() + catch_up.timeout, catch_up).await
+    }
+
     /// Waits until a nonvoter lacks little; returns the index of the configuration it is in.
     async fn caught_up(
         &self,

@@ -416,8 +416,8 @@ impl<F: Fsm> Raft<F> {
     /// [`Status::wrong_disk`], and nobody listens to it until this is called. The server must run, on
     /// an **empty** disk. Only on the leader.
     ///
-    /// Removes the member and adds it again, with the same address and the same vote: a voter catches
-    /// up first, as with [`add_voter`](Self::add_voter), and meanwhile the cluster has one voter less.
+    /// Removes the member and adds it again, with the same address and the same vote: it catches up
+    /// first, as with [`add_voter`](Self::add_voter), and meanwhile the cluster has one voter less.
     /// Resolves with the index of the last configuration.
     ///
     /// A server that runs on the disk its cluster knows learns that it is removed, and ends

@@ -36,9 +36,7 @@ impl<F: Fsm> Raft<F> {
             let (id, address) = (id.clone(), address.clone());
             let added = match suffrage {
                 Suffrage::Voter => self.add_voter_slowly(id, address, None, catch_up).await,
-                Suffrage::Nonvoter => {
-                    self.change(ConfigurationChange::AddNonvoter { id, address }, None).await
-                }
+                Suffrage::Nonvoter => self.add_nonvoter_slowly(id, address, catch_up).await,
             };
             match added {
                 Err(ConfigurationError::ChangeInProgress { .. }) if Instant::now() < deadline => {

@@ -112,6 +112,17 @@ async fn a_members_address_changes_only_if_that_is_said() {
     let line = refused(&ctl(asked, &["add", &leader, &elsewhere, "--move"]));
     let expected = format!("kv: {leader} leads and runs at {}: ", cluster.server(&leader).raft);
     assert!(line.starts_with(&expected), "{line}");
+    // Where nobody is, who is no member, and one that takes this for another cluster.
+    let line = refused(&ctl(asked, &["add", &moving, &elsewhere, "--move"]));
+    assert!(line.starts_with(&format!("kv: cannot reach {elsewhere}: ")), "{line}");
+    let line = refused(&ctl(asked, &["add", "nobody", &elsewhere, "--move"]));
+    assert!(line.starts_with("kv: nobody is no member that could be moved"), "{line}");
+    let body = json!({ "id": "x", "address": elsewhere, "cluster": "another" }).to_string();
+    let (code, said) = cluster.server(&leader).http("POST", "/members", &body);
+    assert_eq!(code, 409, "{said}");
+    let error = said["error"].as_str().unwrap();
+    assert!(error.ends_with("not \"another\""), "{error}");
+    assert_eq!(member(cluster.server(&leader), "x"), Value::Null);
 
     // One that has really moved, with its data.
     let server = cluster.server_mut(&moving);
@@ -234,7 +245,18 @@ async fn a_wiped_server_has_not_joined_until_it_is_rejoined() {
     let row = status.lines().find(|line| line.starts_with(&format!("{lost}  "))).unwrap();
     assert_eq!(row.split_whitespace().nth(2), Some("-"), "no lag is known: {status}");
 
+    let raft = cluster.server(&lost).raft.clone();
+    let line = refused(&ctl(cluster.server(&leader), &["add", &lost, &raft]));
+    assert!(
+        line.contains(&format!(
+            "runs on another disk than the cluster knows; `kv ctl rejoin {lost}`"
+        )),
+        "{line}"
+    );
     done(&ctl(cluster.server(&leader), &["rejoin", &lost]));
+    // Once is enough.
+    let line = refused(&ctl(cluster.server(&leader), &["rejoin", &lost]));
+    assert!(line.starts_with(&format!("kv: {lost} answers, from the disk")), "{line}");
     until("it says that it has joined", async || {
         said(&cluster).contains("joined the cluster").then_some(())
     })

@@ -249,3 +249,27 @@ async fn a_directory_is_looked_at_without_being_touched() {
     assert_eq!((shown.count(), lines.iter().any(|line| line.starts_with("1@"))), (2, false));
     assert_eq!(files(&data), before, "nothing was touched");
 }
+
+/// The survivor to go on with is chosen by what `inspect` says.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_used_is_named() {
+    let mut cluster = Cluster::single(&CALM).await;
+    let server = &cluster.servers[0];
+    server.ask::<()>(&["SET", "k", "v"]).await.unwrap();
+    let (ok, said) = server.ctl(&["snapshot"]);
+    assert!(ok, "{said}");
+    cluster.servers[0].kill();
+    let data = cluster.servers[0].data();
+    assert_eq!(inspect(&data)["faults"], Value::Array(Vec::new()));
+    let snapshots = fs::read_dir(data.join("snapshots")).unwrap();
+    let mut snapshots = snapshots.map(|item| item.unwrap().path().join("data"));
+    let file = snapshots.find(|file| file.is_file()).expect("a snapshot");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[0] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let found = inspect(&data);
+    let fault = found["faults"][0].as_str().unwrap();
+    assert!(fault.contains(path(&file)) && fault.contains("damaged"), "{fault}");
+    let said = text(&run(&["inspect", "--data-dir", path(&data)]).stdout);
+    assert!(said.contains(&format!("\nfault       {fault}\n")), "{said}");
+}

@@ -254,6 +254,8 @@ impl Shared {
         if self.end.begin(fatal.clone()) {
             match &fatal {
                 Fatal::Shutdown => tracing::info!(server = %self.id, "shutting down"),
+                // As somebody wanted.
+                Fatal::Removed => tracing::warn!(server = %self.id, %fatal, "the node ends"),
                 fatal => tracing::error!(server = %self.id, %fatal, "the node ends"),
             }
         }

@@ -191,6 +191,19 @@ async fn a_wiped_server_that_is_rejoined_counts_again() {
     }
 }
 
+/// It was answered with success as soon as it was a member again.
+#[tokio::test(start_paused = true)]
+async fn a_nonvoter_that_does_not_run_is_not_said_to_be_back() {
+    let (mut cluster, leader) = recorded_cluster().await;
+    let (lost, _) = two_others(&leader);
+    leader.demote_voter(lost.as_str(), None).await.unwrap();
+    cluster.stop(&lost).await;
+    let error = leader.rejoin_server(lost.as_str()).await.unwrap_err();
+    assert!(matches!(error, ConfigurationError::TooSlow { .. }), "{error}");
+    let latest = leader.configuration().configuration;
+    assert!(latest.server(&lost.as_str().into()).is_some_and(|member| !member.is_voter()));
+}
+
 /// The user bootstraps a wiped server again, as a program does that bootstraps at every start.
 #[tokio::test(start_paused = true)]
 async fn a_wiped_server_that_is_bootstrapped_again_leads_nobody() {

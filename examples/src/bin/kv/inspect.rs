@@ -82,6 +82,8 @@ struct Found {
     log: Option<(LogIndex, LogId)>,
     noted_commit: Option<LogIndex>,
     snapshots: Vec<SnapshotMeta>,
+    /// What is wrong with those that cannot be used, and with the log.
+    faults: Vec<String>,
     /// The newest one, committed or not.
     configuration: IndexedConfiguration,
 }
@@ -95,8 +97,18 @@ impl Found {
         let ReadOnlyStores { mut stable, snapshots, .. } = stores;
         let hard_state = stable.hard_state().await.map_err(Failure::new)?.unwrap_or_default();
         let incarnation = stable.incarnation().await.map_err(Failure::new)?.unwrap_or_default();
+        let mut faults = Vec::new();
         let snapshots = match snapshots {
-            Some(snapshots) => snapshots.list().await.map_err(Failure::new)?,
+            Some(store) => {
+                let snapshots = store.list().await.map_err(Failure::new)?;
+                for meta in &snapshots {
+                    // Reads all of it, and compares the checksums.
+                    if let Err(error) = store.open(&meta.id).await {
+                        faults.push(error.to_string());
+                    }
+                }
+                snapshots
+            }
             None => Vec::new(),
         };
         let noted_commit = reader.noted_commit().await.map_err(Failure::new)?;
@@ -115,7 +127,22 @@ impl Found {
                 next = next.plus(entries.len());
             }
         }
-        Ok(Self { identity, hard_state, incarnation, log, noted_commit, snapshots, configuration })
+        let covered = snapshots.first().map(|meta| meta.last.index).unwrap_or_default();
+        if let Some((first, _)) = log.filter(|(first, _)| covered.next() < *first) {
+            faults.push(format!(
+                "the log begins with entry {first}, and no snapshot reaches up to there"
+            ));
+        }
+        Ok(Self {
+            identity,
+            hard_state,
+            incarnation,
+            log,
+            noted_commit,
+            snapshots,
+            faults,
+            configuration,
+        })
     }
 
     /// The entries that are wanted and there.
@@ -145,6 +172,7 @@ impl Found {
         entries: Option<RangeInclusive<LogIndex>>,
     ) -> Result<(), Stop> {
         let Self { identity, hard_state, incarnation, log, snapshots, configuration, .. } = self;
+        let faults = &self.faults;
         writeln!(out, "server      {}", identity.id)?;
         writeln!(out, "cluster     {}", identity.cluster.as_deref().unwrap_or("not noted"))?;
         writeln!(out, "term        {}", hard_state.current_term)?;
@@ -168,6 +196,9 @@ impl Found {
                 "snapshot    {id}: up to entry {last}, {size_bytes} bytes, members since entry {}",
                 configuration.index
             )?;
+        }
+        for fault in faults {
+            writeln!(out, "fault       {fault}")?;
         }
         if configuration.configuration.is_empty() {
             writeln!(out, "members     none")?;
@@ -197,8 +228,16 @@ impl Found {
         reader: &dyn LogReader,
         entries: Option<RangeInclusive<LogIndex>>,
     ) -> Result<(), Stop> {
-        let Self { identity, hard_state, incarnation, log, noted_commit, snapshots, configuration } =
-            self;
+        let Self {
+            identity,
+            hard_state,
+            incarnation,
+            log,
+            noted_commit,
+            snapshots,
+            faults,
+            configuration,
+        } = self;
         let snapshots: Vec<_> = snapshots
             .iter()
             .map(|meta| {
@@ -230,6 +269,7 @@ impl Found {
             "committed": self.committed(),
             "noted_commit": noted_commit,
             "snapshots": snapshots,
+            "faults": faults,
             "configuration": members(configuration),
             "entries": shown,
         });

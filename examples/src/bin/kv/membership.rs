@@ -26,7 +26,9 @@ pub(crate) async fn join(server: Arc<Server>, member: String, voter: bool) {
     if server.node.configuration().configuration.server(&id).is_some() {
         return;
     }
-    let body = json!({ "id": id, "address": server.address, "voter": voter });
+    let body = json!({
+        "id": id, "address": server.address, "voter": voter, "cluster": server.cluster,
+    });
     // It is a member without a vote while it catches up. Whoever waits for that has only so much
     // patience, and asking again goes on where it was.
     let is_there = || {

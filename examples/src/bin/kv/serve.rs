@@ -261,6 +261,11 @@ async fn until_the_end(server: &Server, stop_with_stdin: bool) -> Result<(), Fai
                 say_removed(server);
                 Ok(())
             }
+            Some(end @ Fatal::Diverged { .. }) => Err(Failure::new(format!(
+                "{end}: empty {}, start it again, and: kv ctl --http ANOTHER-MEMBER rejoin {}",
+                server.data.display(),
+                server.node.id()
+            ))),
             Some(end) => Err(Failure::new(end)),
         },
         _ = interrupt.recv() => Ok(()),

@@ -52,10 +52,10 @@ struct Cli {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     runs: Option<u64>,
     /// Measured seconds per run [default: 3; quick: 0.2].
-    #[arg(long)]
+    #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
     /// Seconds under load before measuring [default: 0.5; quick: 0.1].
-    #[arg(long)]
+    #[arg(long, value_parser = seconds)]
     warm_up: Option<f64>,
     /// Bytes per command.
     #[arg(long, default_value_t = 256)]
@@ -162,6 +162,15 @@ impl Options {
             (false, true) => "FAIL",
         }
     }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    // A day is more than anybody waits for, and NaN is in no range.
+    if (0.001..=86_400.0).contains(&seconds) {
+        return Ok(seconds);
+    }
+    Err("not between 0.001 and 86400 seconds".to_owned())
 }
 
 fn main() -> ExitCode {

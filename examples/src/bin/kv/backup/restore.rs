@@ -89,12 +89,14 @@ fn explain(input: &Path, about: &About, summary: &Summary, leader: &str, there: 
         text(&there["cluster"]),
         text(&there["id"]),
         there["kv"]["keys"],
-        there["kv"]["index"]
+        there["raft"]["marks"]["applied"]
     );
     if about.cluster != text(&there["cluster"]) {
         eprintln!("Mind that the backup is of another cluster.");
     }
-    if there["kv"]["index"].as_u64().map(LogIndex).is_some_and(|index| summary.index < index) {
+    // After a restore indices go on from the larger one, so these can be compared.
+    let applied = there["raft"]["marks"]["applied"].as_u64().map(LogIndex);
+    if applied.is_some_and(|applied| about.snapshot.last.index < applied) {
         eprintln!("What was written since the backup will be gone.");
     }
 }

@@ -179,12 +179,19 @@ fn itself(asked: &Value) -> String {
             Some(index) => format!("as of entry {index}{change}"),
         },
     );
-    line("autopilot", autopilot(&asked["autopilot"]));
+    line("autopilot", autopilot(&asked["autopilot"], raft["role"] == "Leader"));
     text
 }
 
+fn role_name(raft: &Value) -> String {
+    match raft["role"].as_str() {
+        Some("PreCandidate") => "pre-candidate".to_owned(),
+        _ => text_of(&raft["role"]).to_lowercase(),
+    }
+}
+
 fn role(raft: &Value) -> String {
-    let (role, term) = (text_of(&raft["role"]).to_lowercase(), &raft["term"]);
+    let (role, term) = (role_name(raft), &raft["term"]);
     if role == "leader" {
         return format!("leader in term {term}");
     }
@@ -198,12 +205,13 @@ fn role(raft: &Value) -> String {
     }
 }
 
-fn autopilot(state: &Value) -> String {
+/// What the autopilot knows, which it does on the leader only.
+fn autopilot(state: &Value, leads: bool) -> String {
     if state.is_null() {
         return "off".to_owned();
     }
-    if state["is_leader"] != true {
-        return "on; the leader's acts".to_owned();
+    if !leads || state["is_leader"] != true {
+        return "on; the leader knows more".to_owned();
     }
     let servers = state["servers"].as_array().map_or(&[][..], Vec::as_slice);
     let sick: Vec<_> = servers
@@ -486,10 +494,11 @@ is received by a-long-name   7            30     120  25 %
         let server = |id: &str, healthy: bool| json!({ "id": id, "is_healthy": healthy });
         let state = |servers: Value, tolerance: u64| json!({ "is_leader": true, "failure_tolerance": tolerance, "servers": servers });
         let well = state(json!([server("a", true)]), 0);
-        assert_eq!(autopilot(&well), "on; all are healthy, no voter may fail");
+        assert_eq!(autopilot(&well, true), "on; all are healthy, no voter may fail");
         let sick = state(json!([server("a", true), server("b", false), server("c", false)]), 1);
-        assert_eq!(autopilot(&sick), "on; not healthy: b, c; 1 voter may fail");
-        assert_eq!(autopilot(&json!({ "is_leader": false })), "on; the leader's acts");
+        assert_eq!(autopilot(&sick, true), "on; not healthy: b, c; 1 voter may fail");
+        assert_eq!(autopilot(&json!({ "is_leader": false }), true), "on; the leader knows more");
+        assert_eq!(autopilot(&well, false), "on; the leader knows more", "of when it led");
     }
 
     #[test]

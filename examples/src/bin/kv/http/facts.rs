@@ -6,10 +6,10 @@ use axum::{
     Json,
     body::Body,
     extract::{Query, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{StatusCode, Uri, header::CONTENT_TYPE},
     response::IntoResponse,
 };
-use raft::{FsmSnapshot, LogIndex, autopilot::Autopilot};
+use raft::{FsmSnapshot, LogIndex, Role, autopilot::Autopilot};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
@@ -53,8 +53,16 @@ pub(super) async fn status(State(shared): State<Shared>) -> Result<Json<Value>, 
     })))
 }
 
-pub(super) async fn autopilot(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
-    match &shared.server.autopilot {
+pub(super) async fn autopilot(
+    State(shared): State<Shared>,
+    uri: Uri,
+) -> Result<Json<Value>, Problem> {
+    let server = &shared.server;
+    match &server.autopilot {
+        // Only the leader knows how the others are.
+        Some(_) if server.node.role() != Role::Leader => {
+            Err(Problem::not_leader(server, uri.path(), server.node.leader().as_ref()))
+        }
         Some(autopilot) => Ok(Json(json!(autopilot.state()))),
         None => {
             Err(Problem::new(StatusCode::NOT_FOUND, "this server was started without --autopilot"))
@@ -92,7 +100,7 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let (keys, index) = server.shared.read(|state| (state.map.len(), state.index));
     metrics::gauge!("kv_keys").set(keys as f64);
     metrics::gauge!("kv_applied_command_index").set(index.0 as f64);
-    metrics::gauge!("kv_is_leader").set(f64::from(server.node.role() == raft::Role::Leader));
+    metrics::gauge!("kv_is_leader").set(f64::from(server.node.role() == Role::Leader));
     let marks = server.node.marks();
     metrics::gauge!("kv_commit_index").set(marks.committed.0 as f64);
     metrics::gauge!("kv_last_index").set(marks.last.0 as f64);

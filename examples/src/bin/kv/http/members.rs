@@ -1,5 +1,7 @@
 //! Looking at the membership and changing it.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     body::Bytes,
@@ -12,7 +14,10 @@ use raft::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     RETRY, Shared,
@@ -52,6 +57,8 @@ struct Addition {
     moves: bool,
     #[serde(default = "yes")]
     wait: bool,
+    /// Which cluster the new member believes this to be.
+    cluster: Option<String>,
 }
 
 fn yes() -> bool {
@@ -63,9 +70,16 @@ pub(super) async fn add(
     uri: Uri,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    let Addition { id, address, voter, moves, wait } = read_json(&body)?;
+    let Addition { id, address, voter, moves, wait, cluster } = read_json(&body)?;
     check_address(&address)?;
     let (id, server) = (ServerId::from(id), &shared.server);
+    if let Some(other) = cluster.filter(|cluster| *cluster != server.cluster) {
+        let text = format!("this is cluster {:?}, not {other:?}", server.cluster);
+        return Err(Problem::new(StatusCode::CONFLICT, text));
+    }
+    if moves {
+        check_move(server, &id, &address).await?;
+    }
     let decide = |members: &Configuration, _: &Silent| {
         // Whoever does not wait for the vote of a new server asks for a nonvoter.
         let voter = voter && (wait || members.is_voter(&id));
@@ -74,8 +88,40 @@ pub(super) async fn add(
         rules::addition(members, &wanted, voter, moves, &leader)
     };
     let Changed { index, is_new } = changed(server, &uri, decide).await?;
+    if !is_new && has_wrong_disk(&server.node.status().await?, &id) {
+        return Err(forbidden(format!(
+            "{id} is a member already, and runs on another disk than the cluster knows; `kv ctl rejoin \
+             {id}` takes it back with that one"
+        )));
+    }
     let voter = server.node.configuration().configuration.is_voter(&id);
     Ok(Json(json!({ "index": index, "voter": voter, "changed": is_new })))
+}
+
+/// How long it may take to reach a member at its new address.
+const REACHED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Whether somebody listens where a member is said to be from now on. That it is the member shows
+/// when it is talked to, which its data then stands up to.
+async fn check_move(server: &Server, id: &ServerId, address: &str) -> Result<(), Problem> {
+    let members = server.node.configuration().configuration;
+    let Some(known) = members.server(id) else {
+        return Err(forbidden(format!("{id} is no member that could be moved; leave out --move")));
+    };
+    if known.address.as_str() == address || address == server.address.as_str() {
+        return Ok(());
+    }
+    let why = match timeout(REACHED_WITHIN, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {REACHED_WITHIN:?}"),
+    };
+    Err(forbidden(format!("cannot reach {address}: {why}; start {id} there first, with its data")))
+}
+
+/// Whether a member runs on another disk than the cluster knows.
+fn has_wrong_disk(status: &Status, id: &ServerId) -> bool {
+    status.wrong_disks.iter().any(|disk| disk.server == *id)
 }
 
 fn check_address(address: &str) -> Result<(), Problem> {
@@ -148,7 +194,9 @@ pub(super) async fn rejoin(
     let status = node.status().await?;
     if status.role == Role::Leader && id != *node.id() {
         let members = &status.latest_configuration.configuration;
-        rules::departure(members, &id, &silent(&status), force).map_err(forbidden)?;
+        let silent = silent(&status);
+        rules::return_of(&id, &silent, has_wrong_disk(&status, &id), force).map_err(forbidden)?;
+        rules::departure(members, &id, &silent, force).map_err(forbidden)?;
     }
     match node.rejoin_server(id).await {
         Ok(index) => Ok(Json(json!({ "index": index }))),

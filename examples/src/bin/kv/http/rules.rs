@@ -91,6 +91,25 @@ pub(super) fn departure(
     ))
 }
 
+/// Whether a member may be taken back as one that has lost its data.
+///
+/// # Errors
+/// When it has not, as far as the leader can tell, unless it is `forced`.
+pub(super) fn return_of(
+    id: &ServerId,
+    silent: &Silent,
+    has_wrong_disk: bool,
+    forced: bool,
+) -> Result<(), String> {
+    if forced || has_wrong_disk || silent.contains_key(id) {
+        return Ok(());
+    }
+    Err(format!(
+        "{id} answers, from the disk that the cluster knows: there is nothing to take back. To insist \
+         anyway, --force (?force=true)"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use raft::Server;
@@ -145,6 +164,18 @@ mod tests {
         let change = addition(&members(), &here, true, true, &here).unwrap();
         let address = "h:9".into();
         assert_eq!(change, Some(ConfigurationChange::AddVoter { id: id.clone(), address }));
+    }
+
+    #[test]
+    fn only_who_has_lost_its_data_is_taken_back() {
+        let id = ServerId::from("c");
+        let silent = Silent::from([(id.clone(), Duration::from_secs(12))]);
+        let well = Silent::new();
+        assert_eq!(return_of(&id, &silent, false, false), Ok(()), "it may have");
+        assert_eq!(return_of(&id, &well, true, false), Ok(()));
+        assert_eq!(return_of(&id, &well, false, true), Ok(()), "insisted");
+        let refusal = return_of(&id, &well, false, false).unwrap_err();
+        assert!(refusal.starts_with("c answers, from the disk"), "{refusal}");
     }
 
     #[test]
