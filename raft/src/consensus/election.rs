@@ -206,6 +206,7 @@ impl Consensus {
         if is_granted && !request.is_pre_vote {
             self.is_hard_state_dirty |= self.hard_state.voted_for.is_none();
             self.hard_state.voted_for = Some(from.clone());
+            self.voted_for_log = Some(request.last);
             self.set_role(RoleState::Follower);
             self.reset_election_deadline(now);
         }

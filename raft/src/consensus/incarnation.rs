@@ -20,13 +20,13 @@
 //!
 //! **Before that** a disk that is empty cannot be told from one that was wiped. A server with such a
 //! disk votes only for candidates that know it, or whose log ends with the entry that bootstraps a
-//! cluster, and then for the same candidate again as long as that has nothing but entries of terms it
-//! was given this vote in; otherwise a leader has to come first.
+//! cluster, and then for the same candidate again as long as that has got nothing but what it has led
+//! itself; otherwise a leader has to come first.
 
 use super::{Consensus, time::Time};
 use crate::{
     configuration::{Configuration, ServerId},
-    log::{EntryPayload, LogIndex, Term},
+    log::{EntryPayload, LogId, LogIndex},
     rpc::{Envelope, HeartbeatReply, Message},
 };
 
@@ -75,7 +75,7 @@ impl Consensus {
                 if *expects == 0
                     && self.is_blank()
                     && LogIndex(1) < request.last.index
-                    && !self.has_made_leader(from, request.last.term)
+                    && !self.has_made_leader(from, request.last)
                 {
                     return Err(Mismatch::Empty);
                 }
@@ -180,11 +180,13 @@ impl Consensus {
         self.incarnation != 0 && self.membership.latest().configuration.is_empty()
     }
 
-    /// Whether this server, with nothing but that vote, has voted for a candidate when its log was that of
-    /// a new cluster, and the candidate has got nothing since but what it has led itself: it may have
-    /// been elected, and have lost the leadership before anybody had heard from it.
-    fn has_made_leader(&self, candidate: &ServerId, last: Term) -> bool {
-        self.hard_state.voted_for.as_ref() == Some(candidate) && last <= self.term()
+    /// Whether this server, with nothing but that vote, has voted for the candidate, and the candidate has
+    /// the log that it had then, or one that ends with what it has led since. Its log was that of a new
+    /// cluster at first, so that is all it has: it may have lost the leadership before anybody had heard
+    /// from it.
+    pub(super) fn has_made_leader(&self, candidate: &ServerId, last: LogId) -> bool {
+        self.hard_state.voted_for.as_ref() == Some(candidate)
+            && (last.term == self.term() || self.voted_for_log == Some(last))
     }
 
     /// The incarnation that the configuration in force has for a server; 0 if it has none.

@@ -104,6 +104,8 @@ pub struct Consensus {
     leader_contact: Option<Time>,
     /// The last index a leader of the current term has vouched for; zero in a new term.
     vouched: LogIndex,
+    /// Where the log ended of the candidate that this server has voted for since it started.
+    voted_for_log: Option<LogId>,
     /// Since when a server that does not lead is waiting, and when it gives up.
     waiting_since: Time,
     election_deadline: Time,
@@ -166,6 +168,7 @@ impl Consensus {
             leader: None,
             leader_contact: None,
             vouched: LogIndex::ZERO,
+            voted_for_log: None,
             waiting_since: now,
             election_deadline: now,
             transfer: None,

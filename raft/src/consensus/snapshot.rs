@@ -179,7 +179,7 @@ impl Consensus {
     }
 
     /// The shell has kept a piece of a snapshot, or all of it, or could not. Returns whether that counts:
-    /// a whole snapshot that does not is to be removed.
+    /// a whole snapshot that does not is to be removed before it could take the place of another.
     pub fn handle_snapshot_receipt(&mut self, now: Time, receipt: SnapshotReceipt) -> bool {
         let SnapshotReceipt { from, term, transfer, step } = receipt;
         let adopted = self.log.snapshot();

@@ -93,8 +93,12 @@ impl<R> Waiters<R> {
         }
     }
 
-    /// A restored snapshot has taken the place of the log and of whatever was proposed.
-    pub(super) fn replaced(&mut self) {
+    /// A restored snapshot has taken the place of the log and of whatever was proposed. What is read from
+    /// now on is of the restored state, which stays only if the entry at `proof` is committed.
+    pub(super) fn replaced(&mut self, proof: LogIndex) {
+        for (verification, _) in &mut self.verifications {
+            verification.read_index = verification.read_index.max(proof);
+        }
         for Proposals { waiters, .. } in self.proposals.drain(..) {
             waiters.into_iter().for_each(|waiter| waiter.answer.replace());
         }

@@ -45,7 +45,7 @@ pub(super) struct ReceiveSnapshot {
     pub(super) metrics: Arc<Metrics>,
     transfer: Option<Transfer>,
     /// The snapshot received last: its leader may not have heard of it.
-    complete: Option<SnapshotMeta>,
+    complete: Option<Complete>,
     /// Whether it was said already that snapshots cannot be received.
     has_warned: bool,
 }
@@ -71,6 +71,13 @@ impl Transfer {
             && self.size_bytes == piece.size_bytes
             && self.configuration == piece.configuration
     }
+}
+
+/// A snapshot of which everything has arrived.
+struct Complete {
+    meta: SnapshotMeta,
+    /// Whether its leader still led when it was reported. Otherwise it was not adopted.
+    counts: bool,
 }
 
 /// What there is of a snapshot now.
@@ -139,8 +146,7 @@ impl ReceiveSnapshot {
         self.shared.snapshot_receipt(SnapshotReceipt { from, term, transfer, step });
     }
 
-    /// Reports that all of a snapshot is durable. If it does not count, because its leader has been
-    /// deposed, it is removed: it would take the place of one that does.
+    /// Reports that all of a snapshot is durable.
     async fn complete(
         &mut self,
         from: ServerId,
@@ -150,15 +156,17 @@ impl ReceiveSnapshot {
         let (last, configuration) = (meta.last, meta.configuration.clone());
         let step = ReceiptStep::Complete { last, configuration };
         let receipt = SnapshotReceipt { from, term, transfer, step };
-        if self.shared.snapshot_complete(receipt).await {
-            self.complete = Some(meta);
-            return;
+        let counts = self.shared.snapshot_complete(receipt).await;
+        self.complete = Some(Complete { meta, counts });
+    }
+
+    /// Removes the snapshot received last if it does not count: it would take the place of one that
+    /// does. Not before another one comes: the next leader may send the same.
+    async fn remove_void(&mut self) -> Result<(), StoreError> {
+        if let Some(complete) = self.complete.take_if(|complete| !complete.counts) {
+            self.store.remove(&complete.meta.id).await?;
         }
-        self.complete = None;
-        if let Err(error) = self.store.remove(&meta.id).await {
-            let server = &self.shared.id;
-            tracing::error!(%server, id = %meta.id, %error, "remove this snapshot by hand");
-        }
+        Ok(())
     }
 
     async fn keep(
@@ -166,7 +174,9 @@ impl ReceiveSnapshot {
         from: &ServerId,
         piece: InstallSnapshotRequest,
     ) -> Result<Kept, Refused> {
-        if let Some(meta) = self.complete.as_ref().filter(|meta| meta.last == piece.last) {
+        if let Some(Complete { meta, .. }) = &self.complete
+            && meta.last == piece.last
+        {
             return Ok(Kept::All(meta.clone()));
         }
         let is_known = self.transfer.as_ref().is_some_and(|known| known.is_of(from, &piece));
@@ -198,6 +208,7 @@ impl ReceiveSnapshot {
         piece: &InstallSnapshotRequest,
     ) -> Result<(), StoreError> {
         self.give_up().await;
+        self.remove_void().await?;
         let sink = self.store.create(piece.last, piece.configuration.clone()).await?;
         let (server, last, size_bytes) = (&self.shared.id, piece.last, piece.size_bytes);
         // While it comes to nothing again and again, the first time says enough.

@@ -61,6 +61,16 @@ impl Refusals {
         }
     }
 
+    /// A message of `from` was admitted, from the disk `incarnation`. If that is the one recorded, it has
+    /// its own disk back.
+    pub(super) fn admitted(&mut self, from: &ServerId, incarnation: u64) {
+        let is_own =
+            |refusal: &Refusal| refusal.mismatch == Mismatch::Sender { recorded: incarnation };
+        if !self.last.is_empty() && self.last.get(from).is_some_and(is_own) {
+            self.last.remove(from);
+        }
+    }
+
     /// The others know this server by another disk.
     pub(super) fn own_disk(&mut self, wrong: WrongDisk) {
         self.own = Some(wrong);
@@ -98,6 +108,19 @@ impl Refusals {
 mod tests {
     use super::*;
     use crate::configuration::Server;
+
+    #[test]
+    fn who_has_its_own_disk_back_is_in_no_trouble_any_more() {
+        let mut refusals = Refusals::default();
+        let member = Server { incarnation: 1, ..Server::voter("b", "b") };
+        let members = Configuration::new([member]);
+        refusals.note(Time(0), &"b".into(), 2, Mismatch::Sender { recorded: 1 });
+        // A leader, or a longer log, is listened to from any disk.
+        refusals.admitted(&"b".into(), 2);
+        assert_eq!(refusals.others(Time(1), &members).len(), 1);
+        refusals.admitted(&"b".into(), 1);
+        assert_eq!(refusals.others(Time(1), &members), []);
+    }
 
     #[test]
     fn the_same_trouble_is_told_of_once_a_minute() {

@@ -355,6 +355,7 @@ impl<R: Send + 'static> Run<R> {
                 continue;
             }
             let Envelope { from, incarnation, message, .. } = envelope;
+            self.refusals.admitted(&from, incarnation);
             if let Message::HeartbeatReply(reply) = &message {
                 self.core.handle_incarnation(&from, incarnation, reply);
             }
@@ -613,7 +614,7 @@ impl<R: Send + 'static> Run<R> {
             Action::SetPeers(servers) => self.peers.set(servers, &mut self.tasks),
             Action::Verified { round } => self.waiters.verified(round),
             Action::TransferDone(result) => self.waiters.transferred(result),
-            Action::Restored => self.waiters.replaced(),
+            Action::Restored => self.waiters.replaced(self.core.last().index),
             Action::SteppedDown { committed } => {
                 self.peers.end_snapshots();
                 self.waiters.stepped_down(committed);

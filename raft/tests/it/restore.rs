@@ -103,6 +103,18 @@ async fn data_of_another_length_is_refused_and_nothing_is_changed() {
     assert_eq!(raft::SnapshotStore::list(&snapshots).await.unwrap().len(), 1);
 }
 
+/// The question was asked before the restore and answered after it: what is read then is of the
+/// restored state, which is not committed before the entry that proves it.
+#[tokio::test(start_paused = true)]
+async fn a_read_that_a_restore_overtakes_waits_for_it() {
+    let (cluster, leader, meta, data) = gone_on().await;
+    cluster.network().set_delay(Duration::from_millis(50));
+    let verified = leader.verify_leader();
+    let restored = leader.restore(&meta, std::io::Cursor::new(data));
+    let (verified, restored) = tokio::join!(verified, restored);
+    assert_eq!(verified.unwrap(), restored.unwrap());
+}
+
 /// It ended the leader, and every next one that was asked.
 #[tokio::test(start_paused = true)]
 async fn an_index_that_leaves_no_room_for_others_is_refused() {

@@ -167,7 +167,10 @@ fn an_empty_disk_votes_again_for_the_leader_it_has_made() {
         Err(Mismatch::Empty),
         "entries of another leader"
     );
+    assert_eq!(again(&core, 2, LogId::new(2, 9)), Err(Mismatch::Empty), "sent by a later leader");
     core.handle_message(Time(0), &n(2), vote(Term(4), LogId::new(3, 2)));
+    assert_eq!(again(&core, 2, LogId::new(3, 2)), Ok(()), "it was not elected, and asks again");
+    assert_eq!(again(&core, 2, LogId::new(3, 3)), Err(Mismatch::Empty));
     assert_eq!(again(&core, 2, LogId::new(4, 3)), Ok(()));
 }
 

@@ -80,6 +80,8 @@ pub(super) struct Alive {
     pub(super) ordered: BTreeMap<usize, Ordered>,
     /// The snapshot it is being sent.
     pub(super) receiving: Option<Receiving>,
+    /// A snapshot that was whole only when its leader had been deposed.
+    pub(super) unwanted: Option<LogId>,
     /// Until when the receiver is busy with pieces that have arrived.
     pub(super) receiver_busy_until: u64,
     /// Snapshots it has adopted, and whose state its state machine has not got yet.
@@ -159,6 +161,7 @@ impl Server {
             sending: BTreeMap::new(),
             ordered: BTreeMap::new(),
             receiving: None,
+            unwanted: None,
             receiver_busy_until: now,
             adopted: Vec::new(),
             draining: Draining::default(),

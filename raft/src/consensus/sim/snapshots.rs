@@ -502,11 +502,24 @@ impl World {
         };
         self.schedule(at, Event::Receipt { server, life, receipt });
         self.say(server, format_args!("<- snapshot {last} is durable"));
+        self.remove_unwanted(server, last);
         if self.bug != Some(Bug::LosesFinishedSnapshot) {
             self.keep_snapshot(server, snapshot);
         }
         self.at_moment(server, Moment::Finished);
         Ok(())
+    }
+
+    /// Another snapshot comes than the one that was whole too late: that is removed.
+    fn remove_unwanted(&mut self, server: usize, other: LogId) {
+        let it = &mut self.servers[server];
+        let unwanted = it.alive.as_mut().and_then(|alive| alive.unwanted.take());
+        let is_needed = |last: LogId| {
+            last == other || it.alive.as_ref().is_some_and(|alive| alive.log.has(last))
+        };
+        if let Some(last) = unwanted.filter(|last| !is_needed(*last)) {
+            it.disk.image.snapshots.retain(|it| it.applied != last);
+        }
     }
 
     pub(super) fn receipt(&mut self, server: usize, receipt: SnapshotReceipt) -> Check {
@@ -528,7 +541,9 @@ impl World {
             && !it.alive.as_ref().is_some_and(|alive| alive.log.has(last))
         {
             self.stats.unwanted += 1;
-            it.disk.image.snapshots.retain(|it| it.applied != last);
+            if let Some(alive) = &mut it.alive {
+                alive.unwanted = Some(last);
+            }
         }
         self.settle(server)
     }

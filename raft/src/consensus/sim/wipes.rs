@@ -185,9 +185,8 @@ impl World {
                         let Some(core) = self.servers[server_of(&voter.id)].core() else {
                             return false;
                         };
-                        let has_made_leader = core.hard_state().voted_for.as_ref()
-                            == Some(candidate.id())
-                            && candidate.last().term <= core.term();
+                        let has_made_leader =
+                            core.has_made_leader(candidate.id(), candidate.last());
                         core.last() <= candidate.last()
                             && (candidate.last().index <= LogIndex(1)
                                 || has_made_leader

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::{
     fs::File,
     io::{AsyncSeekExt, AsyncWriteExt},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::io::{ReaderStream, StreamReader};
 
@@ -99,7 +99,13 @@ pub(super) async fn take_backup(
 async fn everything_acknowledged(server: &Server) -> Result<(), Problem> {
     let unavailable = |error: VerifyError| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error);
     match server.node.verify_leader().await {
-        Ok(index) => Ok(server.node.wait_applied(index).await?),
+        Ok(index) => match timeout(server.no_leader_wait, server.node.wait_applied(index)).await {
+            Ok(applied) => Ok(applied?),
+            Err(_) => {
+                let why = format!("entry {index} was not applied in time");
+                Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why))
+            }
+        },
         Err(VerifyError::NotLeader { leader }) => {
             Err(Problem::not_leader(server, "/backup?leader=true", leader.as_ref()))
         }

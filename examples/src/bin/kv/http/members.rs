@@ -77,7 +77,7 @@ pub(super) async fn add(
         let text = format!("this is cluster {:?}, not {other:?}", server.cluster);
         return Err(Problem::new(StatusCode::CONFLICT, text));
     }
-    if moves {
+    if moves && server.node.role() == Role::Leader {
         check_move(server, &id, &address).await?;
     }
     let decide = |members: &Configuration, _: &Silent| {
@@ -195,11 +195,20 @@ pub(super) async fn rejoin(
     if status.role == Role::Leader && id != *node.id() {
         let members = &status.latest_configuration.configuration;
         let silent = silent(&status);
-        rules::return_of(&id, &silent, has_wrong_disk(&status, &id), force).map_err(forbidden)?;
+        if members.server(&id).is_some() {
+            rules::return_of(&id, &silent, has_wrong_disk(&status, &id), force)
+                .map_err(forbidden)?;
+        }
         rules::departure(members, &id, &silent, force).map_err(forbidden)?;
     }
     match node.rejoin_server(id).await {
         Ok(index) => Ok(Json(json!({ "index": index }))),
+        // By its own request to join, perhaps.
+        Err(ConfigurationError::Superseded { id, index })
+            if node.configuration().configuration.is_voter(&id) =>
+        {
+            Ok(Json(json!({ "index": index })))
+        }
         Err(error) => Err(Problem::of_change(&shared.server, whole_path(&uri), &error)),
     }
 }
