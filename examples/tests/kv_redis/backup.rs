@@ -349,10 +349,13 @@ async fn a_leader_that_dies_in_the_middle_of_a_restore_leaves_one_state_or_the_o
     if !is_well {
         // It alone had the restored state, and the others have gone on with theirs.
         fs::remove_dir_all(cluster.server(&leader).data()).unwrap();
-        let asked = cluster.servers.iter().find(|server| server.is_running()).unwrap();
-        let child = asked.ctl_in_the_background(&["rejoin", &leader]);
         cluster.server_mut(&leader).start(&flags);
-        done(&child.wait_with_output().unwrap());
+        let mut others = cluster.servers.iter().filter(|server| server.id != leader);
+        let asked = others.next().unwrap();
+        until("it is missed, and taken back", async || {
+            asked.ctl(&["rejoin", &leader]).0.then_some(())
+        })
+        .await;
     }
     cluster.leader().await;
     let after = cluster.checksum().await;

@@ -273,7 +273,7 @@ async fn an_address_where_nobody_listens_is_told_of_once() {
     let (leader, lost) = (cluster.leader().await, cluster.follower().await.id.clone());
     let [nowhere] = free_addresses();
     let server = cluster.server(&leader);
-    done(&ctl(server, &["add", &lost, &nowhere, "--move"]));
+    done(&ctl(server, &["add", &lost, &nowhere, "--move", "--force"]));
     until("it was tried often", async || {
         let page = server.http("GET", "/metrics", "").1;
         let name = "raft_transport_send_errors_total";

@@ -305,7 +305,8 @@ pub(crate) enum Action {
         /// Its name.
         #[arg(value_parser = parse_id)]
         id: String,
-        /// Also if the voters that remain meanwhile have no majority that the leader hears from.
+        /// Also if the voters that remain meanwhile have no majority that the leader hears from, or if
+        /// it answers from the disk that the cluster knows.
         #[arg(long)]
         force: bool,
         /// How long to wait until it has caught up.
@@ -336,6 +337,9 @@ pub(crate) struct Add {
     /// It is a member with another address, and this is its new one.
     #[arg(long = "move")]
     pub(crate) moves: bool,
+    /// Move it also if nobody listens at the new address yet.
+    #[arg(long, requires = "moves")]
+    pub(crate) force: bool,
     /// How long to wait until it has caught up. It goes on catching up afterwards: the same command
     /// waits again.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]

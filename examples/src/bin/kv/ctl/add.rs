@@ -31,11 +31,12 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// When the leader refuses, or the server has not caught up in time; the failure says what the server
 /// is then, and what to do.
 pub(super) fn run(http: &str, add: &Add) -> Result<String, Failure> {
-    let Add { id, address, nonvoter, moves, timeout } = add;
+    let Add { id, address, nonvoter, moves, force, timeout } = add;
     let deadline = Instant::now() + *timeout;
     let body = |waits: bool| {
         Ask::Post(json!({
-            "id": id, "address": address, "voter": !nonvoter, "move": moves, "wait": waits,
+            "id": id, "address": address, "voter": !nonvoter, "move": moves, "force": force,
+            "wait": waits,
         }))
     };
     let is_now =

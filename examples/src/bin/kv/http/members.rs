@@ -55,6 +55,8 @@ struct Addition {
     voter: bool,
     #[serde(default, rename = "move")]
     moves: bool,
+    #[serde(default)]
+    force: bool,
     #[serde(default = "yes")]
     wait: bool,
     /// Which cluster the new member believes this to be.
@@ -70,14 +72,14 @@ pub(super) async fn add(
     uri: Uri,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    let Addition { id, address, voter, moves, wait, cluster } = read_json(&body)?;
+    let Addition { id, address, voter, moves, force, wait, cluster } = read_json(&body)?;
     check_address(&address)?;
     let (id, server) = (ServerId::from(id), &shared.server);
     if let Some(other) = cluster.filter(|cluster| *cluster != server.cluster) {
         let text = format!("this is cluster {:?}, not {other:?}", server.cluster);
         return Err(Problem::new(StatusCode::CONFLICT, text));
     }
-    if moves && server.node.role() == Role::Leader {
+    if moves && !force && server.node.role() == Role::Leader {
         check_move(server, &id, &address).await?;
     }
     let decide = |members: &Configuration, _: &Silent| {
@@ -108,15 +110,18 @@ async fn check_move(server: &Server, id: &ServerId, address: &str) -> Result<(),
     let Some(known) = members.server(id) else {
         return Err(forbidden(format!("{id} is no member that could be moved; leave out --move")));
     };
-    if known.address.as_str() == address || address == server.address.as_str() {
+    if known.address.as_str() == address || *id == *server.node.id() {
         return Ok(());
     }
     let why = match timeout(REACHED_WITHIN, TcpStream::connect(address)).await {
         Ok(Ok(_)) => return Ok(()),
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(error)) => error.kind().to_string(),
         Err(_) => format!("no answer within {REACHED_WITHIN:?}"),
     };
-    Err(forbidden(format!("cannot reach {address}: {why}; start {id} there first, with its data")))
+    Err(forbidden(format!(
+        "cannot reach {address}: {why}; start {id} there first, with its data, or insist with --force \
+         (\"force\": true)"
+    )))
 }
 
 /// Whether a member runs on another disk than the cluster knows.
@@ -195,11 +200,11 @@ pub(super) async fn rejoin(
     if status.role == Role::Leader && id != *node.id() {
         let members = &status.latest_configuration.configuration;
         let silent = silent(&status);
+        rules::departure(members, &id, &silent, force).map_err(forbidden)?;
         if members.server(&id).is_some() {
             rules::return_of(&id, &silent, has_wrong_disk(&status, &id), force)
                 .map_err(forbidden)?;
         }
-        rules::departure(members, &id, &silent, force).map_err(forbidden)?;
     }
     match node.rejoin_server(id).await {
         Ok(index) => Ok(Json(json!({ "index": index }))),
