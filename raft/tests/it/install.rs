@@ -65,6 +65,13 @@ impl Follower {
         bounds.map(|(first, last)| (first.0, last.0))
     }
 
+    /// Leaves a snapshot in the store that was never adopted.
+    async fn finish_snapshot(&self, state: &State) {
+        let mut sink = self.snapshots.create(state.last, configuration()).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut sink, &state.bytes).await.unwrap();
+        sink.finish().await.unwrap();
+    }
+
     async fn snapshots(&self) -> Vec<LogId> {
         self.snapshots.list().await.unwrap().into_iter().map(|meta| meta.last).collect()
     }
@@ -702,10 +709,7 @@ async fn a_crash_between_the_snapshot_and_the_reset_is_made_up_for() {
         leader.append(LogId::ZERO, 100, 10).await;
         raft.wait_applied(LogIndex(10)).await.unwrap();
         raft.shutdown().await;
-        let state = state(last, 40).await;
-        let mut sink = follower.snapshots.create(last, configuration()).await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut sink, &state.bytes).await.unwrap();
-        sink.finish().await.unwrap();
+        follower.finish_snapshot(&state(last, 40).await).await;
 
         let journal = Journal::default();
         let raft = follower.start(journal.clone()).await;
@@ -734,10 +738,7 @@ async fn a_snapshot_that_was_never_adopted_is_void_once_a_later_leader_has_gone_
         next.append(LogId::new(3, 10), 12, 12).await;
         raft.wait_applied(LogIndex(12)).await.unwrap();
         raft.shutdown().await;
-        let state = state(last, 40).await;
-        let mut sink = follower.snapshots.create(last, configuration()).await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut sink, &state.bytes).await.unwrap();
-        sink.finish().await.unwrap();
+        follower.finish_snapshot(&state(last, 40).await).await;
 
         let journal = Journal::default();
         let raft = follower.start(journal.clone()).await;
