@@ -171,8 +171,9 @@ impl Found {
         reader: &dyn LogReader,
         entries: Option<RangeInclusive<LogIndex>>,
     ) -> Result<(), Stop> {
-        let Self { identity, hard_state, incarnation, log, snapshots, configuration, .. } = self;
-        let faults = &self.faults;
+        let Self {
+            identity, hard_state, incarnation, log, snapshots, faults, configuration, ..
+        } = self;
         writeln!(out, "server      {}", identity.id)?;
         writeln!(out, "cluster     {}", identity.cluster.as_deref().unwrap_or("not noted"))?;
         writeln!(out, "term        {}", hard_state.current_term)?;
