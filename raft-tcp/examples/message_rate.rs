@@ -30,7 +30,12 @@ async fn node(id: &str) -> Result<Node, Failure> {
 }
 
 fn heartbeat(round: u64) -> Message {
-    Message::Heartbeat(HeartbeatRequest { term: Term(1), round, commit_index: LogIndex(round) })
+    Message::Heartbeat(HeartbeatRequest {
+        term: Term(1),
+        round,
+        commit_index: LogIndex(round),
+        promised: None,
+    })
 }
 
 fn append(entries: usize, bytes: usize) -> Message {

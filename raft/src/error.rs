@@ -10,6 +10,7 @@ use crate::{
     configuration::{InvalidConfiguration, ServerAddress, ServerId},
     log::{LogId, LogIndex, Term},
     recover::UncommittedEntries,
+    rpc::Promised,
 };
 
 /// What is known about a command whose future ended with an error.
@@ -71,6 +72,21 @@ pub enum Fatal {
         snapshot: LogId,
         /// What the leader has there or before.
         entry: LogId,
+    },
+    /// The server's stores are an older copy of what they were, as when a backup of its data or an image
+    /// of its machine is put back; or they have lost, against their contract, what they had
+    /// acknowledged. Another server remembers more. With what is forgotten, a promise may be: so the
+    /// disk has got another incarnation, by which nobody takes it for the member it was. Start the server
+    /// again and let it [rejoin](crate::Raft::rejoin_server); its data may stay.
+    #[error(
+        "the node stopped because its disk is an older copy of what it was: it has told {told} that it had \
+         {promised}, which it has no more; start it again and let it rejoin the cluster"
+    )]
+    RolledBack {
+        /// Who remembers.
+        told: ServerId,
+        /// What it was told.
+        promised: Promised,
     },
     /// The server learned that it was removed from its cluster
     /// ([`Config::shutdown_on_remove`](crate::Config::shutdown_on_remove)). To use it again, remove

@@ -182,6 +182,21 @@ pub struct HeartbeatRequest {
     /// The leader's commit index, capped at what it knows to be durable on the receiver. The receiver
     /// follows it only as far as this leader has vouched for its log since it started.
     pub commit_index: LogIndex,
+    /// What the leader has been promised by the receiver.
+    pub promised: Option<Promised>,
+}
+
+/// What a server has said of its own disk, as the one remembers it to whom it was said; sent back to
+/// it, so that it notices if it runs on an older copy of that disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promised {
+    /// Which disk it runs on, as the configuration knows it; not 0.
+    pub incarnation: u64,
+    /// It has been in this term.
+    pub term: Term,
+    /// It had this entry durably, and all before it, as a follower in that term;
+    /// [`LogId::ZERO`] if it has said nothing about its log.
+    pub matched: LogId,
 }
 
 /// "I follow you."
@@ -210,6 +225,8 @@ pub struct RequestVoteRequest {
     /// Whether the current leader asked for this campaign: the receiver then does not insist on
     /// its leader (thesis §4.2.3).
     pub is_leadership_transfer: bool,
+    /// What the candidate has been promised by the receiver.
+    pub promised: Option<Promised>,
 }
 
 /// The answer to a [`RequestVoteRequest`].
@@ -223,6 +240,8 @@ pub struct RequestVoteReply {
     pub is_pre_vote: bool,
     /// The answer.
     pub is_granted: bool,
+    /// What the voter has been promised by the candidate.
+    pub promised: Option<Promised>,
 }
 
 /// "Campaign now": the last step of a leadership transfer (thesis §3.10). Obeyed only from the
@@ -302,6 +321,13 @@ pub struct RemovedNotice {
     pub term: Term,
     /// Where the committed configuration stands that the receiver is not in.
     pub configuration_index: LogIndex,
+}
+
+impl fmt::Display for Promised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "term {}", self.term)?;
+        if self.matched == LogId::ZERO { Ok(()) } else { write!(f, " and entry {}", self.matched) }
+    }
 }
 
 impl fmt::Display for Message {

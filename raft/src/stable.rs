@@ -47,9 +47,10 @@ pub trait StableStore: Send + 'static {
         Ok(None)
     }
 
-    /// Keeps the incarnation, which is not zero. **Durable when it returns `Ok`**, unless the store
-    /// keeps none. Called once in the life of a store. It must be kept with the log, the term and the
-    /// vote: whatever loses them must lose it too, and a copy of them for another server must not
+    /// Keeps the incarnation, which is not zero, in the place of the one it has, if any. **Durable when
+    /// it returns `Ok`**, unless the store keeps none. Called at the first start, and when the server
+    /// ends with [`Fatal::RolledBack`](crate::Fatal::RolledBack). It must be kept with the log, the term
+    /// and the vote: whatever loses them must lose it too, and a copy of them for another server must not
     /// have it.
     ///
     /// # Errors

@@ -59,7 +59,12 @@ pub(crate) async fn node(id: &str) -> Node {
 }
 
 pub(crate) fn heartbeat(round: u64) -> Message {
-    Message::Heartbeat(HeartbeatRequest { term: Term(1), round, commit_index: LogIndex(0) })
+    Message::Heartbeat(HeartbeatRequest {
+        term: Term(1),
+        round,
+        commit_index: LogIndex(0),
+        promised: None,
+    })
 }
 
 pub(crate) fn append(round: u64, bytes: usize) -> Message {

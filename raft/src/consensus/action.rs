@@ -7,7 +7,7 @@ use crate::{
     error::Leader,
     log::{Entries, LogId, LogIndex, Term},
     observer::Observation,
-    rpc::{InstallOutcome, InstallSnapshotRequest, Message},
+    rpc::{InstallOutcome, InstallSnapshotRequest, Message, Promised},
     stable::HardState,
 };
 
@@ -101,6 +101,16 @@ pub enum Action {
         snapshot: LogId,
         /// The leader's entry there or before, which shows it.
         entry: LogId,
+    },
+    /// The disk of this server is an older copy, or has lost what it had acknowledged: another server
+    /// remembers more of it. This server must end, and its disk be known by another number from then on.
+    RolledBack {
+        /// Who remembers.
+        told: ServerId,
+        /// What it was told.
+        promised: Promised,
+        /// The [incarnation](crate::StableStore::save_incarnation) that the disk should get.
+        incarnation: u64,
     },
     /// Something observers may want to know.
     Observe(Observation),
@@ -311,6 +321,9 @@ impl fmt::Display for Action {
             Self::TransferDone(Err(failure)) => write!(f, "transfer failed: {failure:?}"),
             Self::Restored => write!(f, "restored"),
             Self::Diverged { snapshot, entry } => write!(f, "diverged {snapshot} {entry}"),
+            Self::RolledBack { told, promised, .. } => {
+                write!(f, "rolled back, {told} has {promised}")
+            }
             Self::SteppedDown { .. } => write!(f, "stepped down"),
             Self::Observe(Observation::RoleChanged { role, term }) => {
                 write!(f, "role {role} term={term}")

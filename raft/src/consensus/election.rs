@@ -27,6 +27,7 @@ impl Consensus {
     /// A message of a newer term has come, or a campaign is given up: follow nobody for now.
     pub(super) fn become_follower(&mut self, now: Time, term: Term) {
         let was_follower = matches!(self.role, RoleState::Follower);
+        self.note_promises();
         if self.hard_state.current_term < term {
             self.advance_term(term);
         }
@@ -176,6 +177,7 @@ impl Consensus {
             last: self.log.last(),
             is_pre_vote,
             is_leadership_transfer: campaign.is_leadership_transfer,
+            promised: None,
         };
         let voters = self.membership.voters().voters().map(|server| &server.id);
         let silent: Vec<ServerId> = voters
@@ -183,7 +185,8 @@ impl Consensus {
             .cloned()
             .collect();
         for voter in silent {
-            let message = Message::RequestVote(request.clone());
+            let promised = self.promised(&voter);
+            let message = Message::RequestVote(RequestVoteRequest { promised, ..request.clone() });
             if is_pre_vote {
                 self.send(&voter, message);
             } else {
@@ -221,6 +224,7 @@ impl Consensus {
             requested_term: request.term,
             is_pre_vote: request.is_pre_vote,
             is_granted,
+            promised: self.promised(from),
         };
         self.send_when_durable(now, from, Message::RequestVoteReply(reply), None);
         // It may have missed the news.
@@ -260,6 +264,7 @@ impl Consensus {
         from: &ServerId,
         reply: &RequestVoteReply,
     ) {
+        self.note_term(from, reply.term);
         if self.term() < reply.term {
             self.become_follower(now, reply.term);
             return;

@@ -190,7 +190,7 @@ impl Consensus {
     }
 
     /// The incarnation that the configuration in force has for a server; 0 if it has none.
-    fn recorded(&self, id: &ServerId) -> u64 {
+    pub(super) fn recorded(&self, id: &ServerId) -> u64 {
         self.membership.latest().configuration.server(id).map_or(0, |server| server.incarnation)
     }
 }

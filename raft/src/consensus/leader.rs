@@ -110,6 +110,7 @@ impl Consensus {
         let term_start = self.log.last().index.next();
         let me = self.rules.id.clone();
         self.set_role(RoleState::Leader(Box::new(Leader {
+            term: self.term(),
             term_start,
             peers: BTreeMap::new(),
             incarnations: BTreeMap::new(),
@@ -159,6 +160,7 @@ impl Consensus {
 
     /// Begins a round: everybody is told that this server leads, and asked to answer.
     pub(super) fn begin_round(&mut self, now: Time) {
+        self.note_promises();
         let commit_index = self.commit_index;
         let interval = self.rules.heartbeat_interval;
         let (term, apart) = (self.term(), self.rounds_apart());
@@ -180,8 +182,9 @@ impl Consensus {
             })
             .collect();
         for (peer, commit_index) in heartbeats {
-            let message = Message::Heartbeat(HeartbeatRequest { term, round, commit_index });
-            self.send(&peer, message);
+            let promised = self.promised(&peer);
+            let request = HeartbeatRequest { term, round, commit_index, promised };
+            self.send(&peer, Message::Heartbeat(request));
         }
         self.confirm_rounds();
     }

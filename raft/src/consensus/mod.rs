@@ -25,6 +25,7 @@
 //! | `transfer` | leadership transfer (thesis §3.10) |
 //! | `membership` | configurations in force (thesis §4) |
 //! | `incarnation` | whose disk is whose: which messages are believed |
+//! | `promised` | older copies of a disk: what others remember of it |
 //! | `restore` | a user's restore of the whole cluster |
 //! | `snapshot` | compaction, and snapshots sent and received (thesis §5) |
 //! | `progress` | one follower seen from the leader |
@@ -40,6 +41,7 @@ mod log_view;
 mod membership;
 mod outbox;
 mod progress;
+mod promised;
 mod quorum;
 mod restore;
 mod role;
@@ -51,7 +53,10 @@ mod snapshot;
 mod time;
 mod transfer;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use rand_pcg::Pcg64Mcg;
 
@@ -73,7 +78,7 @@ use crate::{
     error::Leader as LeaderInfo,
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
     observer::{Observation, Role},
-    rpc::Message,
+    rpc::{Message, Promised},
     stable::HardState,
     status::{PeerStatus, Timeouts},
 };
@@ -106,6 +111,8 @@ pub struct Consensus {
     vouched: LogIndex,
     /// Where the log ended of the candidate that this server has voted for since it started.
     voted_for_log: Option<LogId>,
+    /// What others have said of their disks to this server.
+    promised: BTreeMap<ServerId, Promised>,
     /// Since when a server that does not lead is waiting, and when it gives up.
     waiting_since: Time,
     election_deadline: Time,
@@ -169,6 +176,7 @@ impl Consensus {
             leader_contact: None,
             vouched: LogIndex::ZERO,
             voted_for_log: None,
+            promised: BTreeMap::new(),
             waiting_since: now,
             election_deadline: now,
             transfer: None,
@@ -219,6 +227,9 @@ impl Consensus {
     /// # Panics
     /// If the message proves that a law is broken, for example a second leader of one term.
     pub fn handle_message(&mut self, now: Time, from: &ServerId, message: Message) {
+        if self.has_forgotten(from, &message) {
+            return;
+        }
         match message {
             Message::RequestVote(request) => self.handle_request_vote(now, from, &request),
             Message::RequestVoteReply(reply) => self.handle_request_vote_reply(now, from, &reply),

@@ -8,7 +8,7 @@ use std::{
 use super::{action::WriteId, progress::Progress, time::Time};
 use crate::{
     configuration::ServerId,
-    log::{LogId, LogIndex},
+    log::{LogId, LogIndex, Term},
     observer::Role,
 };
 
@@ -42,6 +42,7 @@ pub(super) struct Campaign {
 /// A leadership: belongs to one term (law 15).
 #[derive(Clone, Debug)]
 pub(super) struct Leader {
+    pub(super) term: Term,
     /// The index of this term's first entry, the no-op. Nothing before it commits by counting.
     pub(super) term_start: LogIndex,
     /// Every other server that matters.

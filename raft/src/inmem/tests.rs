@@ -236,7 +236,12 @@ impl Peer {
 }
 
 fn heartbeat(round: u64) -> Message {
-    Message::Heartbeat(HeartbeatRequest { term: Term(1), round, commit_index: LogIndex(1) })
+    Message::Heartbeat(HeartbeatRequest {
+        term: Term(1),
+        round,
+        commit_index: LogIndex(1),
+        promised: None,
+    })
 }
 
 fn round(message: &Message) -> u64 {

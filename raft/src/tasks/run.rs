@@ -625,6 +625,10 @@ impl<R: Send + 'static> Run<R> {
             Action::Diverged { snapshot, entry } => {
                 self.shared.stop(Fatal::Diverged { snapshot, entry });
             }
+            Action::RolledBack { told, promised, incarnation } => {
+                self.turn.writes.push(LogRequest::ChangeIncarnation(incarnation));
+                self.shared.stop(Fatal::RolledBack { told, promised });
+            }
             Action::Observe(observation) => self.observe(now, &observation),
         }
     }

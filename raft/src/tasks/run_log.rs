@@ -35,6 +35,8 @@ pub(super) enum LogRequest {
     Write(Queued),
     /// Remove every entry up to here.
     Compact { through: LogIndex },
+    /// The disk is an older copy: make it another one than the one it was.
+    ChangeIncarnation(u64),
 }
 
 /// A write of the core, and what it amounts to for the log's tail.
@@ -69,6 +71,10 @@ impl RunLog {
                         batch.add(write);
                     }
                     LogRequest::Compact { through } => compacted = compacted.max(Some(through)),
+                    LogRequest::ChangeIncarnation(incarnation) => {
+                        let saved = self.stable_store.save_incarnation(incarnation).await;
+                        saved.map_err(Fatal::Store)?;
+                    }
                 }
             }
             if let Some((id, stamp)) = newest {

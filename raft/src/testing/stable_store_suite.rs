@@ -14,7 +14,7 @@ use crate::{
 /// - What was saved last is read, however often, with every part unchanged: no vote, a vote, an id
 ///   of any text, the largest term.
 /// - A save replaces the whole record: an old vote never shows beside a new term.
-/// - A fresh store has no incarnation. One that was saved is read from then on, and no save of a
+/// - A fresh store has no incarnation. What was saved last is read from then on, and no save of a
 ///   hard state disturbs it, nor it a hard state; or the store keeps none, which is allowed.
 ///
 /// # Panics
@@ -109,4 +109,7 @@ async fn incarnation<S: StableStore>(mut store: S) {
     saved(&mut store, &hard_state(4, None)).await;
     let read = kept(store.incarnation().await, "an incarnation can be read");
     assert_eq!(read, known, "broken promise: a term and a vote disturb no incarnation");
+    kept(store.save_incarnation(7).await, "another incarnation can be saved");
+    let read = kept(store.incarnation().await, "an incarnation can be read");
+    assert_eq!(read, known.map(|_| 7), "broken promise: the incarnation saved last is read");
 }

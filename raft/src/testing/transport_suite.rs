@@ -208,7 +208,12 @@ fn with_term(mut message: Message, to: Term) -> Message {
 }
 
 fn heartbeat(round: u64) -> Message {
-    Message::Heartbeat(HeartbeatRequest { term: Term(1), round, commit_index: LogIndex(5) })
+    Message::Heartbeat(HeartbeatRequest {
+        term: Term(1),
+        round,
+        commit_index: LogIndex(5),
+        promised: None,
+    })
 }
 
 fn append(round: u64, entries: &[Entry]) -> Message {
@@ -308,12 +313,14 @@ fn messages() -> Vec<Message> {
             last: LogId::new(5, 6),
             is_pre_vote: yes,
             is_leadership_transfer: no,
+            promised: None,
         }));
         messages.push(Message::RequestVoteReply(RequestVoteReply {
             term,
             requested_term: Term(8),
             is_pre_vote: yes,
             is_granted: no,
+            promised: None,
         }));
     }
     messages

@@ -28,7 +28,12 @@ fn entries(cost_bytes: usize) -> Envelope {
 
 fn heartbeat() -> Envelope {
     let commit_index = LogIndex::ZERO;
-    envelope(Message::Heartbeat(HeartbeatRequest { term: TERM, round: 1, commit_index }))
+    envelope(Message::Heartbeat(HeartbeatRequest {
+        term: TERM,
+        round: 1,
+        commit_index,
+        promised: None,
+    }))
 }
 
 #[tokio::test(start_paused = true)]

@@ -643,8 +643,12 @@ async fn a_snapshot_that_hangs_holds_up_neither_heartbeats_nor_commands() {
     });
     for number in 6..100 {
         leader.append(LogId::new(3, number - 1), number, number).await;
-        let heartbeat =
-            HeartbeatRequest { term: Term(3), round: number, commit_index: LogIndex(0) };
+        let heartbeat = HeartbeatRequest {
+            term: Term(3),
+            round: number,
+            commit_index: LogIndex(0),
+            promised: None,
+        };
         leader.send(Message::Heartbeat(heartbeat)).await;
         loop {
             let envelope = leader.received.recv().await.unwrap();

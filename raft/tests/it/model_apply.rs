@@ -24,6 +24,7 @@ async fn a_leader_is_not_verified_by_a_follower_of_a_newer_term() {
         last: LogId::ZERO,
         is_pre_vote: false,
         is_leadership_transfer: true,
+        promised: None,
     };
     stranger.tell(follower.id().as_str(), Message::RequestVote(request));
     settle().await;

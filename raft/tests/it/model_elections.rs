@@ -61,6 +61,7 @@ async fn a_storm_of_pre_votes_does_not_stop_an_election() {
         last: status.last,
         is_pre_vote: true,
         is_leadership_transfer: false,
+        promised: None,
     };
     let targets = ids(&others);
     let storm = tokio::spawn(async move {

@@ -287,7 +287,7 @@ async fn nothing_is_written_in_a_term_that_somebody_else_leads() {
     let term = Term(leader.term().0 + 10);
     let liar = Impostor::of(&cluster, cluster.followers()[0].id().as_str()).await;
     let before: Vec<_> = (0..50).map(|_| leader.apply("x")).collect();
-    let heartbeat = HeartbeatRequest { term, round: 1, commit_index: LogIndex(0) };
+    let heartbeat = HeartbeatRequest { term, round: 1, commit_index: LogIndex(0), promised: None };
     liar.tell(leader.id().as_str(), Message::Heartbeat(heartbeat));
     let after: Vec<_> = (0..50).map(|_| leader.apply("y")).collect();
     let mut refused = 0;

@@ -186,6 +186,7 @@ async fn a_nonvoter_of_a_higher_term_joins() {
         last: LogId::ZERO,
         is_pre_vote: false,
         is_leadership_transfer: false,
+        promised: None,
     };
     stranger.tell("d", Message::RequestVote(request));
     settle().await;

@@ -56,7 +56,12 @@ fn blank(disk: u64) -> Consensus {
 }
 
 fn heartbeat(term: Term) -> Message {
-    Message::Heartbeat(HeartbeatRequest { term, round: 1, commit_index: LogIndex(0) })
+    Message::Heartbeat(HeartbeatRequest {
+        term,
+        round: 1,
+        commit_index: LogIndex(0),
+        promised: None,
+    })
 }
 
 fn reply(round: u64, term: Term) -> HeartbeatReply {
@@ -66,12 +71,24 @@ fn reply(round: u64, term: Term) -> HeartbeatReply {
 
 fn vote(term: Term, last: LogId) -> Message {
     let (is_pre_vote, is_leadership_transfer) = (false, false);
-    Message::RequestVote(RequestVoteRequest { term, last, is_pre_vote, is_leadership_transfer })
+    Message::RequestVote(RequestVoteRequest {
+        term,
+        last,
+        is_pre_vote,
+        is_leadership_transfer,
+        promised: None,
+    })
 }
 
 fn granted(term: Term) -> Message {
     let (requested_term, is_pre_vote, is_granted) = (term, false, true);
-    Message::RequestVoteReply(RequestVoteReply { term, requested_term, is_pre_vote, is_granted })
+    Message::RequestVoteReply(RequestVoteReply {
+        term,
+        requested_term,
+        is_pre_vote,
+        is_granted,
+        promised: None,
+    })
 }
 
 fn from_n2(incarnation: u64, expects: u64, message: Message) -> Envelope {
@@ -198,7 +215,8 @@ fn campaign(core: &mut Consensus, votes: bool) -> Time {
         let requested_term = core.term().next();
         for (term, is_pre_vote) in [(core.term(), true), (requested_term, false)] {
             let is_granted = true;
-            let reply = RequestVoteReply { term, requested_term, is_pre_vote, is_granted };
+            let reply =
+                RequestVoteReply { term, requested_term, is_pre_vote, is_granted, promised: None };
             core.handle_message(now, &n(2), Message::RequestVoteReply(reply));
             settle(core, now);
         }

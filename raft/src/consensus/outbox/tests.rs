@@ -27,6 +27,7 @@ fn vote(term: u64) -> Message {
         requested_term: Term(term),
         is_pre_vote: false,
         is_granted: true,
+        promised: None,
     })
 }
 

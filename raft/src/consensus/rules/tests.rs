@@ -77,6 +77,7 @@ fn leader() -> (Consensus, Time) {
             requested_term: Term(2),
             is_pre_vote,
             is_granted: true,
+            promised: None,
         });
         settle(&mut core, now);
         core.handle_message(now, &"b".into(), reply);
@@ -107,7 +108,8 @@ fn heartbeat_reply(round: u64, index: LogIndex) -> Message {
 #[test]
 fn a_waiting_server_goes_on_waiting_from_the_same_moment() {
     let mut core = follower();
-    let word = HeartbeatRequest { term: Term(2), round: 1, commit_index: LogIndex::ZERO };
+    let word =
+        HeartbeatRequest { term: Term(2), round: 1, commit_index: LogIndex::ZERO, promised: None };
     core.handle_message(at(500), &"b".into(), Message::Heartbeat(word));
     let before = core.next_timeout().unwrap();
     assert!(at(1500) <= before && before < at(2500));

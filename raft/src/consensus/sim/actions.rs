@@ -48,6 +48,9 @@ impl World {
                 Ok(())
             }
             Action::Diverged { snapshot, entry } => self.diverged(server, snapshot, entry),
+            Action::RolledBack { told, promised, .. } => {
+                Err(format!("law 7: a disk has lost what it told {told} it had: {promised}"))
+            }
             Action::Compact { through } => self.compact(server, through),
             Action::Restore { snapshot } => self.restore(server, snapshot),
             Action::SendSnapshot(order) => self.send_snapshot(server, &order),

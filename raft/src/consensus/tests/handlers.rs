@@ -219,6 +219,7 @@ impl World {
         let next = LogIndex(state.log.len() as u64 + 1);
         let peers = self.configuration.voters().filter(|server| server.id != self.rules.id);
         Leader {
+            term: Term(state.term),
             term_start: LogIndex(first as u64 + 1),
             peers: peers.map(|peer| (peer.id.clone(), Progress::new(next, 1, NOW))).collect(),
             incarnations: std::collections::BTreeMap::new(),
@@ -589,6 +590,7 @@ mod votes {
                                     last: LogId::new(last.0, last.1),
                                     is_pre_vote: flags & 1 != 0,
                                     is_leadership_transfer: flags & 2 != 0,
+                                    promised: None,
                                 };
                                 check(&world, &core, &state, &request);
                                 cases += 1;
@@ -659,6 +661,7 @@ mod votes {
             requested_term: request.term,
             is_pre_vote: request.is_pre_vote,
             is_granted,
+            promised: None,
         });
         let is_changed = (state.term, state.vote) != (expected.term, expected.vote);
         let at_once = decided(&mut core);
@@ -707,6 +710,7 @@ mod votes {
             is_pre_vote: bits >> 1 & 1 == 1,
             term: Term(bits as u64 / 4 % 3 + 1),
             requested_term: Term(bits as u64 / 12 % 3 + 1),
+            promised: None,
         };
         let from = bits / 36 + 2;
         let state = State { role, vote: 1, ..State::follower(term, &[1]) };
@@ -752,6 +756,7 @@ mod votes {
                     is_pre_vote: bits & 2 == 2,
                     term: Term(term),
                     requested_term: Term(requested),
+                    promised: None,
                 };
                 let leader = usize::from(role == Role::Leader);
                 let state = State { role, leader, vote: 1, ..State::follower(2, &[1, 2]) };

@@ -56,7 +56,7 @@ pub(super) fn stale_term(term: u64, round: u64) -> Message {
 
 pub(super) fn heartbeat(term: u64, round: u64, commit: u64) -> Message {
     let commit_index = LogIndex(commit);
-    Message::Heartbeat(HeartbeatRequest { term: Term(term), round, commit_index })
+    Message::Heartbeat(HeartbeatRequest { term: Term(term), round, commit_index, promised: None })
 }
 
 pub(super) fn heartbeat_reply(term: u64, round: u64, accepted: u64, matched: u64) -> Message {
@@ -74,6 +74,7 @@ fn request_vote(term: u64, last: (u64, u64)) -> RequestVoteRequest {
         last: LogId::new(last.0, last.1),
         is_pre_vote: false,
         is_leadership_transfer: false,
+        promised: None,
     }
 }
 
@@ -97,6 +98,7 @@ pub(super) fn vote_reply(term: u64, requested: u64, is_granted: bool) -> Message
         requested_term: Term(requested),
         is_pre_vote: false,
         is_granted,
+        promised: None,
     })
 }
 
@@ -106,6 +108,7 @@ pub(super) fn pre_vote_reply(term: u64, requested: u64, is_granted: bool) -> Mes
         requested_term: Term(requested),
         is_pre_vote: true,
         is_granted,
+        promised: None,
     })
 }
 

@@ -123,6 +123,7 @@ mod tests {
             requested_term: Term(term),
             is_pre_vote: false,
             is_granted: true,
+            promised: None,
         })
     }
 
@@ -141,6 +142,7 @@ mod tests {
             last: LogId::new(2, 1),
             is_pre_vote: false,
             is_leadership_transfer: false,
+            promised: None,
         });
         says("b", &candidacy).unwrap_err();
     }

@@ -1,0 +1,102 @@
+//! An older copy of a disk: whose server it is, and how it comes to know what it has forgotten.
+//!
+//! Such a copy has the right incarnation, so [`incarnation`](super::incarnation) admits it. But others
+//! remember what the server has said: in which term it was, and what of the log it had. A leader
+//! remembers it of each follower, also when it leads no more, and a candidate of each voter that has
+//! answered. They say it back, in heartbeats and with everything about votes. What a server finds there
+//! is true of its disk, however late it comes, because what is durable only grows within a term; so if
+//! its own state falls short of it, the disk is an older one, or has lost what it had acknowledged.
+//!
+//! Such a server ends, and its disk gets another incarnation first: from then on it is the disk of a
+//! stranger, for those too who were told nothing. It is remembered in memory only: when everybody who
+//! was told has been restarted or is away, nobody notices.
+
+use rand::RngExt;
+
+use super::{Consensus, action::Action};
+use crate::{
+    configuration::ServerId,
+    log::{LogId, Term},
+    rpc::{Message, Promised},
+};
+
+impl Message {
+    fn promised(&self) -> Option<Promised> {
+        match self {
+            Self::Heartbeat(request) => request.promised,
+            Self::RequestVote(request) => request.promised,
+            Self::RequestVoteReply(reply) => reply.promised,
+            _ => None,
+        }
+    }
+}
+
+impl Consensus {
+    /// What this server has been promised by that one.
+    pub(super) fn promised(&self, by: &ServerId) -> Option<Promised> {
+        self.promised.get(by).copied()
+    }
+
+    /// A leader notes how far its followers have come in its term, and forgets the disks that are in use
+    /// no more.
+    pub(super) fn note_promises(&mut self) {
+        let configuration = &self.membership.latest().configuration;
+        let recorded = |id: &ServerId| configuration.server(id).map_or(0, |it| it.incarnation);
+        self.promised.retain(|id, promised| promised.incarnation == recorded(id));
+        let Some(leader) = self.role.leader() else { return };
+        for (id, progress) in &leader.peers {
+            let incarnation = recorded(id);
+            if incarnation == 0 || progress.acked_round == 0 {
+                continue;
+            }
+            let index = progress.match_index;
+            let matched = self.log.term_at(index).map(|term| LogId { term, index });
+            let promised =
+                Promised { incarnation, term: leader.term, matched: matched.unwrap_or_default() };
+            match self.promised.get_mut(id) {
+                Some(known) => *known = newer(*known, promised),
+                None => drop(self.promised.insert(id.clone(), promised)),
+            }
+        }
+    }
+
+    /// A voter has said that it is in this term.
+    pub(super) fn note_term(&mut self, from: &ServerId, term: Term) {
+        let incarnation = self.recorded(from);
+        if incarnation != 0 {
+            let promised = Promised { incarnation, term, matched: LogId::ZERO };
+            let known = self.promised.entry(from.clone()).or_insert(promised);
+            *known = newer(*known, promised);
+        }
+    }
+
+    /// Whether the message shows that the disk of this server is an older copy. Then it is that of a
+    /// stranger from now on, who believes nobody and campaigns no more, and the node ends.
+    pub(super) fn has_forgotten(&mut self, from: &ServerId, message: &Message) -> bool {
+        let Some(promised) = message.promised().filter(|promised| self.falls_short(promised))
+        else {
+            return false;
+        };
+        let incarnation = self.rng.random_range(1..=u64::MAX);
+        self.incarnation = incarnation;
+        self.actions.push_back(Action::RolledBack { told: from.clone(), promised, incarnation });
+        true
+    }
+
+    fn falls_short(&self, promised: &Promised) -> bool {
+        let Promised { incarnation, term, matched } = *promised;
+        let has_it = matched.index <= self.log.snapshot().index || self.log.has(matched);
+        let is_behind = self.term() < term || self.term() == term && !has_it;
+        is_behind && incarnation != 0 && incarnation == self.incarnation
+    }
+}
+
+/// The promise that says more, of two by the same server.
+fn newer(known: Promised, promised: Promised) -> Promised {
+    let reach = |it: &Promised| (it.term, it.matched.index);
+    let is_older = known.incarnation == promised.incarnation && reach(&promised) < reach(&known);
+    if is_older { known } else { promised }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+use super::*;
+use crate::{
+    config::Config,
+    configuration::{Configuration, IndexedConfiguration, Server},
+    consensus::{Mismatch, Rules, Saved, Time},
+    log::{Entry, EntryPayload, LogIndex},
+    observer::Role,
+    rpc::{
+        AppendEntriesReply, AppendOutcome, Envelope, HeartbeatRequest, RequestVoteReply,
+        RequestVoteRequest,
+    },
+    stable::HardState,
+};
+
+const TERM: Term = Term(4);
+/// How n1, n2 and n3 are known.
+const DISKS: [u64; 3] = [11, 22, 33];
+
+fn n(number: usize) -> ServerId {
+    format!("n{number}").into()
+}
+
+/// n1 in term 4, on the disk it is known by. Its log ends with entry 5 of term 3 and begins after a snapshot of
+/// index 2.
+fn server() -> Consensus {
+    let members = Configuration::new(DISKS.into_iter().zip(1..).map(|(incarnation, number)| {
+        Server { incarnation, ..Server::voter(n(number), n(number).as_str()) }
+    }));
+    let members = IndexedConfiguration { index: LogIndex(1), configuration: members };
+    let hard_state = HardState { current_term: TERM, voted_for: None };
+    let mut saved = Saved::new(hard_state, LogId::new(1, 2), members);
+    let entries = [(1, 3), (3, 4), (3, 5)].map(|(term, index)| Entry {
+        term: Term(term),
+        index: LogIndex(index),
+        payload: EntryPayload::Noop,
+    });
+    saved.push(&entries);
+    saved.incarnation(DISKS[0]);
+    Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0))
+}
+
+fn promise(incarnation: u64, term: u64, matched: (u64, u64)) -> Promised {
+    Promised { incarnation, term: Term(term), matched: LogId::new(matched.0, matched.1) }
+}
+
+fn heartbeat(term: u64, promised: Option<Promised>) -> Message {
+    let (term, commit_index) = (Term(term), LogIndex(0));
+    Message::Heartbeat(HeartbeatRequest { term, round: 1, commit_index, promised })
+}
+
+fn request(term: u64, promised: Option<Promised>) -> Message {
+    let (is_pre_vote, is_leadership_transfer) = (false, false);
+    Message::RequestVote(RequestVoteRequest {
+        term: Term(term),
+        last: LogId::new(9, 9),
+        is_pre_vote,
+        is_leadership_transfer,
+        promised,
+    })
+}
+
+fn reply(term: u64, promised: Option<Promised>) -> Message {
+    Message::RequestVoteReply(RequestVoteReply {
+        term: Term(term),
+        requested_term: Term(term),
+        is_pre_vote: false,
+        is_granted: true,
+        promised,
+    })
+}
+
+/// Carries everything out at once; returns what was sent, and who accused this server.
+fn settle(core: &mut Consensus, now: Time) -> (Vec<(ServerId, Message)>, Option<ServerId>) {
+    let (mut sent, mut accuser) = (Vec::new(), None);
+    while let Some(action) = core.poll_action() {
+        match action {
+            Action::Write(write) => core.handle_written(now, write.id),
+            Action::Send { to, message } => sent.push((to, message)),
+            Action::RolledBack { told, .. } => accuser = Some(told),
+            _ => {}
+        }
+    }
+    (sent, accuser)
+}
+
+/// What the newest message to that server says it has promised.
+fn said_to(sent: &[(ServerId, Message)], to: &ServerId) -> Option<Promised> {
+    sent.iter().rfind(|(id, message)| id == to && message.is_about_promises())?.1.promised()
+}
+
+impl Message {
+    fn is_about_promises(&self) -> bool {
+        matches!(self, Self::Heartbeat(_) | Self::RequestVote(_) | Self::RequestVoteReply(_))
+    }
+}
+
+#[test]
+fn only_a_disk_that_falls_short_of_its_own_promise_is_an_older_copy() {
+    for (promised, is_older) in [
+        (promise(11, 5, (0, 0)), true),
+        (promise(11, 4, (3, 6)), true),
+        (promise(11, 4, (4, 5)), true),
+        (promise(11, 4, (3, 5)), false),
+        (promise(11, 4, (3, 4)), false),
+        (promise(11, 4, (0, 0)), false),
+        // It is in the snapshot.
+        (promise(11, 4, (1, 2)), false),
+        (promise(11, 4, (1, 1)), false),
+        // A later leader may have truncated it.
+        (promise(11, 3, (3, 9)), false),
+        // Another disk's.
+        (promise(12, 9, (9, 9)), false),
+    ] {
+        for message in [heartbeat, request, reply] {
+            let mut core = server();
+            core.handle_message(Time(1), &n(2), message(7, Some(promised)));
+            let accuser = settle(&mut core, Time(1)).1;
+            assert_eq!(accuser, is_older.then(|| n(2)), "{promised:?} {}", message(7, None));
+            assert_eq!(core.term(), Term(if is_older { 4 } else { 7 }));
+        }
+    }
+}
+
+#[test]
+fn a_store_without_incarnation_is_never_accused() {
+    let mut core = server();
+    core.incarnation = 0;
+    core.handle_message(Time(1), &n(2), heartbeat(7, Some(promise(0, 9, (9, 9)))));
+    assert_eq!(settle(&mut core, Time(1)).1, None);
+}
+
+/// From the accusation on it helps nobody, whatever else arrives, and campaigns no more.
+#[test]
+fn an_older_copy_votes_for_nobody_and_does_not_campaign() {
+    let mut core = server();
+    core.handle_message(Time(1), &n(2), heartbeat(4, Some(promise(11, 4, (3, 6)))));
+    let (sent, accuser) = settle(&mut core, Time(1));
+    assert_eq!((sent.len(), accuser), (0, Some(n(2))));
+    for message in [request(8, None), heartbeat(8, None)] {
+        let (incarnation, expects) = (DISKS[1], DISKS[0]);
+        let envelope = Envelope { from: n(2), address: "n2".into(), incarnation, expects, message };
+        let refused = core.admit(&envelope);
+        assert!(matches!(refused, Err(Mismatch::Receiver { recorded: 11, .. })), "{refused:?}");
+    }
+    let end = Time(60_000_000);
+    while let Some(now) = core.next_timeout().filter(|now| *now < end) {
+        core.handle_timeout(now);
+        assert_eq!(settle(&mut core, now).0, [], "at {now:?}");
+    }
+    assert_eq!(core.term(), TERM);
+}
+
+/// A server that has led remembers what its followers had, and tells whoever asks it, and whomever it
+/// asks, also when it leads no more.
+#[test]
+fn what_a_leader_was_told_is_said_back_also_when_it_leads_no_more() {
+    let mut core = server();
+    let now = core.next_timeout().expect("it campaigns");
+    core.campaign(now, true);
+    let sent = settle(&mut core, now).0;
+    assert_eq!(said_to(&sent, &n(2)), None, "nothing is known of it yet");
+    core.handle_message(now, &n(2), reply(5, None));
+    assert_eq!(core.role(), Role::Leader);
+    let sent = settle(&mut core, now).0;
+    assert_eq!(said_to(&sent, &n(2)), Some(promise(22, 5, (0, 0))), "it has voted in this term");
+    assert_eq!(said_to(&sent, &n(3)), None);
+
+    let outcome = AppendOutcome::Matched { match_index: LogIndex(6) };
+    let matched = AppendEntriesReply { term: Term(5), round: 1, outcome };
+    core.handle_message(now, &n(2), Message::AppendEntriesReply(matched));
+    settle(&mut core, now);
+    let now = core.next_timeout().expect("a heartbeat");
+    core.handle_timeout(now);
+    let sent = settle(&mut core, now).0;
+    assert_eq!(said_to(&sent, &n(2)), Some(promise(22, 5, (5, 6))));
+
+    // What came after the last heartbeat is not lost with the leadership.
+    let index = core.propose(now, vec![EntryPayload::Noop]).expect("it leads");
+    settle(&mut core, now);
+    let outcome = AppendOutcome::Matched { match_index: index };
+    let matched = AppendEntriesReply { term: Term(5), round: 2, outcome };
+    core.handle_message(now, &n(2), Message::AppendEntriesReply(matched));
+    core.handle_message(now, &n(3), heartbeat(6, None));
+    settle(&mut core, now);
+    let known = promise(22, 5, (5, 7));
+    core.handle_message(now, &n(2), request(6, None));
+    assert_eq!(
+        said_to(&settle(&mut core, now).0, &n(2)),
+        Some(known),
+        "in the answer to a request"
+    );
+    let now = core.next_timeout().expect("it campaigns");
+    core.campaign(now, true);
+    assert_eq!(said_to(&settle(&mut core, now).0, &n(2)), Some(known), "in a request");
+}
+
+/// What one disk has said does not hold for the one that takes its place.
+#[test]
+fn promises_of_a_disk_that_is_no_member_any_more_are_forgotten() {
+    let mut core = server();
+    core.note_term(&n(2), Term(9));
+    core.note_term(&n(3), Term(9));
+    assert_eq!(core.promised(&n(2)), Some(promise(22, 9, (0, 0))));
+    let members = [(n(1), 11), (n(2), 23), (n(3), 33)]
+        .map(|(id, incarnation)| Server { incarnation, ..Server::voter(id.clone(), id.as_str()) });
+    let entry = Entry {
+        term: Term(4),
+        index: LogIndex(6),
+        payload: EntryPayload::Configuration(Configuration::new(members)),
+    };
+    core.append_entries(Time(1), None, vec![entry].into());
+    core.note_promises();
+    assert_eq!(core.promised(&n(2)), None);
+    assert_eq!(core.promised(&n(3)), Some(promise(33, 9, (0, 0))));
+    // Nor is anything noted of one whose disk is not known.
+    core.note_term(&"n4".into(), Term(9));
+    assert_eq!(core.promised(&"n4".into()), None);
+}
