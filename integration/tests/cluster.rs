@@ -2,7 +2,11 @@
 //! process, because here the library is the subject, as a program that embeds it sees it; the tests
 //! of `kv` have the processes.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use raft::{
@@ -124,6 +128,15 @@ impl Cluster {
         commands
     }
 
+    async fn knows_that_it_is_on_another_disk(&self, id: &str) {
+        let found_out = timeout(PATIENCE, async {
+            while self.node(id).raft.status().await.expect("it runs").wrong_disk.is_none() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        found_out.await.expect("it is told");
+    }
+
     async fn shutdown(self) {
         for node in &self.nodes {
             node.raft.shutdown().await;
@@ -176,16 +189,59 @@ async fn members_come_and_go_and_a_wiped_one_is_found_out_and_rejoins() {
     let address = cluster.stop(wiped).await;
     std::fs::remove_dir_all(cluster.dir(wiped)).expect("it is there");
     cluster.start(wiped, &address).await;
-    let found_out = timeout(PATIENCE, async {
-        while cluster.node(wiped).raft.status().await.expect("it runs").wrong_disk.is_none() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    });
-    found_out.await.expect("it knows that it is on another disk");
+    cluster.knows_that_it_is_on_another_disk(wiped).await;
     cluster.leader().await.raft.rejoin_server(wiped).await.expect("it catches up");
     assert_eq!(cluster.converge().await.len(), 200);
     assert_eq!(cluster.node(wiped).raft.status().await.expect("it runs").wrong_disk, None);
     cluster.shutdown().await;
+}
+
+/// An older copy of a server's own disk has the right incarnation, but the leader remembers what that
+/// disk had. The server ends before it helps anybody, is a stranger on that disk also when all who
+/// remembered have been restarted, and comes back like a wiped one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_of_a_disk_is_found_out_and_rejoins() {
+    let mut cluster = Cluster::new().await;
+    cluster.propose("first", 100).await;
+    cluster.converge().await;
+    let server = cluster.a_follower().await;
+    let address = cluster.stop(server).await;
+    let (disk, copy) = (cluster.dir(server), cluster.dir("copy"));
+    copy_dir(&disk, &copy);
+    cluster.start(server, &address).await;
+    cluster.propose("second", 100).await;
+    cluster.converge().await;
+    cluster.stop(server).await;
+    std::fs::remove_dir_all(&disk).expect("it is there");
+    copy_dir(&copy, &disk);
+
+    cluster.start(server, &address).await;
+    let ended = timeout(PATIENCE, cluster.node(server).raft.ended()).await;
+    let Ok(Fatal::RolledBack { told, promised }) = &ended else { panic!("{ended:?}") };
+    assert_ne!(told.as_str(), server);
+    assert!(LogIndex(200) < promised.matched.index, "{promised}");
+    cluster.stop(server).await;
+    for id in ["a", "b", "c"].into_iter().filter(|id| *id != server) {
+        cluster.restart(id).await;
+    }
+    cluster.start(server, &address).await;
+    cluster.knows_that_it_is_on_another_disk(server).await;
+    cluster.leader().await.raft.rejoin_server(server).await.expect("it catches up");
+    assert_eq!(cluster.converge().await.len(), 200);
+    cluster.shutdown().await;
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("it can be made");
+    for entry in std::fs::read_dir(from).expect("it is there") {
+        let entry = entry.expect("it can be read");
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy_dir(&from, &to);
+        } else {
+            std::fs::copy(from, to).expect("there is room");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

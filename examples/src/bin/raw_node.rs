@@ -113,6 +113,7 @@ impl Node {
             // all there is: nobody can need a snapshot either.
             Action::Compact { .. }
             | Action::Diverged { .. }
+            | Action::RolledBack { .. }
             | Action::Restore { .. }
             | Action::Restored
             | Action::SendSnapshot(_)

@@ -266,6 +266,10 @@ async fn until_the_end(server: &Server, stop_with_stdin: bool) -> Result<(), Fai
                 server.data.display(),
                 server.node.id()
             ))),
+            Some(end @ Fatal::RolledBack { .. }) => Err(Failure::new(format!(
+                "{end}: kv ctl --http ANOTHER-MEMBER rejoin {}",
+                server.node.id()
+            ))),
             Some(end) => Err(Failure::new(end)),
         },
         _ = interrupt.recv() => Ok(()),
