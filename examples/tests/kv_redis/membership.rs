@@ -1,7 +1,11 @@
 //! Changes of members by an operator: waiting for a new one, and what is refused because it would do
 //! harm.
 
-use std::{fs, process::Output};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 use serde_json::{Value, json};
 
@@ -261,6 +265,54 @@ async fn a_wiped_server_has_not_joined_until_it_is_rejoined() {
         said(&cluster).contains("joined the cluster").then_some(())
     })
     .await;
+    let (_, status) = cluster.server(&leader).ctl(&["status"]);
+    assert!(!status.contains(&wrong), "{status}");
+}
+
+/// An older copy of a data directory, put back: the server ends and says what to do, which helps.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_a_data_directory_is_found_out_and_rejoins() {
+    let mut cluster = Cluster::three(&CALM).await;
+    cluster.servers[0].ask::<()>(&["SET", "k", "old"]).await.unwrap();
+    let (leader, id) = (cluster.leader().await, cluster.follower().await.id.clone());
+    cluster.checksum().await;
+    until("its disk is recorded", async || {
+        let known = member(cluster.server(&leader), &id)["incarnation"].clone();
+        (known.as_str()? != "0000000000000000").then_some(())
+    })
+    .await;
+    let copy = cluster.server(&id).data().with_extension("copy");
+    let copied = |from: &Path, to: &Path| {
+        let done = Command::new("cp").arg("-r").args([from, to]).status().unwrap();
+        assert!(done.success());
+    };
+    let server = cluster.server_mut(&id);
+    server.kill();
+    copied(&server.data(), &copy);
+    server.start(&CALM);
+    cluster.server(&leader).ask::<()>(&["SET", "k", "new"]).await.unwrap();
+    cluster.checksum().await;
+
+    let server = cluster.server_mut(&id);
+    server.kill();
+    fs::remove_dir_all(server.data()).unwrap();
+    copied(&copy, &server.data());
+    let before = server.log().len();
+    server.start(&CALM);
+    assert_eq!(server.ended().await.code(), Some(1));
+    let log = server.log()[before..].to_owned();
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.contains("its disk is an older copy of what it was: it has told"), "{log}");
+    assert!(last.ends_with(&format!("kv ctl --http ANOTHER-MEMBER rejoin {id}")), "{log}");
+
+    server.start(&CALM);
+    let wrong = format!("{id} runs on another disk than the cluster knows");
+    until("the leader has noticed", async || {
+        cluster.server(&leader).ctl(&["status"]).1.contains(&wrong).then_some(())
+    })
+    .await;
+    done(&ctl(cluster.server(&leader), &["rejoin", &id]));
+    cluster.checksum().await;
     let (_, status) = cluster.server(&leader).ctl(&["status"]);
     assert!(!status.contains(&wrong), "{status}");
 }

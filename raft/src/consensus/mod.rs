@@ -191,6 +191,7 @@ impl Consensus {
         consensus.reset_election_deadline(now);
         consensus.emit_peers();
         consensus.emit_commit();
+        consensus.ask_what_it_has_promised();
         consensus.assert_invariants();
         consensus
     }

@@ -3,8 +3,8 @@
 //! Such a copy has the right incarnation, so [`incarnation`](super::incarnation) admits it. But others
 //! remember what the server has said: in which term it was, and what of the log it had. A leader
 //! remembers it of each follower, also when it leads no more, and a candidate of each voter that has
-//! answered. They say it back, in heartbeats and with everything about votes. What a server finds there
-//! is true of its disk, however late it comes, because what is durable only grows within a term; so if
+//! answered. They say it back, in heartbeats and with everything about votes; so a server that starts
+//! asks everybody whether it would get a vote. What it finds there is true of its disk, however late it comes, because what is durable only grows within a term; so if
 //! its own state falls short of it, the disk is an older one, or has lost what it had acknowledged.
 //!
 //! Such a server ends, and its disk gets another incarnation first: from then on it is the disk of a
@@ -16,8 +16,8 @@ use rand::RngExt;
 use super::{Consensus, action::Action};
 use crate::{
     configuration::ServerId,
-    log::{LogId, Term},
-    rpc::{Message, Promised},
+    log::{LogId, LogIndex, Term},
+    rpc::{Message, Promised, RequestVoteRequest},
 };
 
 impl Message {
@@ -67,6 +67,27 @@ impl Consensus {
             let promised = Promised { incarnation, term, matched: LogId::ZERO };
             let known = self.promised.entry(from.clone()).or_insert(promised);
             *known = newer(*known, promised);
+        }
+    }
+
+    /// Asks everybody, because only the leader would speak by itself, and that may be a new one, who
+    /// knows nothing. The question is that for a pre-vote, which changes nothing. A leader that knows
+    /// that this server was removed answers with that.
+    pub(super) fn ask_what_it_has_promised(&mut self) {
+        let is_new = self.term() <= Term(1) && self.log.last().index <= LogIndex(1);
+        if is_new || self.incarnation == 0 {
+            return;
+        }
+        let (term, last) = (self.term().next(), self.log.last());
+        for peer in self.membership.peers(&self.rules.id) {
+            let request = RequestVoteRequest {
+                term,
+                last,
+                is_pre_vote: true,
+                is_leadership_transfer: false,
+                promised: None,
+            };
+            self.send(&peer.id, Message::RequestVote(request));
         }
     }
 

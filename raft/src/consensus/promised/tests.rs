@@ -23,6 +23,12 @@ fn n(number: usize) -> ServerId {
 /// n1 in term 4, on the disk it is known by. Its log ends with entry 5 of term 3 and begins after a snapshot of
 /// index 2.
 fn server() -> Consensus {
+    let mut core = started();
+    settle(&mut core, Time(0));
+    core
+}
+
+fn started() -> Consensus {
     let members = Configuration::new(DISKS.into_iter().zip(1..).map(|(incarnation, number)| {
         Server { incarnation, ..Server::voter(n(number), n(number).as_str()) }
     }));
@@ -119,6 +125,32 @@ fn only_a_disk_that_falls_short_of_its_own_promise_is_an_older_copy() {
             assert_eq!(core.term(), Term(if is_older { 4 } else { 7 }));
         }
     }
+}
+
+/// Whoever leads may know nothing of a server that starts; so that asks everybody.
+#[test]
+fn a_server_that_starts_asks_everybody_what_it_has_promised() {
+    let mut core = started();
+    let (sent, accuser) = settle(&mut core, Time(0));
+    let question = |it: &(ServerId, Message)| match &it.1 {
+        Message::RequestVote(request) if request.is_pre_vote => Some((it.0.clone(), request.term)),
+        _ => None,
+    };
+    let questions: Vec<_> = sent.iter().filter_map(question).collect();
+    assert_eq!(questions, [(n(2), Term(5)), (n(3), Term(5))]);
+    assert_eq!((accuser, core.role(), core.term()), (None, Role::Follower, TERM));
+    // An answer that promises the vote changes nothing.
+    for id in [n(2), n(3)] {
+        let reply = RequestVoteReply {
+            term: TERM,
+            requested_term: Term(5),
+            is_pre_vote: true,
+            is_granted: true,
+            promised: None,
+        };
+        core.handle_message(Time(1), &id, Message::RequestVoteReply(reply));
+    }
+    assert_eq!((core.role(), core.term()), (Role::Follower, TERM));
 }
 
 #[test]
