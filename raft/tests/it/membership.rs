@@ -7,7 +7,7 @@ use raft::{
     Role, Server, ServerId, Suffrage,
     testing::{Cluster, Journal},
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const ABC: [&str; 3] = ["a", "b", "c"];
 
@@ -268,14 +268,14 @@ async fn a_server_that_was_removed_goes_on_if_it_is_told_to() {
 /// It campaigns no more than any nonvoter, so it would never have asked anybody for a vote.
 #[tokio::test(start_paused = true)]
 async fn a_nonvoter_that_was_away_learns_at_its_start_that_it_was_removed() {
-    let mut cluster = Cluster::with_incarnations(ABC).await;
+    let mut cluster = Cluster::with_incarnations(ABC, |config| config).await;
     cluster.start("d").await;
     let leader = cluster.leader().await;
     leader.add_nonvoter("d", "d", None).await.unwrap();
     cluster.converge().await;
     cluster.stop("d").await;
     leader.remove_server("d", None).await.unwrap();
-    let back = cluster.restart("d").await;
+    let back = cluster.start("d").await;
     let ended = timeout(Duration::from_secs(20), back.ended()).await;
     assert!(matches!(ended, Ok(Fatal::Removed)), "{ended:?}");
 }
