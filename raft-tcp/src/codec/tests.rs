@@ -3,7 +3,7 @@ use raft::{
     Server,
     rpc::{
         AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, InstallOutcome,
-        InstallSnapshotReply, RemovedNotice, RequestVoteReply, RequestVoteRequest,
+        InstallSnapshotReply, Promised, RemovedNotice, RequestVoteReply, RequestVoteRequest,
         TimeoutNowRequest,
     },
 };
@@ -52,6 +52,12 @@ fn snapshot(data: impl Into<Bytes>) -> InstallSnapshotRequest {
     }
 }
 
+const PROMISED: Promised = Promised {
+    incarnation: 0x0807_0605_0403_0201,
+    term: Term(3),
+    matched: LogId { term: Term(2), index: LogIndex(5) },
+};
+
 /// Every kind of message, and its payload in hexadecimal. Changing any of these breaks clusters
 /// whose servers are updated one by one: that takes a new protocol version.
 fn fixtures() -> Vec<(Message, &'static str)> {
@@ -92,7 +98,7 @@ fn fixtures() -> Vec<(Message, &'static str)> {
                 commit_index: LogIndex(u64::MAX),
                 promised: None,
             }),
-            "02 03 fc70110100 fdffffffffffffffff",
+            "02 03 fc70110100 fdffffffffffffffff 00",
         ),
         (
             Message::HeartbeatReply(HeartbeatReply {
@@ -111,7 +117,7 @@ fn fixtures() -> Vec<(Message, &'static str)> {
                 is_leadership_transfer: false,
                 promised: None,
             }),
-            "04 03 02 05 01 00",
+            "04 03 02 05 01 00 00",
         ),
         (
             Message::RequestVoteReply(RequestVoteReply {
@@ -119,9 +125,9 @@ fn fixtures() -> Vec<(Message, &'static str)> {
                 requested_term: Term(4),
                 is_pre_vote: false,
                 is_granted: true,
-                promised: None,
+                promised: Some(PROMISED),
             }),
-            "05 03 04 00 01",
+            "05 03 04 00 01 01 fd0102030405060708 03 02 05",
         ),
         (Message::TimeoutNow(TimeoutNowRequest { term: Term(3) }), "06 03"),
         (

@@ -67,7 +67,7 @@ async fn urgent_messages_do_not_wait_behind_stuffed_entries() {
     for round in 1..100 {
         s.a.transport.send(&s.b.server, heartbeat(round)).unwrap();
         let (_, payload) = raw_read_message(&mut s.urgent).await;
-        assert_eq!(payload, [2, 1, round as u8, 0]);
+        assert_eq!(payload, [2, 1, round as u8, 0, 0]);
     }
     assert!(!s.sender.is_finished());
     // Reading frees the sender.
@@ -137,7 +137,7 @@ async fn a_full_urgent_lane_says_so_and_does_not_wait() {
     assert!(matches!(error, TransportError::Full), "{error}");
     let (mut urgent, _entries) = b.accept_both().await;
     for round in 0..3 {
-        assert_eq!(raw_read_message(&mut urgent).await.1, [2, 1, round, 0]);
+        assert_eq!(raw_read_message(&mut urgent).await.1, [2, 1, round, 0, 0]);
     }
 }
 

@@ -168,7 +168,7 @@ async fn an_undecodable_payload_closes_its_connection() {
 async fn expectations_are_passed_on_with_what_follows_them() {
     let mut b = node("b").await;
     let mut first = raw_peer("x", &b.server).await;
-    let heartbeat = raw_frame(1, &[2, 1, 1, 0]);
+    let heartbeat = raw_frame(1, &[2, 1, 1, 0, 0]);
     let expects = |incarnation: u64| raw_frame(4, &incarnation.to_le_bytes());
     let bytes = [
         heartbeat.clone(),

@@ -84,7 +84,7 @@ async fn old_messages_are_dropped() {
     let (mut urgent, _entries) = b.accept_both().await;
     until("the peer is reached", || a.transport.send(&b.server, heartbeat(77)).is_ok()).await;
     let (kind, payload) = raw_read_message(&mut urgent).await;
-    assert_eq!((kind, payload), (1, vec![2, 1, 77, 0]));
+    assert_eq!((kind, payload), (1, vec![2, 1, 77, 0, 0]));
 }
 
 #[tokio::test]

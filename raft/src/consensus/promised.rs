@@ -11,6 +11,8 @@
 //! stranger, for those too who were told nothing. It is remembered in memory only: when everybody who
 //! was told has been restarted or is away, nobody notices.
 
+use std::cmp::Ordering;
+
 use rand::RngExt;
 
 use super::{Consensus, action::Action};
@@ -94,20 +96,27 @@ impl Consensus {
     /// Whether the message shows that the disk of this server is an older copy. Then it is that of a
     /// stranger from now on, who believes nobody and campaigns no more, and the node ends.
     pub(super) fn has_forgotten(&mut self, from: &ServerId, message: &Message) -> bool {
-        let Some(promised) = message.promised().filter(|promised| self.falls_short(promised))
-        else {
-            return false;
-        };
+        let promised = message.promised().filter(|promised| self.falls_short(from, promised));
+        let Some(promised) = promised else { return false };
         let incarnation = self.rng.random_range(1..=u64::MAX);
         self.incarnation = incarnation;
         self.actions.push_back(Action::RolledBack { told: from.clone(), promised, incarnation });
         true
     }
 
-    fn falls_short(&self, promised: &Promised) -> bool {
+    fn falls_short(&self, of: &ServerId, promised: &Promised) -> bool {
         let Promised { incarnation, term, matched } = *promised;
-        let has_it = matched.index <= self.log.snapshot().index || self.log.has(matched);
-        let is_behind = self.term() < term || self.term() == term && !has_it;
+        let is_behind = match term.cmp(&self.term()) {
+            Ordering::Less => false,
+            // Whoever led this term is a member here, unless this server is the survivor of a cluster
+            // that was recovered, with a log that somebody has decided to cut.
+            Ordering::Equal => {
+                let is_member = self.membership.latest().configuration.server(of).is_some();
+                let has_it = matched.index <= self.log.snapshot().index || self.log.has(matched);
+                is_member && !has_it
+            }
+            Ordering::Greater => true,
+        };
         is_behind && incarnation != 0 && incarnation == self.incarnation
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     rpc::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Envelope, HeartbeatReply,
         HeartbeatRequest, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Message,
-        RemovedNotice, RequestVoteReply, RequestVoteRequest, TimeoutNowRequest,
+        Promised, RemovedNotice, RequestVoteReply, RequestVoteRequest, TimeoutNowRequest,
     },
     transport::{Inbox, Transport},
 };
@@ -307,20 +307,21 @@ fn messages() -> Vec<Message> {
         installing(InstallOutcome::StaleTerm),
         Message::Removed(RemovedNotice { term, configuration_index: LogIndex(3) }),
     ];
+    let promised = Promised { incarnation: u64::MAX, term, matched: LogId::new(3, 1 << 40) };
     for (yes, no) in [(true, false), (false, true), (false, false)] {
         messages.push(Message::RequestVote(RequestVoteRequest {
             term,
             last: LogId::new(5, 6),
             is_pre_vote: yes,
             is_leadership_transfer: no,
-            promised: None,
+            promised: Some(promised),
         }));
         messages.push(Message::RequestVoteReply(RequestVoteReply {
             term,
             requested_term: Term(8),
             is_pre_vote: yes,
             is_granted: no,
-            promised: None,
+            promised: Some(promised),
         }));
     }
     messages

@@ -153,6 +153,17 @@ fn a_server_that_starts_asks_everybody_what_it_has_promised() {
     assert_eq!((core.role(), core.term()), (Role::Follower, TERM));
 }
 
+/// A server of which a new cluster was made, with a log that was cut, while one of the old cluster
+/// still runs.
+#[test]
+fn what_a_stranger_remembers_of_the_log_is_not_held_against_it() {
+    let mut core = server();
+    core.handle_message(Time(1), &"old".into(), heartbeat(4, Some(promise(11, 4, (3, 6)))));
+    assert_eq!(settle(&mut core, Time(1)).1, None);
+    core.handle_message(Time(1), &"new".into(), request(8, Some(promise(11, 8, (0, 0)))));
+    assert_eq!(settle(&mut core, Time(1)).1, Some("new".into()), "a term is never cut");
+}
+
 #[test]
 fn a_store_without_incarnation_is_never_accused() {
     let mut core = server();
