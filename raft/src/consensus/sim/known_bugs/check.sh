@@ -3,12 +3,12 @@
 #
 #   raft/src/consensus/sim/known_bugs/check.sh [SEEDS] [NAME...]
 #
-# SEEDS (default 4000) is how many seeds each bug gets. Prints for each the first seed that found it
+# SEEDS (default 10000) is how many seeds each bug gets at most. Prints for each the first seed that found it
 # and which law it broke. Nothing in the checkout is touched.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../../../../.." && pwd)"
-seeds="${1:-4000}"
+seeds="${1:-10000}"
 shift || true
 [ $# -gt 0 ] || set -- $(cd "$here" && ls ./*.patch | sed 's|^\./||; s|\.patch$||')
 
