@@ -2,11 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead, BufReader, Lines, Write},
+    net::TcpListener,
+    path::Path,
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    thread::sleep,
+    time::Duration,
+};
 
 /// Where cargo put a program of this package.
 fn program(name: &str) -> Command {
     let path = match name {
+        "counter" => env!("CARGO_BIN_EXE_counter"),
         "election" => env!("CARGO_BIN_EXE_election"),
         "five_mem_node" => env!("CARGO_BIN_EXE_five_mem_node"),
         "log_marks" => env!("CARGO_BIN_EXE_log_marks"),
@@ -101,9 +109,104 @@ fn raw_node_applies_all_proposals_on_all_servers() {
     }
 }
 
+/// A server of `counter`.
+struct Counter {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Counter {
+    fn start(root: &Path, id: &str, members: &str) -> Self {
+        let data = root.join(id);
+        let mut process = program("counter")
+            .args(["--id", id, "--members", members, "--data-dir"])
+            .arg(data)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().expect("it says something").unwrap()
+    }
+
+    fn ask(&mut self, command: &str) -> String {
+        writeln!(self.process.stdin.as_ref().unwrap(), "{command}").unwrap();
+        self.line()
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn counter_keeps_its_sum_when_all_servers_are_killed() {
+    let root = tempfile::tempdir().unwrap();
+    let ports = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = ports.map(|port| port.local_addr().unwrap());
+    let members = ["a", "b", "c"].iter().zip(addresses).map(|(id, at)| format!("{id}={at}"));
+    let members = members.collect::<Vec<_>>().join(",");
+    let start = || ["a", "b", "c"].map(|id| Counter::start(root.path(), id, &members));
+    let mut servers = start();
+    for server in &mut servers {
+        let line = server.line();
+        assert!(line.starts_with("the leader is "), "{line}");
+    }
+    for (command, answer) in [
+        ("add 5", "5"),
+        ("add 7", "12"),
+        ("get", "12"),
+        ("add 9223372036854775807", "error: that is too much"),
+        ("snapshot", "snapshot "),
+        ("add x", "error: invalid digit"),
+        ("sub 1", "error: commands are: add N"),
+        ("status", "{\"id\":"),
+    ] {
+        let said = ask_leader(&mut servers, command);
+        assert!(said.starts_with(answer), "{command}: {said}");
+    }
+    let refusals = servers.each_mut().map(|server| server.ask("add 0"));
+    let refusals = refusals.iter().filter(|said| said.starts_with("error: not the leader"));
+    assert_eq!(refusals.count(), 2);
+    drop(servers);
+
+    let mut servers = start();
+    for server in &mut servers {
+        server.line();
+    }
+    assert_eq!(ask_leader(&mut servers, "get"), "12");
+    for server in &mut servers {
+        drop(server.process.stdin.take());
+        assert!(server.process.wait().unwrap().success(), "the end of the input stops it");
+    }
+}
+
+/// The answer of whoever leads.
+fn ask_leader(servers: &mut [Counter], command: &str) -> String {
+    for _ in 0..600 {
+        for server in &mut *servers {
+            let said = server.ask(command);
+            if !said.contains("not the leader") {
+                return said;
+            }
+        }
+        sleep(Duration::from_millis(50));
+    }
+    panic!("nobody leads");
+}
+
 #[test]
 fn every_program_has_a_help_and_refuses_what_it_does_not_know() {
     let shows = [
+        ("counter", "One server of a replicated counter"),
         ("election", "every message"),
         ("five_mem_node", "a hundred proposals"),
         ("log_marks", "a line for each change"),
