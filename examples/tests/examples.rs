@@ -7,9 +7,10 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Child, ChildStdout, Command, Output, Stdio},
-    thread::sleep,
     time::Duration,
 };
+
+use tokio::time::sleep;
 
 /// Where cargo put a program of this package.
 fn program(name: &str) -> Command {
@@ -147,8 +148,8 @@ impl Drop for Counter {
     }
 }
 
-#[test]
-fn counter_keeps_its_sum_when_all_servers_are_killed() {
+#[tokio::test]
+async fn counter_keeps_its_sum_when_all_servers_are_killed() {
     let root = tempfile::tempdir().unwrap();
     let ports = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = ports.map(|port| port.local_addr().unwrap());
@@ -170,7 +171,7 @@ fn counter_keeps_its_sum_when_all_servers_are_killed() {
         ("sub 1", "error: commands are: add N"),
         ("status", "{\"id\":"),
     ] {
-        let said = ask_leader(&mut servers, command);
+        let said = ask_leader(&mut servers, command).await;
         assert!(said.starts_with(answer), "{command}: {said}");
     }
     let refusals = servers.each_mut().map(|server| server.ask("add 0"));
@@ -182,7 +183,7 @@ fn counter_keeps_its_sum_when_all_servers_are_killed() {
     for server in &mut servers {
         server.line();
     }
-    assert_eq!(ask_leader(&mut servers, "get"), "12");
+    assert_eq!(ask_leader(&mut servers, "get").await, "12");
     for server in &mut servers {
         drop(server.process.stdin.take());
         assert!(server.process.wait().unwrap().success(), "the end of the input stops it");
@@ -190,7 +191,7 @@ fn counter_keeps_its_sum_when_all_servers_are_killed() {
 }
 
 /// The answer of whoever leads.
-fn ask_leader(servers: &mut [Counter], command: &str) -> String {
+async fn ask_leader(servers: &mut [Counter], command: &str) -> String {
     for _ in 0..600 {
         for server in &mut *servers {
             let said = server.ask(command);
@@ -198,7 +199,7 @@ fn ask_leader(servers: &mut [Counter], command: &str) -> String {
                 return said;
             }
         }
-        sleep(Duration::from_millis(50));
+        sleep(Duration::from_millis(50)).await;
     }
     panic!("nobody leads");
 }
