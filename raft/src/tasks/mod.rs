@@ -44,6 +44,7 @@ mod sample;
 mod send_snapshot;
 mod shared;
 mod start;
+mod vain;
 
 use std::{
     any::Any,
@@ -74,6 +75,7 @@ use self::{
     run_snapshots::{Policy, RunSnapshots, SNAPSHOTS_MAX},
     sample::Sampler,
     start::Restored,
+    vain::Vain,
 };
 pub(crate) use self::{
     node::Node,
@@ -224,6 +226,7 @@ fn spawn_all<F: Fsm>(
         receive_snapshot,
         turn: Turn::new(applied.index),
         sampler: Sampler::new(restored.bounds, clock.now()),
+        vain: Vain::default(),
         campaigning_since: None,
     };
     // Made here and not by the task: a runtime may drop a task that it has never run.

@@ -29,6 +29,7 @@ use super::{
     run_snapshots::SnapshotRequest,
     sample::Sampler,
     shared::{Shared, SnapshotNews},
+    vain::Vain,
 };
 use crate::{
     config::Config,
@@ -75,6 +76,7 @@ pub(super) struct Run<R> {
     pub(super) receive_snapshot: mpsc::Sender<Piece>,
     pub(super) turn: Turn<R>,
     pub(super) sampler: Sampler,
+    pub(super) vain: Vain,
     /// Since when this server campaigns.
     pub(super) campaigning_since: Option<Time>,
 }
@@ -158,6 +160,7 @@ impl<R: Send + 'static> Run<R> {
             }
             if self.core.next_timeout().is_some_and(|timeout| timeout <= now) {
                 self.core.handle_timeout(now);
+                self.vain.look(&self.shared.id, &self.core);
             }
             self.take_signals(now);
             self.take_messages(now);
@@ -700,6 +703,9 @@ impl<R: Send + 'static> Run<R> {
                 };
             }
             Observation::LeaderChanged { leader } => {
+                if leader.is_some() {
+                    self.vain.has_leader();
+                }
                 let name = leader.as_ref().map(|leader: &Leader| &leader.id);
                 tracing::info!(%server, %term, leader = ?name, "leader changed");
                 self.shared.published.publish_leader(leader.clone());

@@ -121,6 +121,29 @@ async fn a_minute_of_a_cut_off_leader_makes_a_handful_of_lines() {
     }
 }
 
+/// A cluster without a majority says why nothing happens: each server once, however long it lasts.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_without_a_majority_says_why_it_has_no_leader() {
+    let lines = Lines::new(Level::WARN);
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let cluster = Cluster::new(ABC).await;
+    cluster.leader().await;
+    cluster.converge().await;
+    for _ in 0..2 {
+        lines.take();
+        cluster.network().partition(&[&["a"], &["b"], &["c"]]);
+        let said = a_minute(&lines).await;
+        let about = |word: &str| said.iter().filter(|line| line.contains(word)).count();
+        assert_eq!(about("stopped leading: no majority of the voters answers"), 1, "{said:#?}");
+        assert_eq!(about("no leader for 5 election timeouts"), 3, "{said:#?}");
+        assert_eq!(about("voters=\"a b c\""), 3, "{said:#?}");
+        assert_eq!(a_minute(&lines).await, Vec::<String>::new(), "all is said");
+        cluster.network().heal_all();
+        cluster.leader().await;
+        cluster.converge().await;
+    }
+}
+
 /// A snapshot that can never be had is asked for every election timeout.
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_that_cannot_be_sent_or_kept_is_told_of_once() {
