@@ -66,6 +66,7 @@ impl Consensus {
 
     pub(super) fn advance_term(&mut self, term: Term) {
         assert!(self.hard_state.current_term < term, "law 6: the term falls to {term}");
+        self.note_term_left();
         self.hard_state = HardState { current_term: term, voted_for: None };
         self.is_hard_state_dirty = true;
         self.vouched = LogIndex::ZERO;
@@ -205,7 +206,8 @@ impl Consensus {
         if !insists && !request.is_pre_vote && self.term() < request.term {
             self.become_follower(now, request.term);
         }
-        let is_granted = !insists && self.would_vote_for(from, request);
+        let is_free = !insists && !self.awaits_answers(now);
+        let is_granted = is_free && self.would_vote_for(from, request);
         if is_granted && !request.is_pre_vote {
             self.is_hard_state_dirty |= self.hard_state.voted_for.is_none();
             self.hard_state.voted_for = Some(from.clone());
@@ -264,7 +266,7 @@ impl Consensus {
         from: &ServerId,
         reply: &RequestVoteReply,
     ) {
-        self.note_term(from, reply.term);
+        self.unanswered.remove(from);
         if self.term() < reply.term {
             self.become_follower(now, reply.term);
             return;

@@ -91,17 +91,25 @@ impl Consensus {
         }
     }
 
-    /// The sender of this answer, which was admitted, runs on this disk. A leader that did not know
-    /// records it: with the next change of the configuration, or at a heartbeat.
+    /// The sender of this message, which was admitted and is about to be
+    /// [handled](Self::handle_message), runs on this disk.
+    pub fn handle_incarnation(&mut self, from: &ServerId, incarnation: u64, message: &Message) {
+        match message {
+            Message::HeartbeatReply(reply) => self.learn_incarnation(from, incarnation, reply),
+            Message::RequestVote(request) if request.is_pre_vote => {}
+            Message::Heartbeat(_) | Message::RequestVote(_) | Message::RequestVoteReply(_) => {
+                self.note_term(from, incarnation, message.term());
+            }
+            _ => {}
+        }
+    }
+
+    /// A leader that did not know records it: with the next change of the configuration, or at a
+    /// heartbeat.
     ///
     /// Only the answer to a question asked since the sender is a member counts: a late one may be of
     /// an earlier membership, and of another disk.
-    pub fn handle_incarnation(
-        &mut self,
-        from: &ServerId,
-        incarnation: u64,
-        reply: &HeartbeatReply,
-    ) {
+    fn learn_incarnation(&mut self, from: &ServerId, incarnation: u64, reply: &HeartbeatReply) {
         let is_wanted = incarnation != 0
             && reply.term == self.term()
             && self

@@ -54,7 +54,7 @@ mod time;
 mod transfer;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -113,6 +113,13 @@ pub struct Consensus {
     voted_for_log: Option<LogId>,
     /// What others have said of their disks to this server.
     promised: BTreeMap<ServerId, Promised>,
+    /// Who has not answered yet what this server has promised, and how long it waits for that.
+    unanswered: BTreeSet<ServerId>,
+    answers_due: Time,
+    /// Where the log ended when it left a term in which it has been since it started.
+    terms_left: BTreeMap<Term, LogIndex>,
+    /// Whether it has found its disk to be an older copy: nothing leaves it any more.
+    is_rolled_back: bool,
     /// Since when a server that does not lead is waiting, and when it gives up.
     waiting_since: Time,
     election_deadline: Time,
@@ -177,6 +184,10 @@ impl Consensus {
             vouched: LogIndex::ZERO,
             voted_for_log: None,
             promised: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
+            answers_due: now,
+            terms_left: BTreeMap::new(),
+            is_rolled_back: false,
             waiting_since: now,
             election_deadline: now,
             transfer: None,
@@ -191,7 +202,7 @@ impl Consensus {
         consensus.reset_election_deadline(now);
         consensus.emit_peers();
         consensus.emit_commit();
-        consensus.ask_what_it_has_promised();
+        consensus.ask_what_it_has_promised(now);
         consensus.assert_invariants();
         consensus
     }
@@ -351,6 +362,10 @@ impl Consensus {
 
     /// The next decision to carry out, in order; `None` when all are taken.
     pub fn poll_action(&mut self) -> Option<Action> {
+        let is_end = matches!(self.actions.front(), Some(Action::RolledBack { .. }));
+        if self.is_rolled_back && !is_end {
+            self.actions.clear();
+        }
         self.actions.pop_front()
     }
 

@@ -2,10 +2,11 @@
 //!
 //! Such a copy has the right incarnation, so [`incarnation`](super::incarnation) admits it. But others
 //! remember what the server has said: in which term it was, and what of the log it had. A leader
-//! remembers it of each follower, also when it leads no more, and a candidate of each voter that has
-//! answered. They say it back, in heartbeats and with everything about votes; so a server that starts
-//! asks everybody whether it would get a vote. What it finds there is true of its disk, however late it comes, because what is durable only grows within a term; so if
-//! its own state falls short of it, the disk is an older one, or has lost what it had acknowledged.
+//! remembers it of each follower, also when it leads no more; whoever hears from a leader, a candidate or a
+//! voter remembers its term. They say it back, in heartbeats and with everything about votes; so a server
+//! that starts asks everybody whether it would get a vote. What it finds there is true of its disk, however
+//! late it comes, because what is durable only grows within a term; so if its own state falls short of it,
+//! the disk is an older one, or has lost what it had acknowledged.
 //!
 //! Such a server ends, and its disk gets another incarnation first: from then on it is the disk of a
 //! stranger, for those too who were told nothing. It is remembered in memory only: when everybody who
@@ -15,12 +16,15 @@ use std::cmp::Ordering;
 
 use rand::RngExt;
 
-use super::{Consensus, action::Action};
+use super::{Consensus, action::Action, role::RoleState, time::Time};
 use crate::{
     configuration::ServerId,
     log::{LogId, LogIndex, Term},
     rpc::{Message, Promised, RequestVoteRequest},
 };
+
+/// Terms of this life that are remembered at most. Who comes back after more than that is late.
+const MAX_REMEMBERED_TERMS: usize = 64;
 
 impl Message {
     fn promised(&self) -> Option<Promised> {
@@ -62,24 +66,35 @@ impl Consensus {
         }
     }
 
-    /// A voter has said that it is in this term.
-    pub(super) fn note_term(&mut self, from: &ServerId, term: Term) {
-        let incarnation = self.recorded(from);
-        if incarnation != 0 {
+    /// A leader, a candidate or a voter on this disk has said that it is in this term.
+    pub(super) fn note_term(&mut self, from: &ServerId, incarnation: u64, term: Term) {
+        if incarnation != 0 && incarnation == self.recorded(from) {
             let promised = Promised { incarnation, term, matched: LogId::ZERO };
-            let known = self.promised.entry(from.clone()).or_insert(promised);
-            *known = newer(*known, promised);
+            match self.promised.get_mut(from) {
+                Some(known) => *known = newer(*known, promised),
+                None => drop(self.promised.insert(from.clone(), promised)),
+            }
         }
+    }
+
+    /// The term is about to grow.
+    pub(super) fn note_term_left(&mut self) {
+        if MAX_REMEMBERED_TERMS <= self.terms_left.len() {
+            self.terms_left.pop_first();
+        }
+        self.terms_left.insert(self.term(), self.log.last().index);
     }
 
     /// Asks everybody, because only the leader would speak by itself, and that may be a new one, who
     /// knows nothing. The question is that for a pre-vote, which changes nothing. A leader that knows
-    /// that this server was removed answers with that.
-    pub(super) fn ask_what_it_has_promised(&mut self) {
+    /// that this server was removed answers with that. Until then it votes for nobody: it may have voted
+    /// already, or have what the candidate lacks.
+    pub(super) fn ask_what_it_has_promised(&mut self, now: Time) {
         let is_new = self.term() <= Term(1) && self.log.last().index <= LogIndex(1);
         if is_new || self.incarnation == 0 {
             return;
         }
+        self.answers_due = now + self.rules.election_timeout;
         let (term, last) = (self.term().next(), self.log.last());
         for peer in self.membership.peers(&self.rules.id) {
             let request = RequestVoteRequest {
@@ -90,34 +105,57 @@ impl Consensus {
                 promised: None,
             };
             self.send(&peer.id, Message::RequestVote(request));
+            self.unanswered.insert(peer.id);
         }
+    }
+
+    /// Whether somebody may still remember more of this disk than it has. Those who cannot be reached
+    /// are not waited for longer than for a leader.
+    pub(super) fn awaits_answers(&self, now: Time) -> bool {
+        !self.unanswered.is_empty() && now < self.answers_due
     }
 
     /// Whether the message shows that the disk of this server is an older copy. Then it is that of a
     /// stranger from now on, who believes nobody and campaigns no more, and the node ends.
     pub(super) fn has_forgotten(&mut self, from: &ServerId, message: &Message) -> bool {
+        if self.is_rolled_back {
+            return true;
+        }
         let promised = message.promised().filter(|promised| self.falls_short(from, promised));
         let Some(promised) = promised else { return false };
-        let incarnation = self.rng.random_range(1..=u64::MAX);
+        let mut incarnation = self.incarnation;
+        while incarnation == self.incarnation {
+            incarnation = self.rng.random_range(1..=u64::MAX);
+        }
         self.incarnation = incarnation;
+        // What was decided before is not to leave either.
+        self.set_role(RoleState::Follower);
+        self.actions.clear();
+        self.is_rolled_back = true;
         self.actions.push_back(Action::RolledBack { told: from.clone(), promised, incarnation });
         true
     }
 
+    /// Compares what was promised with what this server has in that term, or had when it left it. It may
+    /// have left it after it started and before this was heard.
     fn falls_short(&self, of: &ServerId, promised: &Promised) -> bool {
         let Promised { incarnation, term, matched } = *promised;
-        let is_behind = match term.cmp(&self.term()) {
-            Ordering::Less => false,
-            // Whoever led this term is a member here, unless this server is the survivor of a cluster
-            // that was recovered, with a log that somebody has decided to cut.
-            Ordering::Equal => {
-                let is_member = self.membership.latest().configuration.server(of).is_some();
-                let has_it = matched.index <= self.log.snapshot().index || self.log.has(matched);
-                is_member && !has_it
-            }
-            Ordering::Greater => true,
+        if incarnation == 0 || incarnation != self.incarnation {
+            return false;
+        }
+        let lacks_entry = match term.cmp(&self.term()) {
+            Ordering::Greater => return true,
+            Ordering::Equal => self.log.snapshot().index < matched.index && !self.log.has(matched),
+            Ordering::Less => match self.terms_left.get(&term) {
+                Some(end) => *end < matched.index,
+                // A term that it has passed over since it started.
+                None => return self.terms_left.keys().next().is_some_and(|first| *first < term),
+            },
         };
-        is_behind && incarnation != 0 && incarnation == self.incarnation
+        // Whoever led that term is a member here, unless this server is the survivor of a cluster that
+        // was recovered, with a log that somebody has decided to cut.
+        let members = &self.membership.latest().configuration;
+        lacks_entry && (members.is_empty() || members.server(of).is_some())
     }
 }
 

@@ -359,9 +359,7 @@ impl<R: Send + 'static> Run<R> {
             }
             let Envelope { from, incarnation, message, .. } = envelope;
             self.refusals.admitted(&from, incarnation);
-            if let Message::HeartbeatReply(reply) = &message {
-                self.core.handle_incarnation(&from, incarnation, reply);
-            }
+            self.core.handle_incarnation(&from, incarnation, &message);
             self.core.handle_message(now, &from, message);
             if self.refusals.own().is_some() && self.core.leader().is_some() {
                 self.refusals.recognised();
@@ -629,8 +627,10 @@ impl<R: Send + 'static> Run<R> {
                 self.shared.stop(Fatal::Diverged { snapshot, entry });
             }
             Action::RolledBack { told, promised, incarnation } => {
-                self.turn.writes.push(LogRequest::ChangeIncarnation(incarnation));
-                self.shared.stop(Fatal::RolledBack { told, promised });
+                let server = &self.shared.id;
+                tracing::error!(%server, %told, %promised, "the disk here is an older copy of what it was");
+                let why = Fatal::RolledBack { told, promised };
+                self.turn.writes.push(LogRequest::ChangeIncarnation { incarnation, why });
             }
             Action::Observe(observation) => self.observe(now, &observation),
         }

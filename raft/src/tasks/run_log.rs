@@ -35,8 +35,8 @@ pub(super) enum LogRequest {
     Write(Queued),
     /// Remove every entry up to here.
     Compact { through: LogIndex },
-    /// The disk is an older copy: make it another one than the one it was.
-    ChangeIncarnation(u64),
+    /// The disk is an older copy: make it another one than the one it was, and end the node.
+    ChangeIncarnation { incarnation: u64, why: Fatal },
 }
 
 /// A write of the core, and what it amounts to for the log's tail.
@@ -71,9 +71,9 @@ impl RunLog {
                         batch.add(write);
                     }
                     LogRequest::Compact { through } => compacted = compacted.max(Some(through)),
-                    LogRequest::ChangeIncarnation(incarnation) => {
+                    LogRequest::ChangeIncarnation { incarnation, why } => {
                         let saved = self.stable_store.save_incarnation(incarnation).await;
-                        saved.map_err(Fatal::Store)?;
+                        return Err(saved.map_or_else(Fatal::Store, |()| why));
                     }
                 }
             }

@@ -243,21 +243,21 @@ fn a_leader_records_all_it_knows_in_one_entry_when_it_may() {
     let mut core = server(11, [0; 3]);
     let mut now = campaign(&mut core, true);
     let term = core.term();
-    core.handle_incarnation(&n(2), 22, &reply(1, term));
-    core.handle_incarnation(&n(2), 99, &reply(1, term));
-    core.handle_incarnation(&n(3), 0, &reply(1, term));
-    core.handle_incarnation(&n(3), 98, &reply(1, Term(1)));
-    core.handle_incarnation(&n(3), 97, &reply(9, term));
-    core.handle_incarnation(&"x".into(), 96, &reply(1, term));
+    core.handle_incarnation(&n(2), 22, &Message::HeartbeatReply(reply(1, term)));
+    core.handle_incarnation(&n(2), 99, &Message::HeartbeatReply(reply(1, term)));
+    core.handle_incarnation(&n(3), 0, &Message::HeartbeatReply(reply(1, term)));
+    core.handle_incarnation(&n(3), 98, &Message::HeartbeatReply(reply(1, Term(1))));
+    core.handle_incarnation(&n(3), 97, &Message::HeartbeatReply(reply(9, term)));
+    core.handle_incarnation(&"x".into(), 96, &Message::HeartbeatReply(reply(1, term)));
     assert_eq!(tick(&mut core, &mut now), [], "it has not committed in its term");
     matched(&mut core, now, 2);
     assert_eq!(tick(&mut core, &mut now), [configuration([11, 22, 0])]);
-    core.handle_incarnation(&n(3), 33, &reply(1, term));
+    core.handle_incarnation(&n(3), 33, &Message::HeartbeatReply(reply(1, term)));
     assert_eq!(tick(&mut core, &mut now), [], "the last one is not committed");
     matched(&mut core, now, 2);
     assert_eq!(tick(&mut core, &mut now), [configuration(DISKS)]);
     matched(&mut core, now, 2);
-    core.handle_incarnation(&n(3), 34, &reply(1, term));
+    core.handle_incarnation(&n(3), 34, &Message::HeartbeatReply(reply(1, term)));
     assert_eq!(tick(&mut core, &mut now), [], "what is recorded stays");
 }
 
@@ -267,8 +267,8 @@ fn a_change_of_membership_records_what_is_known_and_forgets_who_is_removed() {
     let mut now = campaign(&mut core, true);
     let term = core.term();
     matched(&mut core, now, 2);
-    core.handle_incarnation(&n(2), 22, &reply(1, term));
-    core.handle_incarnation(&n(3), 33, &reply(1, term));
+    core.handle_incarnation(&n(2), 22, &Message::HeartbeatReply(reply(1, term)));
+    core.handle_incarnation(&n(3), 33, &Message::HeartbeatReply(reply(1, term)));
     let remove = ConfigurationChange::RemoveServer { id: n(3) };
     core.change_configuration(now, &remove, None).expect("a change");
     let two = [
@@ -276,7 +276,7 @@ fn a_change_of_membership_records_what_is_known_and_forgets_who_is_removed() {
         Server { incarnation: 22, ..Server::voter("n2", "n2") },
     ];
     assert_eq!(settle(&mut core, now), [Configuration::new(two.clone())]);
-    core.handle_incarnation(&n(3), 33, &reply(1, term));
+    core.handle_incarnation(&n(3), 33, &Message::HeartbeatReply(reply(1, term)));
     matched(&mut core, now, 2);
     let add = ConfigurationChange::AddNonvoter { id: n(3), address: "n3".into() };
     core.change_configuration(now, &add, None).expect("a change");
@@ -287,10 +287,10 @@ fn a_change_of_membership_records_what_is_known_and_forgets_who_is_removed() {
     assert_eq!(settle(&mut core, now), [back(0)]);
     matched(&mut core, now, 2);
     // Late, from before the removal: it may be of the old disk.
-    core.handle_incarnation(&n(3), 33, &reply(1, term));
+    core.handle_incarnation(&n(3), 33, &Message::HeartbeatReply(reply(1, term)));
     assert_eq!(tick(&mut core, &mut now), []);
     let round = core.role.leader().expect("it leads").round;
-    core.handle_incarnation(&n(3), 44, &reply(round, term));
+    core.handle_incarnation(&n(3), 44, &Message::HeartbeatReply(reply(round, term)));
     assert_eq!(tick(&mut core, &mut now), [back(44)]);
 }
 
@@ -328,7 +328,7 @@ fn a_store_without_incarnation_changes_nothing() {
     matched(&mut core, now, 2);
     for _ in 0..3 {
         let term = core.term();
-        core.handle_incarnation(&n(2), 0, &reply(1, term));
+        core.handle_incarnation(&n(2), 0, &Message::HeartbeatReply(reply(1, term)));
         assert_eq!(tick(&mut core, &mut now), []);
         matched(&mut core, now, 2);
     }

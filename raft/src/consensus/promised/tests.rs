@@ -75,6 +75,12 @@ fn reply(term: u64, promised: Option<Promised>) -> Message {
     })
 }
 
+/// A message of that member arrives, from the disk that is known.
+fn receive(core: &mut Consensus, now: Time, from: usize, message: Message) {
+    core.handle_incarnation(&n(from), DISKS[from - 1], &message);
+    core.handle_message(now, &n(from), message);
+}
+
 /// Carries everything out at once; returns what was sent, and who accused this server.
 fn settle(core: &mut Consensus, now: Time) -> (Vec<(ServerId, Message)>, Option<ServerId>) {
     let (mut sent, mut accuser) = (Vec::new(), None);
@@ -164,6 +170,33 @@ fn what_a_stranger_remembers_of_the_log_is_not_held_against_it() {
     assert_eq!(settle(&mut core, Time(1)).1, Some("new".into()), "a term is never cut");
 }
 
+/// Whoever remembers may be slower than a candidate. Those who do not answer are not waited for longer
+/// than for a leader.
+#[test]
+fn a_server_that_starts_votes_when_all_have_answered_or_have_had_the_time() {
+    let granted = |sent: &[(ServerId, Message)]| {
+        sent.iter().any(|it| matches!(&it.1, Message::RequestVoteReply(reply) if reply.is_granted))
+    };
+    let answer = |core: &mut Consensus, id: ServerId| {
+        core.handle_message(Time(1), &id, reply(4, None));
+    };
+    let ask = |core: &mut Consensus, now: Time| {
+        core.handle_message(now, &n(2), request(5, None));
+        granted(&settle(core, now).0)
+    };
+    let mut core = started();
+    assert!(!ask(&mut core, Time(1)));
+    answer(&mut core, n(2));
+    assert!(!ask(&mut core, Time(1)));
+    answer(&mut core, n(3));
+    assert!(ask(&mut core, Time(1)));
+
+    let mut core = started();
+    let due = Time(0) + core.rules.election_timeout;
+    assert!(!ask(&mut core, Time(due.0 - 1)));
+    assert!(ask(&mut core, due));
+}
+
 #[test]
 fn a_store_without_incarnation_is_never_accused() {
     let mut core = server();
@@ -202,7 +235,7 @@ fn what_a_leader_was_told_is_said_back_also_when_it_leads_no_more() {
     core.campaign(now, true);
     let sent = settle(&mut core, now).0;
     assert_eq!(said_to(&sent, &n(2)), None, "nothing is known of it yet");
-    core.handle_message(now, &n(2), reply(5, None));
+    receive(&mut core, now, 2, reply(5, None));
     assert_eq!(core.role(), Role::Leader);
     let sent = settle(&mut core, now).0;
     assert_eq!(said_to(&sent, &n(2)), Some(promise(22, 5, (0, 0))), "it has voted in this term");
@@ -241,8 +274,8 @@ fn what_a_leader_was_told_is_said_back_also_when_it_leads_no_more() {
 #[test]
 fn promises_of_a_disk_that_is_no_member_any_more_are_forgotten() {
     let mut core = server();
-    core.note_term(&n(2), Term(9));
-    core.note_term(&n(3), Term(9));
+    core.note_term(&n(2), 22, Term(9));
+    core.note_term(&n(3), 33, Term(9));
     assert_eq!(core.promised(&n(2)), Some(promise(22, 9, (0, 0))));
     let members = [(n(1), 11), (n(2), 23), (n(3), 33)]
         .map(|(id, incarnation)| Server { incarnation, ..Server::voter(id.clone(), id.as_str()) });
@@ -255,7 +288,131 @@ fn promises_of_a_disk_that_is_no_member_any_more_are_forgotten() {
     core.note_promises();
     assert_eq!(core.promised(&n(2)), None);
     assert_eq!(core.promised(&n(3)), Some(promise(33, 9, (0, 0))));
-    // Nor is anything noted of one whose disk is not known.
-    core.note_term(&"n4".into(), Term(9));
-    assert_eq!(core.promised(&"n4".into()), None);
+    // Nor is anything noted of a disk that is not known.
+    core.note_term(&"n4".into(), 44, Term(9));
+    core.note_term(&n(2), 22, Term(9));
+    assert_eq!((core.promised(&"n4".into()), core.promised(&n(2))), (None, None));
+}
+
+/// A leader that knows nothing is quicker than the one that remembers: by then the server is in a term
+/// in which it has promised nothing.
+#[test]
+fn what_was_promised_in_a_term_that_is_left_is_compared_too() {
+    for (promised, is_older) in [
+        (promise(11, 4, (3, 6)), true),
+        (promise(11, 4, (3, 5)), false),
+        (promise(11, 4, (1, 1)), false),
+        // It has passed over this term.
+        (promise(11, 5, (0, 0)), true),
+        // It has been in this one since.
+        (promise(11, 6, (0, 0)), false),
+        (promise(11, 6, (6, 6)), true),
+        (promise(11, 7, (0, 0)), false),
+        (promise(11, 3, (3, 9)), false),
+    ] {
+        let mut core = server();
+        core.handle_message(Time(1), &n(2), heartbeat(6, None));
+        core.handle_message(Time(1), &n(2), heartbeat(7, None));
+        core.handle_message(Time(2), &n(3), request(7, Some(promised)));
+        assert_eq!(settle(&mut core, Time(2)).1, is_older.then(|| n(3)), "{promised:?}");
+    }
+}
+
+#[test]
+fn only_so_many_terms_are_remembered() {
+    let mut core = server();
+    for term in 5..=5 + MAX_REMEMBERED_TERMS as u64 {
+        core.handle_message(Time(1), &n(2), heartbeat(term, None));
+    }
+    assert_eq!(core.terms_left.len(), MAX_REMEMBERED_TERMS);
+    core.handle_message(Time(2), &n(3), request(5, Some(promise(11, 4, (3, 6)))));
+    assert_eq!(settle(&mut core, Time(2)).1, None, "nobody knows any more");
+    core.handle_message(Time(2), &n(3), request(5, Some(promise(11, 5, (3, 6)))));
+    assert_eq!(settle(&mut core, Time(2)).1, Some(n(3)));
+}
+
+/// A log that is lost takes the members with it.
+#[test]
+fn a_server_that_knows_no_member_is_told_by_anybody() {
+    let hard_state = HardState { current_term: TERM, voted_for: None };
+    let mut saved = Saved::new(hard_state, LogId::ZERO, IndexedConfiguration::default());
+    saved.incarnation(DISKS[0]);
+    let mut core = Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0));
+    core.handle_message(Time(1), &n(2), heartbeat(4, Some(promise(11, 4, (3, 5)))));
+    assert_eq!(settle(&mut core, Time(1)).1, Some(n(2)));
+}
+
+/// What was decided before the accusation does not leave after it.
+#[test]
+fn a_vote_that_waits_for_the_disk_does_not_leave_after_the_accusation() {
+    let mut core = server();
+    receive(&mut core, Time(1), 3, reply(4, None));
+    receive(&mut core, Time(1), 2, reply(4, None));
+    core.handle_message(Time(1), &n(3), request(5, None));
+    let write = std::iter::from_fn(|| core.poll_action()).find_map(|action| match action {
+        Action::Write(write) => Some(write.id),
+        _ => None,
+    });
+    core.handle_written(Time(2), write.expect("the vote is written"));
+    core.handle_message(Time(2), &n(2), heartbeat(5, Some(promise(11, 5, (5, 6)))));
+    let (sent, accuser) = settle(&mut core, Time(2));
+    assert_eq!((sent, accuser), (Vec::new(), Some(n(2))));
+}
+
+#[test]
+fn a_candidate_that_is_accused_leads_nobody() {
+    let mut core = server();
+    let now = core.next_timeout().expect("it campaigns");
+    core.campaign(now, true);
+    settle(&mut core, now);
+    assert_eq!((core.role(), core.term()), (Role::Candidate, Term(5)));
+    receive(&mut core, now, 2, reply(5, Some(promise(11, 5, (5, 6)))));
+    receive(&mut core, now, 3, reply(5, None));
+    assert_eq!(core.role(), Role::Follower);
+    let (sent, accuser) = settle(&mut core, now);
+    assert_eq!((sent, accuser), (Vec::new(), Some(n(2))));
+}
+
+/// Its followers were told its term, if not what it had.
+#[test]
+fn the_term_of_a_leader_is_remembered_by_its_followers() {
+    let mut core = server();
+    receive(&mut core, Time(1), 2, heartbeat(5, None));
+    settle(&mut core, Time(1));
+    receive(&mut core, Time(2), 2, request(5, None));
+    assert_eq!(said_to(&settle(&mut core, Time(2)).0, &n(2)), Some(promise(22, 5, (0, 0))));
+    // Less is not news, whoever says it and when.
+    core.promised.insert(n(2), promise(22, 5, (5, 7)));
+    core.note_term(&n(2), 22, Term(5));
+    core.note_term(&n(2), 22, Term(4));
+    assert_eq!(core.promised(&n(2)), Some(promise(22, 5, (5, 7))));
+}
+
+/// Nobody has promised anything who knows no more than that there is a cluster.
+#[test]
+fn a_server_that_was_only_bootstrapped_asks_nobody() {
+    let members = server().latest_configuration().configuration.clone();
+    let hard_state = HardState { current_term: Term(1), voted_for: None };
+    let mut saved = Saved::new(hard_state, LogId::ZERO, IndexedConfiguration::default());
+    saved.push(&[Entry {
+        term: Term(1),
+        index: LogIndex(1),
+        payload: EntryPayload::Configuration(members),
+    }]);
+    saved.incarnation(DISKS[0]);
+    let mut core = Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0));
+    assert_eq!(settle(&mut core, Time(0)).0, []);
+}
+
+/// Equal seeds give equal numbers, but never the one that the disk has.
+#[test]
+fn a_disk_that_is_rolled_back_twice_gets_another_number_each_time() {
+    let rolled_back = |disk| {
+        let mut core = server();
+        core.incarnation = disk;
+        core.handle_message(Time(1), &n(2), heartbeat(7, Some(promise(disk, 7, (0, 0)))));
+        core.incarnation()
+    };
+    let second = rolled_back(11);
+    assert!(second != 11 && rolled_back(second) != second);
 }

@@ -384,9 +384,7 @@ impl World {
             }
             let Envelope { from, incarnation, message, .. } = envelope;
             self.call(server, |core, now| {
-                if let Message::HeartbeatReply(reply) = &message {
-                    core.handle_incarnation(&from, incarnation, reply);
-                }
+                core.handle_incarnation(&from, incarnation, &message);
                 core.handle_message(now, &from, message);
             })?;
         }
