@@ -83,13 +83,14 @@ pub(super) async fn restore<F: Fsm>(
         return Err(gap(snapshot, newest).into());
     }
     if contradicts(&*reader, (first, last), snapshot).await? {
-        log_store.truncate_prefix(LogIndex(u64::MAX)).await?;
-        (first, last) = empty;
+        // The term first: once the log is gone, nothing would show that it was to be raised.
         if hard_state.current_term < snapshot.term {
             hard_state = HardState { current_term: snapshot.term, voted_for: None };
             stable_store.save_hard_state(&hard_state).await?;
             saved = Saved::new(hard_state.clone(), snapshot, configuration.clone());
         }
+        log_store.truncate_prefix(LogIndex(u64::MAX)).await?;
+        (first, last) = empty;
     }
     let applied = kept.unwrap_or_default().max(snapshot.index);
     if last < applied {

@@ -756,6 +756,32 @@ async fn a_snapshot_that_was_never_adopted_is_void_once_a_later_leader_has_gone_
     }
 }
 
+/// A snapshot of a later term than the one saved takes the log's place at a start that is cut short. The
+/// next start must still see that the term is to be raised.
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_cut_short_while_a_snapshot_takes_the_place_of_the_log_is_finished_by_the_next()
+ {
+    for is_log_cut in [false, true] {
+        let follower = Follower::new();
+        let raft = follower.start(Journal::default()).await;
+        let mut leader = Leader::new(&follower, 3).await;
+        leader.append(LogId::ZERO, 10, 10).await;
+        raft.wait_applied(LogIndex(10)).await.unwrap();
+        raft.shutdown().await;
+        follower.finish_snapshot(&state(LogId::new(5, 50), 40).await).await;
+
+        let disk = if is_log_cut { follower.log.disk() } else { follower.stable.disk() };
+        disk.fail_writes_after(0);
+        let cut = follower.try_start(Journal::default(), |config| config).await;
+        assert!(cut.is_err(), "a write was cut");
+        disk.heal();
+        let raft = follower.start(Journal::default()).await;
+        assert_eq!((raft.last_index(), raft.term()), (LogIndex(50), Term(5)));
+        assert_eq!(follower.bounds().await, None);
+        raft.shutdown().await;
+    }
+}
+
 /// The same restore, adopted: the leader had dropped its log for it when the others went on without.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_the_cluster_has_gone_on_without_says_what_to_do() {
