@@ -414,7 +414,7 @@ impl<F: Fsm> Raft<F> {
     /// Takes back a server that has come back on another disk than the one its cluster knows it by:
     /// wiped, replaced, or restored wrongly. It shows in the server's own
     /// [`Status::wrong_disk`], and nobody listens to it until this is called. The server must run, on
-    /// an **empty** disk. Only on the leader.
+    /// an **empty** disk, or on the one on which it ended with [`Fatal::RolledBack`]. Only on the leader.
     ///
     /// Removes the member and adds it again, with the same address and the same vote: it catches up
     /// first, as with [`add_voter`](Self::add_voter), and meanwhile the cluster has one voter less.

@@ -89,7 +89,8 @@ pub enum Observation {
         /// Who.
         peer: ServerId,
     },
-    /// A server has asked for this server's vote, or whether it would get it.
+    /// A server has asked for this server's vote, or whether it would get it. It asks the latter also when
+    /// it starts, without campaigning, to hear what it has promised.
     VoteRequested {
         /// Who asks.
         candidate: ServerId,
