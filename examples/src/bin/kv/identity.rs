@@ -4,8 +4,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, TryLockError},
+    fs::{self, DirBuilder, File, TryLockError},
     io::{ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -34,10 +35,15 @@ pub(crate) struct Lock(#[expect(dead_code, reason = "an open file is what holds 
 
 /// The directory's path, made if it was missing.
 pub(crate) fn directory(data: &Path) -> Result<PathBuf, Failure> {
-    fs::create_dir_all(data).map_err(|error| {
+    make_private(data).map_err(|error| {
         Failure::new(format!("cannot make the data directory {}: {error}", data.display()))
     })?;
     Ok(data.to_owned())
+}
+
+/// Makes a directory that is nobody else's affair. One that is there stays as it is.
+pub(crate) fn make_private(directory: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 /// Checks that the directory belongs to this server, or claims it if it belongs to nobody.
@@ -163,7 +169,8 @@ fn refuse_strangers(data: &Path) -> Result<(), Failure> {
 fn write(path: &Path, identity: &Identity) -> std::io::Result<()> {
     let text = serde_json::to_string_pretty(identity)?;
     let draft = path.with_file_name(DRAFT);
-    let mut file = File::create(&draft)?;
+    let mut file =
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
@@ -172,6 +179,8 @@ fn write(path: &Path, identity: &Identity) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn identity(id: &str, members: &[&str]) -> Identity {
@@ -204,6 +213,19 @@ mod tests {
         fs::write(dir.path().join(FILE), text).unwrap();
         claim(dir.path(), &identity("a", &["a"])).unwrap();
         assert_eq!(look(dir.path()).unwrap().0.cluster, None);
+    }
+
+    #[test]
+    fn what_is_made_is_private_and_what_is_there_stays_as_it_is() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let dir = tempfile::tempdir().unwrap();
+        let made = directory(&dir.path().join("deep/down")).unwrap();
+        claim(&made, &identity("a", &[])).unwrap();
+        assert_eq!((mode(&made), mode(&dir.path().join("deep"))), (0o700, 0o700));
+        assert_eq!(mode(&made.join(FILE)), 0o600);
+        fs::set_permissions(&made, fs::Permissions::from_mode(0o750)).unwrap();
+        directory(&made).unwrap();
+        assert_eq!(mode(&made), 0o750);
     }
 
     #[test]

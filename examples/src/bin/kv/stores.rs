@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use raft::{FileSnapshotStore, StoreError};
 use raft_rocksdb::{RocksLogStore, RocksOptions, RocksStableStore, RocksStore};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, identity::make_private};
 
 /// The newest is what the server starts from; the others are for when it is damaged.
 const SNAPSHOTS: usize = 3;
@@ -24,6 +24,13 @@ impl Stores {
     /// # Errors
     /// When one cannot be opened; the failure names it.
     pub(crate) async fn open(data: &Path) -> Result<Self, Failure> {
+        let (log, snapshots) = places(data);
+        for place in [log, snapshots] {
+            // The stores would make them readable for all.
+            make_private(&place).map_err(|error| {
+                Failure::new(format!("cannot make {}: {error}", place.display()))
+            })?;
+        }
         Self::open_by(data, |log| RocksStore::open(log, RocksOptions::default())).await
     }
 
