@@ -6,6 +6,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::failure::Failure;
 
+#[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Counter,
     Gauge,
@@ -13,16 +14,21 @@ enum Kind {
 
 use Kind::{Counter, Gauge};
 
-/// All of this program; the library describes its own (`docs/metrics.md`).
+/// All of this program, as in `docs/metrics.md`, and a test compares. The library describes its own.
 const FIGURES: [(&str, Kind, Unit, &str); 8] = [
-    ("kv_requests_total", Counter, Unit::Count, "Requests of Redis clients."),
-    ("kv_forwarded_total", Counter, Unit::Count, "Requests passed on to the leader."),
-    ("kv_connections", Gauge, Unit::Count, "Redis clients connected."),
-    ("kv_keys", Gauge, Unit::Count, "Keys in the map."),
-    ("kv_applied_command_index", Gauge, Unit::Count, "Index of the last command applied."),
-    ("kv_is_leader", Gauge, Unit::Count, "1 on the leader, else 0."),
-    ("kv_commit_index", Gauge, Unit::Count, "The last index known to be committed."),
-    ("kv_last_index", Gauge, Unit::Count, "The last index in the log."),
+    (
+        "kv_requests_total",
+        Counter,
+        Unit::Count,
+        "requests of Redis clients that read or write keys",
+    ),
+    ("kv_forwarded_total", Counter, Unit::Count, "requests passed on to the leader"),
+    ("kv_connections", Gauge, Unit::Count, "Redis clients connected"),
+    ("kv_keys", Gauge, Unit::Count, "keys in the map"),
+    ("kv_applied_command_index", Gauge, Unit::Count, "the last command applied"),
+    ("kv_is_leader", Gauge, Unit::Count, "whether this server leads"),
+    ("kv_commit_index", Gauge, Unit::Count, "the last entry known to be committed"),
+    ("kv_last_index", Gauge, Unit::Count, "the last entry in the log, durable or not"),
 ];
 
 /// Begins to gather. To be called before anything is counted.
@@ -41,4 +47,30 @@ pub(crate) fn gather() -> Result<PrometheusHandle, Failure> {
         }
     }
     Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_book_says_the_same() {
+        let page = include_str!("../../../../docs/metrics.md");
+        let rows = page.lines().filter(|line| line.starts_with("| `kv_"));
+        let documented: Vec<_> = rows
+            .map(|row| {
+                let cells: Vec<_> = row
+                    .trim_matches('|')
+                    .split('|')
+                    .map(|cell| cell.trim().trim_matches('`'))
+                    .collect();
+                let kind = if cells[1] == "counter" { Counter } else { Gauge };
+                assert!(kind == Counter || cells[1] == "gauge", "{row}");
+                (cells[0], kind, cells[4])
+            })
+            .collect();
+        let told: Vec<_> =
+            FIGURES.into_iter().map(|(name, kind, _, help)| (name, kind, help)).collect();
+        assert_eq!(documented, told);
+    }
 }
