@@ -1,10 +1,14 @@
 //! Snapshots, backups, and restoring them.
 
-use std::io::{self, SeekFrom};
+use std::{
+    io::{self, ErrorKind, SeekFrom},
+    pin::pin,
+    time::Duration,
+};
 
 use axum::{
-    Json,
-    body::{Body, BodyDataStream},
+    BoxError, Json,
+    body::{Body, Bytes},
     extract::{Query, State, rejection::QueryRejection},
     http::{
         StatusCode, Uri,
@@ -12,7 +16,7 @@ use axum::{
     },
     response::IntoResponse,
 };
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use raft::{
     LogId, LogIndex, RestoreError, SnapshotError, SnapshotMeta, SnapshotReader, SnapshotStore,
     VerifyError,
@@ -35,6 +39,8 @@ use crate::{
 
 /// How much of a backup is under way at most.
 const BACKUP_BYTES: usize = 256 << 10;
+/// How long nothing may come of a backup that is being sent: until it is here, nobody else can restore.
+const SILENCE: Duration = Duration::from_secs(30);
 
 pub(super) async fn take_snapshot(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
     let server = &shared.server;
@@ -159,7 +165,7 @@ pub(super) async fn restore(
     if leader.as_ref().is_none_or(|leader| leader.id != *server.node.id()) {
         return Err(Problem::not_leader(server, uri.path(), leader.as_ref()));
     }
-    let mut body = body.into_data_stream();
+    let mut body = pin!(until_silent(body.into_data_stream()));
     let (file, meta, summary) = match receive(server, &mut body).await {
         Ok(received) => received,
         Err(problem) => {
@@ -180,20 +186,45 @@ pub(super) async fn restore(
     })))
 }
 
+/// What is sent, until nothing more comes: from then on it is an error.
+fn until_silent<E: Into<BoxError>>(
+    body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+) -> impl Stream<Item = io::Result<Bytes>> {
+    let parts = stream::unfold(Some(body), |body| async move {
+        let Some(mut body) = body else { return Some((Err(silent()), None)) };
+        match timeout(SILENCE, body.next()).await {
+            Ok(part) => Some((part?.map_err(io::Error::other), Some(body))),
+            Err(_) => Some((Err(silent()), None)),
+        }
+    });
+    parts.fuse()
+}
+
+fn silent() -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, format!("nothing more has come for {SILENCE:?}"))
+}
+
+fn refused(bad: Bad) -> Problem {
+    match bad {
+        Bad::Read(error) if error.kind() == ErrorKind::TimedOut => {
+            let text = format!("the upload broke off: {error}; nothing was changed, send it again");
+            Problem::new(StatusCode::REQUEST_TIMEOUT, text)
+        }
+        bad => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("what was sent {bad}")),
+    }
+}
+
 /// Copies the data of a backup to where it can be read from, if it is good.
 async fn receive(
     server: &Server,
-    body: &mut BodyDataStream,
+    body: impl Stream<Item = io::Result<Bytes>> + Unpin,
 ) -> Result<(File, SnapshotMeta, snapshot::Summary), Problem> {
     let no_room = |error: io::Error| {
         let text = format!("cannot keep the backup in {}: {error}", server.data.display());
         Problem::new(StatusCode::INSUFFICIENT_STORAGE, text)
     };
     let mut file = File::from_std(tempfile::tempfile_in(&server.data).map_err(no_room)?);
-    let refused =
-        |bad: Bad| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("what was sent {bad}"));
-    let source = StreamReader::new(body.map_err(io::Error::other));
-    let mut backup = Backup::begin(source).await.map_err(refused)?;
+    let mut backup = Backup::begin(StreamReader::new(body)).await.map_err(refused)?;
     let mut meta = backup.about.snapshot.clone();
     let contacts = server.shared.read(|state| state.contacts.clone());
     let copied = snapshot::copy(backup.data(), &mut file, &contacts).await;
@@ -233,5 +264,36 @@ async fn carry_out(
             ) if Instant::now() < deadline => sleep(RETRY).await,
             Err(error) => return Err(Problem::of_restore(server, path, &error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Slow is not silent; and whoever is silent does not keep others out.
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_ends_when_nothing_more_comes() {
+        let parts = stream::iter(0..5).then(|part| async move {
+            sleep(SILENCE - Duration::from_secs(1)).await;
+            Ok::<_, io::Error>(Bytes::from(vec![part]))
+        });
+        let parts = pin!(parts.chain(stream::pending()));
+        let mut body = pin!(until_silent(parts));
+        for part in 0..5 {
+            assert_eq!(body.next().await.unwrap().unwrap(), vec![part]);
+        }
+        let asked = Instant::now();
+        for _ in 0..2 {
+            let refused = refused(Bad::Read(body.next().await.unwrap().unwrap_err()));
+            let said = format!("{refused:?}");
+            assert!(
+                said.contains("408") && said.contains("nothing more has come for 30s"),
+                "{said}"
+            );
+            assert_eq!(asked.elapsed(), SILENCE, "once");
+        }
+        let mut ends = pin!(until_silent(stream::empty::<io::Result<Bytes>>()));
+        assert!(ends.next().await.is_none());
     }
 }
