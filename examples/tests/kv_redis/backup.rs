@@ -4,14 +4,16 @@ use std::{
     fs,
     io::Write,
     net::TcpStream,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Output, Stdio},
 };
 
 use redis::AsyncTypedCommands;
 use serde_json::Value;
+use tokio::time::Instant;
 
-use crate::harness::{CALM, Cluster, Server, kv, run, text, until};
+use crate::harness::{CALM, Cluster, PATIENCE, Server, kv, run, text, until};
 
 /// So slow that there is a middle in which something can happen.
 const SLOW: [&str; 2] = ["--snapshot-rate", "300K"];
@@ -274,7 +276,32 @@ async fn a_restore_has_the_leader_for_itself_and_needs_one() {
     // What it has is still to be had.
     done(&backup(&cluster.servers[0], &file(&cluster, "late"), &[]));
     let said = refused(&run(&["backup", "--http", "127.0.0.1:1", "--out", "/tmp/none"]));
-    assert!(said.contains("cannot ask http://127.0.0.1:1/backup"), "{said}");
+    assert!(said.contains("cannot ask http://127.0.0.1:1/"), "{said}");
+}
+
+/// One that hangs before it is asked; of one that hangs later a test beside the code tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_server_is_given_up_and_nothing_is_left() {
+    let cluster = Cluster::single(&[]).await;
+    let server = &cluster.servers[0];
+    fill(server, 200, 50).await;
+    server.signal("STOP");
+    let begun = Instant::now();
+    let out = file(&cluster, "x");
+    let said = refused(&backup(server, &out, &[]));
+    assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    assert!(said.ends_with("it does not answer in time; is it stuck?"), "{said}");
+    server.signal("CONT");
+    let names = fs::read_dir(cluster.directory.path()).unwrap();
+    let mut names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["a", "a.log"], "no draft");
+
+    let said = refused(&backup(server, &cluster.directory.path().to_owned(), &["--force"]));
+    assert!(said.ends_with("is a directory: name a file in it"), "{said}");
+    done(&backup(server, &out, &[]));
+    let mode = fs::metadata(&out).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "what is in it is nobody else's affair");
 }
 
 /// What is refused is read to its end, so that the sender sees why; but nobody waits for that.

@@ -123,11 +123,16 @@ impl Server {
         }
     }
 
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("running").id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.expect("kill").success());
+    }
+
     /// SIGTERM: stops in order.
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        self.signal("TERM");
         let mut child = self.child.take().expect("running");
-        let pid = child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
         until("the server ends", async || child.try_wait().expect("a status")).await
     }
 

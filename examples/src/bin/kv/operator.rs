@@ -15,8 +15,13 @@ use crate::failure::Failure;
 const MAX_HOPS: usize = 5;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a transfer may stand still: reading what was sent once more takes its time.
+/// How long a server may take to say whether it is well.
+const SIGN_OF_LIFE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a long answer may take to begin: the server writes a snapshot first, or reads what it was
+/// sent once more.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a transfer that has begun may stand still.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
 /// Talks to one server, and to the leader when that server says so.
 #[derive(Clone, Debug)]
@@ -87,7 +92,7 @@ impl Operator {
         let config = Agent::config_builder()
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_per_read(Some(ANSWER_TIMEOUT))
-            .timeout_per_write(Some(ANSWER_TIMEOUT))
+            .timeout_per_write(Some(SILENCE))
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
@@ -117,7 +122,7 @@ impl Operator {
     }
 
     /// Asks, follows the way to the leader, and returns a long answer, with its length if that is
-    /// known.
+    /// known. That it goes on is for the reader to watch.
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
@@ -127,6 +132,7 @@ impl Operator {
     ) -> Result<(Option<u64>, impl Read + use<>), AskError> {
         let mut url = format!("http://{}{path}", self.server);
         for _ in 0..MAX_HOPS {
+            is_alive(&url)?;
             let response = self.agent.get(&url).call().map_err(unreachable(&url))?;
             if let Some(place) = elsewhere(&response) {
                 url = place;
@@ -183,8 +189,24 @@ impl Operator {
     }
 }
 
+/// Finds out about a server that hangs before it is asked for what may take long. That it is not well
+/// is an answer too.
+fn is_alive(url: &str) -> Result<(), AskError> {
+    let server = url.trim_start_matches("http://").split('/').next().unwrap_or_default();
+    match Operator::new(server, SIGN_OF_LIFE_TIMEOUT).ask("/health", &Ask::Get) {
+        Err(unanswered @ AskError::Unanswered(_)) => Err(unanswered),
+        Ok(_) | Err(AskError::Refused { .. }) => Ok(()),
+    }
+}
+
 fn unreachable(url: &str) -> impl FnOnce(ureq::Error) -> AskError {
-    move |error| AskError::Unanswered(Failure::new(format!("cannot ask {url}: {error}")))
+    move |error| {
+        let why = match error {
+            ureq::Error::Timeout(_) => "it does not answer in time; is it stuck?".to_owned(),
+            error => error.to_string(),
+        };
+        AskError::Unanswered(Failure::new(format!("cannot ask {url}: {why}")))
+    }
 }
 
 /// Where the answer says to ask instead.

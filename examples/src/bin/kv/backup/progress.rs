@@ -2,6 +2,10 @@
 
 use std::{
     io::{self, IsTerminal, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,31 +19,31 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 pub(super) struct Progress<R> {
     inner: R,
     what: &'static str,
-    bytes: u64,
+    bytes: Arc<AtomicU64>,
     length: Option<u64>,
     bar: Option<ProgressBar>,
     next_line: Instant,
 }
 
 impl<R: Read> Progress<R> {
-    /// `length` is how much there will be, if that is known.
-    pub(super) fn new(inner: R, what: &'static str, length: Option<u64>) -> Self {
+    /// `length` is how much there will be, if that is known; `bytes` how much there has been.
+    pub(super) fn new(
+        inner: R,
+        what: &'static str,
+        length: Option<u64>,
+        bytes: Arc<AtomicU64>,
+    ) -> Self {
         let bar = io::stderr().is_terminal().then(|| bar(what, length));
-        Self { inner, what, bytes: 0, length, bar, next_line: Instant::now() + BETWEEN_LINES }
+        Self { inner, what, bytes, length, bar, next_line: Instant::now() + BETWEEN_LINES }
     }
 
-    /// How many bytes have come.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    fn show(&mut self) {
+    fn show(&mut self, bytes: u64) {
         match &self.bar {
-            Some(bar) => bar.set_position(self.bytes),
+            Some(bar) => bar.set_position(bytes),
             None if self.next_line <= Instant::now() => {
                 match self.length {
-                    Some(length) => eprintln!("{} {} of {length} bytes", self.what, self.bytes),
-                    None => eprintln!("{} {} bytes", self.what, self.bytes),
+                    Some(length) => eprintln!("{} {bytes} of {length} bytes", self.what),
+                    None => eprintln!("{} {bytes} bytes", self.what),
                 }
                 self.next_line = Instant::now() + BETWEEN_LINES;
             }
@@ -51,8 +55,8 @@ impl<R: Read> Progress<R> {
 impl<R: Read> Read for Progress<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.bytes += count as u64;
-        self.show();
+        let before = self.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        self.show(before + count as u64);
         Ok(count)
     }
 }

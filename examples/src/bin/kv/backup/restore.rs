@@ -4,6 +4,10 @@ use std::{
     fs::File,
     io::{self, BufRead},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -115,12 +119,13 @@ fn send(leader: &str, input: &Path) -> Result<Value, Failure> {
     let cannot_read = |error| Failure::new(format!("{} cannot be read: {error}", input.display()));
     let file = File::open(input).map_err(cannot_read)?;
     let length = file.metadata().map_err(cannot_read)?.len();
-    let mut body = Progress::new(file, "sent", Some(length));
+    let sent = Arc::<AtomicU64>::default();
+    let mut body = Progress::new(file, "sent", Some(length), Arc::clone(&sent));
     let answer = Operator::unhurried(leader).upload("/restore", &mut body, length);
     answer.map_err(|error| match error {
         AskError::Refused { why, .. } => why,
         // The leader does nothing before it has everything.
-        AskError::Unanswered(failure) if body.bytes() < length => {
+        AskError::Unanswered(failure) if sent.load(Ordering::Relaxed) < length => {
             Failure::new(format!("{failure}; nothing was changed"))
         }
         AskError::Unanswered(failure) => Failure::new(format!(

@@ -1,13 +1,25 @@
 //! `kv backup`: the state of a cluster into a file.
 
 use std::{
+    fmt::Display,
     fs::File,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use tokio::time::timeout;
+
 use super::progress::Progress;
-use crate::{cli::Backup, failure::Failure, operator::Operator};
+use crate::{
+    cli::Backup,
+    failure::Failure,
+    operator::{Operator, SILENCE},
+};
 
 /// Takes the backup and says what it holds.
 ///
@@ -16,15 +28,18 @@ use crate::{cli::Backup, failure::Failure, operator::Operator};
 /// then.
 pub(crate) async fn run(options: Backup) -> Result<(), Failure> {
     let Backup { http, out, leader, force } = options;
+    if out.is_dir() {
+        return Err(Failure::new(format!("{} is a directory: name a file in it", out.display())));
+    }
     if !force && out.exists() {
         return Err(exists(&out));
     }
     let draft = draft_beside(&out)?;
-    let (draft, bytes) = blocking(move || {
-        let bytes = receive(&http, leader, draft.as_file())?;
-        Ok((draft, bytes))
-    })
-    .await?;
+    let mut sink = draft.reopen().map_err(cannot_write(draft.path()))?;
+    let received = Arc::<AtomicU64>::default();
+    let counter = Arc::clone(&received);
+    let receiving = blocking(move || receive(&http, leader, &mut sink, counter));
+    let bytes = unless_silent(receiving, &received).await?;
     let file = tokio::fs::File::open(draft.path()).await.map_err(cannot_write(draft.path()))?;
     let (about, summary) = super::check(tokio::io::BufReader::new(file))
         .await
@@ -71,14 +86,41 @@ fn draft_beside(out: &Path) -> Result<tempfile::NamedTempFile, Failure> {
         .map_err(|error| Failure::new(format!("cannot write to {}: {error}", out.display())))
 }
 
-fn receive(http: &str, leader: bool, mut draft: &File) -> Result<u64, Failure> {
+fn receive(
+    http: &str,
+    leader: bool,
+    draft: &mut File,
+    received: Arc<AtomicU64>,
+) -> Result<u64, Failure> {
     let path = if leader { "/backup?leader=true" } else { "/backup" };
     let (length, body) = Operator::unhurried(http).download(path)?;
-    let mut body = Progress::new(body, "received", length);
+    let mut body = Progress::new(body, "received", length, Arc::clone(&received));
     // Of the two sides the network is the one to be named: a full disk says so in its own words.
-    io::copy(&mut body, &mut draft).map_err(|error| {
-        Failure::new(format!("the backup broke off after {} bytes: {error}", body.bytes()))
-    })
+    io::copy(&mut body, draft).map_err(|error| broke_off(received.load(Ordering::Relaxed), error))
+}
+
+fn broke_off(bytes: u64, why: impl Display) -> Failure {
+    Failure::new(format!("the backup broke off after {bytes} bytes: {why}; nothing was kept"))
+}
+
+/// The end of `receiving`, unless it stands still before. Until the first byte the server writes a
+/// snapshot, and [`Operator`] has an eye on it.
+async fn unless_silent(
+    receiving: impl Future<Output = Result<u64, Failure>>,
+    received: &AtomicU64,
+) -> Result<u64, Failure> {
+    let mut receiving = pin!(receiving);
+    loop {
+        let before = received.load(Ordering::Relaxed);
+        match timeout(SILENCE, &mut receiving).await {
+            Ok(end) => return end,
+            Err(_) if before == 0 || before < received.load(Ordering::Relaxed) => {}
+            Err(_) => {
+                let why = format!("nothing more has come for {SILENCE:?}; is the server stuck?");
+                return Err(broke_off(before, why));
+            }
+        }
+    }
 }
 
 /// Makes the file durable and gives it its name, in one step.
@@ -103,4 +145,37 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(Failure::new)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future, time::Duration};
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_ends_when_nothing_more_comes_however_long_it_takes() {
+        let received = AtomicU64::new(0);
+        let (snapshot, gap) = (Duration::from_secs(300), SILENCE / 2);
+        let slow = async {
+            sleep(snapshot).await;
+            for _ in 0..100 {
+                received.fetch_add(1, Ordering::Relaxed);
+                sleep(gap).await;
+            }
+        };
+        let whole = async {
+            slow.await;
+            Ok(100)
+        };
+        assert_eq!(unless_silent(whole, &received).await, Ok(100));
+
+        let begun = Instant::now();
+        let stuck = unless_silent(future::pending(), &received).await.unwrap_err();
+        assert_eq!(begun.elapsed(), SILENCE);
+        let expected = "the backup broke off after 100 bytes: nothing more has come for 30s; ";
+        assert!(stuck.to_string().starts_with(expected), "{stuck}");
+    }
 }
