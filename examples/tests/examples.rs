@@ -226,6 +226,25 @@ fn every_program_has_a_help_and_refuses_what_it_does_not_know() {
     }
 }
 
+/// As behind `head`, which has seen enough.
+#[test]
+fn nobody_has_to_read_to_the_end() {
+    let cases = [
+        ("election", &["--servers", "5"][..]),
+        ("five_mem_node", &[]),
+        ("log_marks", &[]),
+        ("raw_node", &[]),
+        ("kv", &["demo", "--writes", "100"]),
+    ];
+    for (name, args) in cases {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = program(name).args(args).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(0), ""), "{name}");
+    }
+}
+
 #[test]
 fn readme_lists_the_redis_commands_and_says_how_to_depend_on_the_library() {
     const README: &str = include_str!("../../README.md");

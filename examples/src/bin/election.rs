@@ -10,6 +10,7 @@ use raft::{
     Config, Configuration, Entry, Fsm, Observation, Raft, Server, ServerId,
     inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
 };
+use raft_examples::say;
 use tokio::{sync::mpsc, time::Instant};
 
 /// Watch servers elect a leader: every message (from, to, kind, term) and every change of role.
@@ -92,13 +93,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     drop(events);
 
     let header: String = ids.iter().map(|id| format!("{id:<COLUMN$}")).collect();
-    println!("{:>9} {}", "ms", header.trim_end());
+    say!("{:>9} {}", "ms", header.trim_end());
     for raft in &servers {
         raft.bootstrap_cluster(configuration.clone()).await?;
     }
     while let Ok(Some(event)) = tokio::time::timeout_at(start + WATCHED, lines.recv()).await {
         let ms = (event.at - start).as_secs_f64() * 1000.0;
-        println!("{ms:>9.2} {}{}", " ".repeat(COLUMN * event.column), event.text);
+        say!("{ms:>9.2} {}{}", " ".repeat(COLUMN * event.column), event.text);
     }
 
     let leaders: Vec<_> = servers.iter().filter_map(Raft::leader).collect();
@@ -107,7 +108,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     match leaders.first() {
         Some(leader) if leaders.len() == servers.len() && leaders.iter().all(|l| l == leader) => {
-            println!("all {} servers follow {} in term {}", servers.len(), leader.id, leader.term);
+            say!("all {} servers follow {} in term {}", servers.len(), leader.id, leader.term);
             Ok(())
         }
         _ => Err(format!("no leader that all follow after {WATCHED:?}: try another --seed").into()),

@@ -12,6 +12,7 @@ use raft::{
     Config, Configuration, Entry, Fsm, Raft, Server,
     inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
 };
+use raft_examples::say;
 
 const PROPOSALS: u64 = 100;
 
@@ -70,7 +71,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let map = Map::default();
         maps.push(Arc::clone(&map));
         servers.push(start(id, &network, map).await?);
-        println!("server {id} started, knowing nobody");
+        say!("server {id} started, knowing nobody");
     }
     let (Some(leader), others) = (servers.first(), &ids[1..]) else {
         return Err("no server".into());
@@ -79,12 +80,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     leader.bootstrap_cluster(Configuration::new([Server::voter(ids[0], ids[0])])).await?;
     leader.leader_changes().wait_for(Option::is_some).await?;
     leader.barrier().await?;
-    println!("server 1 bootstrapped alone and leads term {}", leader.term());
+    say!("server 1 bootstrapped alone and leads term {}", leader.term());
 
     for id in others {
         let index = leader.add_voter(*id, *id, None).await?;
         let members = leader.configuration().configuration;
-        println!("server {id} added at index {index}: the members are {members}");
+        say!("server {id} added at index {index}: the members are {members}");
     }
 
     for n in 0..PROPOSALS {
@@ -93,7 +94,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             return Err(reason.into());
         }
         if n % 20 == 19 {
-            println!("{} proposals applied, the last at index {}", n + 1, applied.index);
+            say!("{} proposals applied, the last at index {}", n + 1, applied.index);
         }
     }
 
@@ -105,12 +106,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let expected = (0..PROPOSALS).map(|n| (n, "hello, world".to_owned())).collect();
     for (id, map) in ids.iter().zip(&maps) {
         let map = map.lock();
-        println!("server {id} holds {} pairs", map.len());
+        say!("server {id} holds {} pairs", map.len());
         if *map != first || *map != expected {
             return Err(format!("the map of server {id} differs").into());
         }
     }
-    println!("all five maps are equal");
+    say!("all five maps are equal");
     for raft in &servers {
         raft.shutdown().await;
     }

@@ -12,6 +12,7 @@ use raft::{
     Config, Configuration, Entry, Fsm, LogMarks, Raft, Server,
     inmem::{InmemDisk, InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
 };
+use raft_examples::say;
 use tokio::time::Instant;
 
 /// Watch two entries pass through the logs of three servers with slow disks, a line for each change.
@@ -74,10 +75,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         disk.set_write_delay(Duration::from_millis(10 + 15 * n as u64));
     }
 
-    println!("server {} leads; two entries are proposed", leader.id());
-    println!(
+    say!("server {} leads; two entries are proposed", leader.id());
+    say!(
         "{:>8} {:>6} {:>5} {:>7} {:>7} {:>10} {:>9} {:>8}",
-        "ms", "server", "last", "offset", "stable", "committed", "applying", "applied"
+        "ms",
+        "server",
+        "last",
+        "offset",
+        "stable",
+        "committed",
+        "applying",
+        "applied"
     );
     let start = Instant::now();
     let (first, second) = (leader.apply("first"), leader.apply("second"));
@@ -99,7 +107,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         print(start, raft, raft.marks());
     }
     let (first, second) = (first.await?, second.await?);
-    println!("the two entries at {} and {} are applied everywhere", first.index, second.index);
+    say!("the two entries at {} and {} are applied everywhere", first.index, second.index);
     for raft in &servers {
         raft.shutdown().await;
     }
@@ -108,7 +116,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn print(start: Instant, raft: &Raft<Slow>, marks: LogMarks) {
     let ms = start.elapsed().as_secs_f64() * 1000.0;
-    println!(
+    say!(
         "{ms:>8.1} {:>6} {:>5} {:>7} {:>7} {:>10} {:>9} {:>8}",
         raft.id(),
         marks.last,

@@ -21,6 +21,7 @@ use raft::{
     consensus::{Action, Consensus, Rules, Saved, Time},
     rpc::AppendEntriesRequest,
 };
+use raft_examples::say;
 
 /// Three servers that elect a leader and agree on ten proposals, with the pure consensus core driven by
 /// hand: a thread and a channel for each, no async, no disk. Prints who has applied what.
@@ -186,12 +187,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (id, end) in ids.iter().zip(ends) {
         let (log, hard_state) = end.map_err(|_| format!("server {id} panicked"))?;
         let last = log.last().map(Entry::id).unwrap_or_default();
-        println!(
+        say!(
             "server {id}: its log ends with entry {} of term {}; it is in term {}",
-            last.index, last.term, hard_state.current_term
+            last.index,
+            last.term,
+            hard_state.current_term
         );
     }
-    println!("all {PROPOSALS} proposals were applied by all {} servers", ids.len());
+    say!("all {PROPOSALS} proposals were applied by all {} servers", ids.len());
     Ok(())
 }
 
@@ -210,7 +213,7 @@ impl Seen {
     /// Waits for the next application; false if none came in time.
     fn wait(&mut self, patience: Duration) -> bool {
         let Ok((id, index, text)) = self.applications.recv_timeout(patience) else { return false };
-        println!("server {id} applied entry {index}: {text}");
+        say!("server {id} applied entry {index}: {text}");
         self.texts.entry(text).or_default().insert(id);
         true
     }

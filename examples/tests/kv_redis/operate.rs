@@ -1,11 +1,11 @@
 //! What operators live with: orderly stops, removals, servers that come back empty, the autopilot,
 //! and numbers.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, process::Stdio, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::harness::{CALM, Cluster, Server, cmd, until};
+use crate::harness::{CALM, Cluster, Server, cmd, kv, text, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_told_to_stop_hands_over_first() {
@@ -193,6 +193,40 @@ async fn every_number_has_a_good_name_and_a_help_text() {
         assert!(name.chars().all(is_valid), "{name}");
         assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
         assert!(page.contains(&format!("# HELP {name} ")), "{name} has no help");
+    }
+}
+
+/// As behind `head`, which has seen enough; but a full disk is no reader that has gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_has_to_read_what_a_tool_prints() {
+    let mut cluster = Cluster::single(&[]).await;
+    let print = |args: &[&str], out: Stdio| {
+        let output = kv().args(args).stdout(out).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let gone = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Stdio::from(writer)
+    };
+    let data = cluster.servers[0].data();
+    let out = cluster.directory.path().join("x");
+    let (data, out) = (data.to_str().unwrap().to_owned(), out.to_str().unwrap().to_owned());
+    let http = cluster.servers[0].http.clone();
+    let running: [&[&str]; 3] = [
+        &["ctl", "--http", &http, "status"],
+        &["ctl", "--http", &http, "members"],
+        &["backup", "--http", &http, "--out", &out],
+    ];
+    for args in running {
+        assert_eq!(print(args, gone()), (Some(0), String::new()), "{args:?}");
+    }
+    let (code, said) = print(running[0], fs::File::create("/dev/full").unwrap().into());
+    assert!(code == Some(1) && said.starts_with("kv: cannot print: "), "{said}");
+    cluster.servers[0].kill();
+    for more in [&[][..], &["--json"]] {
+        let args = [&["inspect", "--data-dir", &data, "--entries", "1.."], more].concat();
+        assert_eq!(print(&args, gone()), (Some(0), String::new()), "{args:?}");
     }
 }
 

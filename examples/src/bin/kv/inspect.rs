@@ -21,6 +21,7 @@ use crate::{
     encoding,
     failure::Failure,
     identity::{self, Identity},
+    output,
     stores::ReadOnlyStores,
 };
 
@@ -46,12 +47,10 @@ pub(crate) async fn run(options: Inspect) -> Result<(), Failure> {
         found.print(&mut out, &*reader, entries).await
     };
     drop(lock);
-    match printed.and_then(|()| Ok(out.flush()?)) {
-        // Whoever reads has seen enough, like `head`.
-        Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(Stop::Output(error)) => Err(Failure::new(format!("cannot print: {error}"))),
+    match printed {
+        Ok(()) => output::ended(out.flush()),
+        Err(Stop::Output(error)) => output::ended(Err(error)),
         Err(Stop::Store(failure)) => Err(failure),
-        Ok(()) => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@
 //! - Around it: [`serve`] puts a [`server`] together, [`membership`] is how that comes into its cluster,
 //!   [`identity`] guards its directory, [`stores`] are what is in there, [`inspect`] shows it and
 //!   [`recover`] makes a new cluster of it, [`http`] is for operators, [`figures`] are what it counts,
-//!   [`ctl`] is a terminal for it, [`backup`] the state in a file, and [`demo`] the proof.
+//!   [`ctl`] is a terminal for it, [`output`] what such tools print, [`backup`] the state in a file, and [`demo`] the proof.
 
 mod announce;
 mod backup;
@@ -30,6 +30,7 @@ mod inspect;
 mod map;
 mod membership;
 mod operator;
+mod output;
 mod reads;
 mod recover;
 mod resp;

@@ -15,6 +15,7 @@ use crate::{
     failure::Failure,
     fsm::{KvFsm, Shared},
     identity, inspect,
+    output::print,
     stores::Stores,
 };
 
@@ -51,8 +52,7 @@ pub(crate) async fn run(options: Recover) -> Result<(), Failure> {
     let fsm = KvFsm::new(Shared::new());
     let recovered = recover_cluster(fsm, log, stable, &*snapshots, configuration, &how).await;
     drop((stores, lock));
-    print!("{}", report(&identity.id, &recovered.map_err(failure)?));
-    Ok(())
+    print(&report(&identity.id, &recovered.map_err(failure)?))
 }
 
 /// Checks everything, and lists the entries that are not known to be committed. Returns where the

@@ -20,6 +20,7 @@ use crate::{
     cli::Restore,
     failure::Failure,
     operator::{Ask, AskError, Operator},
+    output::print,
     snapshot::Summary,
 };
 
@@ -50,11 +51,10 @@ pub(crate) async fn run(options: Restore) -> Result<(), Failure> {
         confirm()?;
     }
     let answer = blocking(move || send(&leader, &input)).await?;
-    println!(
-        "restored: a majority of the servers has the {} keys, as of entry {} of its own log",
+    print(&format!(
+        "restored: a majority of the servers has the {} keys, as of entry {} of its own log\n",
         answer["keys"], answer["index"]
-    );
-    Ok(())
+    ))
 }
 
 /// The HTTP address of the leader.

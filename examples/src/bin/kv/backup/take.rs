@@ -19,6 +19,7 @@ use crate::{
     cli::Backup,
     failure::Failure,
     operator::{Operator, SILENCE},
+    output::print,
 };
 
 /// Takes the backup and says what it holds.
@@ -46,15 +47,14 @@ pub(crate) async fn run(options: Backup) -> Result<(), Failure> {
         .map_err(|bad| Failure::new(format!("what the server sent {bad}; nothing was kept")))?;
     let name = out.clone();
     blocking(move || keep(draft, &name, force)).await?;
-    println!(
-        "{}: {} keys as of entry {} of cluster {}, taken on server {}; {bytes} bytes, checked",
+    print(&format!(
+        "{}: {} keys as of entry {} of cluster {}, taken on server {}; {bytes} bytes, checked\n",
         out.display(),
         summary.keys,
         about.snapshot.last,
         about.cluster,
         about.server
-    );
-    Ok(())
+    ))
 }
 
 fn exists(out: &Path) -> Failure {

@@ -15,6 +15,7 @@ use crate::{
     cli::{Action, Ctl},
     failure::Failure,
     operator::{Ask, Operator},
+    output::print,
 };
 
 /// Longer than a server waits for a leader by default, so that its answer is seen.
@@ -47,8 +48,7 @@ pub(crate) fn run(options: &Ctl) -> Result<(), Failure> {
             format!("{} leads now\n", text_of(&answer["leader"]))
         }
     };
-    print!("{text}");
-    Ok(())
+    print(&text)
 }
 
 fn snapshot(answer: &Value) -> String {

@@ -12,6 +12,7 @@ mod show;
 
 use std::{sync::Arc, time::Duration};
 
+use raft_examples::say;
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -92,7 +93,7 @@ async fn tell(
     if options.keep {
         keep(&show, cluster);
         told_to_stop.await;
-        println!();
+        say!();
     }
     show.event(
         "done",
@@ -125,7 +126,7 @@ struct Story<'a> {
 impl Story<'_> {
     async fn tell(mut self) -> Result<(), Failure> {
         let writes = grouped(self.writes);
-        println!("kv demo: three servers, {writes} writes, and a leader that dies in the middle");
+        say!("kv demo: three servers, {writes} writes, and a leader that dies in the middle");
         self.start().await?;
         let book = Book::new(self.writes);
         self.load_zones(&book).await?;

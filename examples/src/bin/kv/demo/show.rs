@@ -3,6 +3,7 @@
 use std::{cell::RefCell, io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use raft_examples::say;
 use tokio::time::Instant;
 
 /// The demo's voice. It counts the seconds since it was made.
@@ -21,8 +22,8 @@ impl Show {
         let line = format!("{:>6.1}s  {what:<12}  {}", self.elapsed().as_secs_f64(), text.as_ref());
         match &*self.bar.borrow() {
             // Above the bar, which stays the last line.
-            Some(bar) => bar.suspend(|| println!("{line}")),
-            None => println!("{line}"),
+            Some(bar) => bar.suspend(|| say!("{line}")),
+            None => say!("{line}"),
         }
     }
 
