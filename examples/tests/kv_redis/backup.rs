@@ -147,6 +147,19 @@ async fn a_backup_of_another_cluster_brings_its_data_and_nothing_else() {
     }
     target.checksum().await;
     assert_eq!(keys(&target.servers[2]), 303);
+
+    // Up to which entry a state goes is told in entries of this cluster, not of the other one.
+    let other = Cluster::single(&[]).await;
+    let restored = done(&restore(&other.servers[0], &out));
+    let at = restored.rsplit_once("entry ").unwrap().1.split(' ').next().unwrap();
+    let at: u64 = at.parse().unwrap();
+    until("its index is one of this log", async || {
+        let (_, sum) = other.servers[0].http("GET", "/checksum", "");
+        let index = sum["index"].as_u64()?;
+        assert!(index == 0 || at < index, "{sum} after {restored}");
+        (at < index).then_some(())
+    })
+    .await;
     assert_eq!(keys(&source.servers[0]), 300);
     until("everybody is where they are here", async || {
         let (_, members) = target.servers[2].http("GET", "/members", "");

@@ -8,9 +8,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use raft::ServerId;
+use raft::{LogIndex, ServerId};
 
 use crate::{
+    fsm::State,
     resp::{Args, Reply, request},
     route::{Origin, Step},
     server::Server,
@@ -36,11 +37,15 @@ pub(crate) async fn run(server: Arc<Server>) {
     }
 }
 
-/// Members only: the state machine forgets others.
+/// Members only: the state machine forgets others. A restored state has not seen a command of this log
+/// yet, so it could not say up to where it goes: an announcement is one.
 fn is_due(server: &Server, id: &ServerId) -> bool {
+    let is_wrong = |state: &State| {
+        state.index == LogIndex::ZERO || state.contacts.get(id) != Some(&server.contact)
+    };
     server.node.leader().is_some()
         && server.node.configuration().configuration.server(id).is_some()
-        && server.shared.contact(id).as_ref() != Some(&server.contact)
+        && server.shared.read(is_wrong)
 }
 
 async fn announce(server: &Server, id: &ServerId, origin: &mut Origin) -> Result<(), String> {

@@ -31,7 +31,8 @@ pub(crate) type Contacts = BTreeMap<ServerId, Contact>;
 pub(crate) struct State {
     pub(crate) map: Map,
     pub(crate) contacts: Contacts,
-    /// The last command applied. Entries that are no commands do not move it.
+    /// The last command applied. Entries that are no commands do not move it. After a restore of a
+    /// backup it is 0 until the next one: the backup's own is of another log.
     pub(crate) index: LogIndex,
 }
 
