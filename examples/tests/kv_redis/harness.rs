@@ -103,9 +103,20 @@ impl Server {
 
     /// Starts it where that must fail, and returns what it said.
     pub(crate) fn fails(&self, flags: &[&str]) -> String {
+        self.ends_with(1, flags)
+    }
+
+    /// Starts it with flags that are a mistake, and returns what it said.
+    pub(crate) fn refuses(&self, flags: &[&str]) -> String {
+        let said = self.ends_with(2, flags);
+        assert!(said.trim_end().ends_with("(see `kv serve --help`)"), "{said}");
+        said
+    }
+
+    fn ends_with(&self, code: i32, flags: &[&str]) -> String {
         let output = self.command(flags).output().expect("kv runs");
-        assert!(!output.status.success(), "started with {flags:?}");
         let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "with {flags:?}: {said}");
         assert_eq!(said.lines().count(), 1, "not one line: {said}");
         assert!(said.starts_with("kv: ") && !said.contains("panicked"), "{said}");
         said

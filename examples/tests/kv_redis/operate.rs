@@ -242,7 +242,7 @@ async fn flags_that_make_no_sense_are_refused() {
         (&["--snapshot-rate", "fast"], "bytes are a number"),
     ];
     for (flags, expected) in cases {
-        let said = server.fails(&[&["--bootstrap"], flags].concat());
+        let said = server.refuses(&[&["--bootstrap"], flags].concat());
         assert!(said.contains(expected), "{flags:?}: {said}");
     }
     assert!(!directory.path().join("f").exists(), "nothing was made");

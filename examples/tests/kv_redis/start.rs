@@ -83,20 +83,20 @@ async fn a_mistake_is_one_line_and_a_failure() {
     assert!(said.contains("in use") || said.contains("lock"), "{said}");
     let data = running.data();
     let mut other = Server::new(directory.path(), "other");
-    let said = other.fails(&["--data-dir", data.to_str().unwrap()]);
-    assert!(said.contains("used multiple times") || said.contains("belongs to"), "{said}");
+    let said = other.refuses(&["--data-dir", data.to_str().unwrap()]);
+    assert!(said.contains("used multiple times"), "{said}");
     std::fs::create_dir(directory.path().join("mine")).unwrap();
     std::fs::write(directory.path().join("mine/thesis.tex"), "x").unwrap();
     other.id = "mine".to_owned();
     let said = other.fails(&[]);
     assert!(said.contains("holds thesis.tex but no server.json"), "{said}");
     other.id = "mine/thesis.tex".to_owned();
-    let said = other.fails(&[]);
+    let said = other.refuses(&[]);
     assert!(said.contains("an id is up to 64"), "{said}");
 
     // Flags that make no sense.
     let server = Server::new(directory.path(), "f");
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["--election-timeout", "5"], "a time is a number with its unit"),
         (&["--election-timeout", "100ms"], "invalid setting `election_timeout`"),
         (&["--heartbeat", "10s"], "invalid setting"),
@@ -105,18 +105,21 @@ async fn a_mistake_is_one_line_and_a_failure() {
         (&["--bootstrap", "--peer", "b"], "a peer is ID=HOST:PORT"),
         (&["--bootstrap", "--peer", "f=h:1"], "server f is said to be at"),
         (&["--bootstrap", "--join", "h:1"], "cannot be used with"),
-        (&["--log", "loud=="], "the log filter \"loud==\" is wrong"),
+        (&["--log", "loud=="], "invalid value 'loud==' for '--log <FILTER>'"),
+        (&["--advertise", "h:1"], "a host is a name, an IPv4 address, or an IPv6 address in"),
+        (&["--advertise", ""], "'--advertise <HOST>'"),
+        (&["--join", "two words:1"], "an address is HOST:PORT"),
     ];
     for (flags, expected) in cases {
-        let said = server.fails(flags);
+        let said = server.refuses(flags);
         assert!(said.contains(expected), "{flags:?}: {said}");
     }
     let mut nameless = Server::new(directory.path(), "f");
     nameless.id.clear();
-    assert!(nameless.fails(&[]).contains("an id must not be empty"));
+    assert!(nameless.refuses(&[]).contains("an id must not be empty"));
     let mut everywhere = Server::new(directory.path(), "f");
     everywhere.resp = "0.0.0.0:6379".to_owned();
-    assert!(everywhere.fails(&[]).contains("give --advertise HOST"));
+    assert!(everywhere.refuses(&[]).contains("give --advertise HOST"));
     assert!(!directory.path().join("f").exists(), "nothing was made");
 }
 
@@ -185,6 +188,10 @@ fn help_is_help_and_nonsense_is_refused() {
     assert_eq!(output.status.code(), Some(2));
     let said = text(&output.stderr);
     assert!(said.trim_end().ends_with("(see `kv ctl add --help`)"), "{said}");
+    // Before anything is begun.
+    let output = run(&["demo", "--log", "loud=="]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()));
+    assert!(text(&output.stderr).trim_end().ends_with("(see `kv demo --help`)"));
     // Nobody there.
     let output = run(&["ctl", "--http", "127.0.0.1:1", "status"]);
     assert_eq!(output.status.code(), Some(1));

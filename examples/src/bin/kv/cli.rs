@@ -1,9 +1,10 @@
 //! The command line.
 
-use std::{env, path::PathBuf, process::ExitCode, time::Duration};
+use std::{env, net::Ipv6Addr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use raft::LogId;
+use tracing_subscriber::EnvFilter;
 
 const AFTER_SERVE_HELP: &str = "\
 Signals: SIGTERM and Ctrl-C stop the server in order; a leader first hands leadership over.
@@ -150,7 +151,7 @@ pub(crate) struct Serve {
     pub(crate) cluster: String,
     /// The host under which others reach this server, if it is not the one it listens on. Needed
     /// when listening on every address (0.0.0.0).
-    #[arg(long, env = "KV_ADVERTISE", value_name = "HOST")]
+    #[arg(long, env = "KV_ADVERTISE", value_name = "HOST", value_parser = parse_host)]
     pub(crate) advertise: Option<String>,
 
     /// First start of a new cluster: this server is a member, with every --peer. Later starts may
@@ -247,7 +248,8 @@ pub(crate) struct Serve {
 
     /// What to log to standard error: error, warn, info, debug, trace, or a filter such as
     /// `info,raft=debug`.
-    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info",
+          value_parser = parse_filter)]
     pub(crate) log: String,
     /// Stop when standard input ends: a child that must not outlive its parent, however that ends.
     #[arg(long, hide = true)]
@@ -424,7 +426,7 @@ pub(crate) struct Demo {
     #[arg(long)]
     pub(crate) keep: bool,
     /// What the servers log, each into a file beside its data.
-    #[arg(long, value_name = "FILTER", default_value = "info")]
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = parse_filter)]
     pub(crate) log: String,
 }
 
@@ -444,9 +446,14 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
         let _ = error.print();
         return Err(if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS });
     }
-    let words: Vec<_> = env::args().skip(1).collect();
-    eprintln!("kv: {} (see `{} --help`)", one_line(&error.to_string()), asked_for(&words));
-    Err(ExitCode::from(2))
+    Err(refuse(&one_line(&error.to_string())))
+}
+
+/// Says what is wrong with the command line, and where its help is.
+pub(crate) fn refuse(mistake: &str) -> ExitCode {
+    let words: Vec<_> = env::args_os().skip(1).map(|word| word.to_string_lossy().into()).collect();
+    eprintln!("kv: {mistake} (see `{} --help`)", asked_for(&words));
+    ExitCode::from(2)
 }
 
 /// The command whose help says more, as far as the words name one.
@@ -487,12 +494,31 @@ pub(crate) fn parse_id(text: &str) -> Result<String, String> {
 
 pub(crate) fn parse_address(text: &str) -> Result<String, String> {
     let is_right = text.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|port| port != 0)
+        parse_host(host).is_ok() && port.parse::<u16>().is_ok_and(|port| port != 0)
     });
     if is_right {
         return Ok(text.to_owned());
     }
     Err("an address is HOST:PORT, with a port from 1 to 65535".to_owned())
+}
+
+fn parse_host(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let is_right = match name {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || "/:[]".contains(c))
+        }
+    };
+    if is_right {
+        return Ok(text.to_owned());
+    }
+    Err("a host is a name, an IPv4 address, or an IPv6 address in brackets".to_owned())
+}
+
+fn parse_filter(text: &str) -> Result<String, String> {
+    let explain = |error| format!("{error}; a filter is such as info or info,raft=debug");
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(explain)
 }
 
 fn parse_peer(text: &str) -> Result<(String, String), String> {
@@ -570,9 +596,17 @@ mod tests {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert_eq!(parse_peer("a=h:1"), Ok(("a".to_owned(), "h:1".to_owned())));
-        for text in ["a", "=h:1", "a=h", "a=h:0", "a=h:99999", "a=:1", "a b=h:1"] {
+        for text in ["a", "=h:1", "a=h", "a=h:0", "a=h:99999", "a=:1", "a b=h:1", "a=h i:1"] {
             assert!(parse_peer(text).is_err(), "{text}");
         }
+        for host in ["h", "10.0.0.1", "[::]", "[2001:db8::1]"] {
+            assert_eq!(parse_host(host), Ok(host.to_owned()));
+        }
+        for text in ["", "h:1", "a b", "::1", "[h]", "[::1", "http://h"] {
+            assert!(parse_host(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_filter("info,raft=debug"), Ok("info,raft=debug".to_owned()));
+        assert!(parse_filter("loud==").is_err());
         assert_eq!(parse_entries("3..7"), Ok((3, 7)));
         assert_eq!(parse_entries("3.."), Ok((3, u64::MAX)));
         assert_eq!(parse_entries("..7"), Ok((1, 7)));

@@ -4,18 +4,31 @@ use std::fmt;
 
 /// A sentence that says what could not be done, and why. Always one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure(String);
+pub(crate) struct Failure {
+    sentence: String,
+    is_usage: bool,
+}
 
 impl Failure {
     pub(crate) fn new(sentence: impl fmt::Display) -> Self {
         let sentence = sentence.to_string();
-        Self(sentence.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+        let sentence = sentence.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        Self { sentence, is_usage: false }
+    }
+
+    /// A mistake on the command line that shows only when its flags are looked at together.
+    pub(crate) fn usage(sentence: impl fmt::Display) -> Self {
+        Self { is_usage: true, ..Self::new(sentence) }
+    }
+
+    pub(crate) fn is_usage(&self) -> bool {
+        self.is_usage
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.sentence)
     }
 }
 

@@ -42,6 +42,8 @@ mod stores;
 
 use std::{io::IsTerminal, process::ExitCode};
 
+use tracing_subscriber::EnvFilter;
+
 use crate::{cli::Command, failure::Failure};
 
 /// The library's handle, with our state machine behind it.
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
     };
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_usage() => cli::refuse(&failure.to_string()),
         Err(failure) => {
             eprintln!("kv: {failure}");
             ExitCode::FAILURE
@@ -67,7 +70,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Inspect(_) | Command::Recover(_) => "warn",
         Command::Ctl(_) | Command::Backup(_) | Command::Restore(_) | Command::Demo(_) => "error",
     };
-    log_to_stderr(filter)?;
+    log_to_stderr(filter);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -87,13 +90,11 @@ fn run(command: Command) -> Result<(), Failure> {
     end
 }
 
-fn log_to_stderr(filter: &str) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| Failure::new(format!("the log filter {filter:?} is wrong: {error}")))?;
+/// The filter is a right one: the command line has seen to that.
+fn log_to_stderr(filter: &str) {
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    Ok(())
 }

@@ -7,7 +7,7 @@ use raft::{
     Config, Configuration, Fatal, FileSnapshotStore, Server as Member, SnapshotStore,
     autopilot::{Autopilot, AutopilotConfig, Promotion},
 };
-use raft_tcp::{TcpOptions, TcpTransport};
+use raft_tcp::{BindError, TcpOptions, TcpTransport};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -39,10 +39,10 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// When it cannot start, or its node ends by itself.
 pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     let config = config(&options);
-    config.validate().map_err(Failure::new)?;
+    config.validate().map_err(Failure::usage)?;
     let autopilot = autopilot(&options);
     if let Some(autopilot) = &autopilot {
-        autopilot.validate().map_err(Failure::new)?;
+        autopilot.validate().map_err(Failure::usage)?;
     }
     let addresses = Addresses::new(&options)?;
 
@@ -172,7 +172,7 @@ impl Addresses {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
             let host = options.advertise.as_deref().unwrap_or(host);
             if matches!(host, "0.0.0.0" | "[::]" | "") {
-                return Err(Failure::new(format!(
+                return Err(Failure::usage(format!(
                     "listening on {address} says nothing about where others reach this server: \
                      give --advertise HOST"
                 )));
@@ -196,7 +196,7 @@ fn first_members(
     for (id, address) in &options.peers {
         let known = members.entry(id.clone()).or_insert_with(|| address.clone());
         if known != address {
-            return Err(Failure::new(format!(
+            return Err(Failure::usage(format!(
                 "cannot bootstrap: server {id} is said to be at {known} and at {address}"
             )));
         }
@@ -221,7 +221,10 @@ async fn transport(
         max_frame_bytes: defaults.max_frame_bytes.max(2 * max_command_bytes),
         ..defaults
     };
-    TcpTransport::bind(options).await.map_err(Failure::new)
+    TcpTransport::bind(options).await.map_err(|error| match error {
+        BindError::Options(_) => Failure::usage(error),
+        error => Failure::new(error),
+    })
 }
 
 /// Writes the first configuration, unless there is one already: starting again with the flags of the
