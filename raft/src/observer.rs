@@ -109,8 +109,8 @@ pub enum Observation {
         peer: ServerId,
     },
     /// A message was dropped because a server, this one or its sender, runs on another disk than the
-    /// one its cluster knows it by. Told of once a minute for each sender; see
-    /// [`Raft::rejoin_server`](crate::Raft::rejoin_server).
+    /// one its cluster knows it by. Told of once a minute for each sender, also in the log, with the
+    /// target `raft::wrong_disk`; see [`Raft::rejoin_server`](crate::Raft::rejoin_server).
     WrongIncarnation {
         /// Who sent the message.
         peer: ServerId,

@@ -224,6 +224,10 @@ async fn a_wiped_server_has_not_joined_until_it_is_rejoined() {
     })
     .await;
     assert!(!said(&cluster).contains("joined the cluster"), "{}", said(&cluster));
+    for id in [&leader, &lost] {
+        let log = cluster.server(id).log();
+        assert!(!log.contains("a message was dropped"), "told of once, with the cure: {log}");
+    }
 
     let wrong = format!("{lost} runs on another disk than the cluster knows");
     until("the leader has noticed", async || {

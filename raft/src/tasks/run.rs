@@ -403,7 +403,10 @@ impl<R: Send + 'static> Run<R> {
         if !is_news {
             return;
         }
-        tracing::error!(%server, %from, kind, "a message was dropped: {disk}");
+        // A target of its own, for programs that tell of it in their own words.
+        tracing::error!(
+            target: "raft::wrong_disk", %server, %from, kind, "a message was dropped: {disk}"
+        );
         let is_own = disk.server == self.shared.id;
         if !self.shared.observers.is_empty() {
             let observation = Observation::WrongIncarnation { peer: from.clone(), disk };

@@ -90,10 +90,11 @@ fn run(command: Command) -> Result<(), Failure> {
     end
 }
 
-/// The filter is a right one: the command line has seen to that.
+/// The filter is a right one: the command line has seen to that. What the library says of wrong disks
+/// is left out, because [`membership`] says it with the command that helps.
 fn log_to_stderr(filter: &str) {
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+        .with_env_filter(EnvFilter::new(format!("{filter},raft::wrong_disk=off")))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
