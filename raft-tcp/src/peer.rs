@@ -90,6 +90,12 @@ impl Peers {
         Ok(peer)
     }
 
+    /// Why the peer cannot be reached, if it was tried and cannot.
+    pub(crate) fn trouble(&self, id: &ServerId) -> Option<Arc<str>> {
+        let peer = Arc::clone(self.state.lock().peers.get(id)?);
+        peer.urgent.hopeless_because().or_else(|| peer.entries.hopeless_because())
+    }
+
     /// The peer was heard of.
     pub(crate) fn sign_of_life(&self, id: &ServerId) {
         if let Some(peer) = self.state.lock().peers.get(id) {

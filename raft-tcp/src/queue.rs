@@ -67,6 +67,14 @@ impl Queue {
         State::Open { channel: Channel { sender, room }, receiver: Some(receiver) }
     }
 
+    /// Why there is no hope of delivery, if there is none.
+    pub(crate) fn hopeless_because(&self) -> Option<Arc<str>> {
+        match &*self.state.lock() {
+            State::Shut(reason) => Some(Arc::clone(reason)),
+            State::Open { .. } | State::Ended => None,
+        }
+    }
+
     /// Takes a message if there is room for it now.
     pub(crate) fn try_push(&self, message: Message, expects: u64) -> Result<(), Rejected> {
         match &*self.state.lock() {

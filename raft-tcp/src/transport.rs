@@ -86,6 +86,13 @@ impl TcpTransport {
         self.bound
     }
 
+    /// Why a peer cannot be reached, in words for a person: nobody listens there, or it has refused this
+    /// server and said why. `None` while it can be, and for one that nothing was sent to.
+    #[must_use]
+    pub fn trouble(&self, peer: &ServerId) -> Option<Arc<str>> {
+        self.peers.trouble(peer)
+    }
+
     /// The peer a message goes to, if the message can be sent at all.
     fn peer(&self, to: &Server, message: &Message) -> Result<Arc<Peer>, TransportError> {
         let (bytes, limit) = (codec::max_bytes(message), self.options.max_frame_bytes);

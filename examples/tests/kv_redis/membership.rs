@@ -26,7 +26,7 @@ fn refused(output: &Output) -> String {
     let said = text(&output.stderr);
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{said}");
     let line = said.lines().last().unwrap_or_default().to_owned();
-    assert!(line.starts_with("kv: ") && !line.contains("refused ("), "{said}");
+    assert!(line.starts_with("kv: ") && !line.contains("refused (4"), "{said}");
     line
 }
 
@@ -52,9 +52,10 @@ async fn adding_a_server_that_does_not_run_says_so_and_ends_in_time() {
     let begun =
         format!("late is a nonvoter since entry {index}; start it now, if it does not run; ");
     assert!(told.starts_with(&begun) && told.contains("waiting up to 5 s until"), "{told}");
-    assert!(told.contains("\nwaiting: it does not answer the leader\n"), "{told}");
+    assert!(told.contains("\nwaiting: it does not answer the leader"), "{told}");
     let line = refused(&output);
-    let end = "late is a nonvoter, and not a voter after 5 s: it does not answer the leader. ";
+    let end = "late is a nonvoter, and not a voter after 5 s: it does not answer the leader: it \
+               cannot be dialled: Connection refused";
     assert!(line.starts_with(&format!("kv: {end}")), "{line}");
     assert!(line.contains("remove late` takes it out"), "{line}");
 
@@ -94,6 +95,18 @@ async fn adding_a_server_that_does_not_run_says_so_and_ends_in_time() {
     assert_eq!(done(&ctl(first, &["demote", "late"])), "late is a nonvoter already\n");
     let said = done(&ctl(first, &["add", "late", &late.raft, "--nonvoter"]));
     assert_eq!(said, format!("late at {} is a nonvoter already\n", late.raft));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adding_a_server_of_another_cluster_says_what_it_says() {
+    let cluster = Cluster::single(&[]).await;
+    let mut foreign = Server::new(cluster.directory.path(), "foreign");
+    foreign.start(&["--cluster", "other"]);
+    let add = ["add", "foreign", &foreign.raft, "--timeout", "5s"];
+    let line = refused(&ctl(&cluster.servers[0], &add));
+    let why = "it does not answer the leader: refused: the dialler is of cluster \"kv\", this server \
+               of \"other\". ";
+    assert!(line.contains(why), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,10 +195,11 @@ async fn no_vote_is_taken_if_the_rest_would_have_no_majority() {
     let begun =
         format!("taking {dead} back; start it on an empty directory now, if it does not run; ");
     assert!(told.starts_with(&begun), "{told}");
-    assert!(told.contains("\nwaiting: it does not answer the leader\n"), "{told}");
+    assert!(told.contains("\nwaiting: it does not answer the leader"), "{told}");
     let line = refused(&output);
-    let expected =
-        format!("kv: {dead} has not caught up after 5 s: it does not answer the leader. ");
+    let expected = format!(
+        "kv: {dead} has not caught up after 5 s: it does not answer the leader: it cannot be "
+    );
     assert!(line.starts_with(&expected), "{line}");
     let again = format!("add {dead} {}` waits again", cluster.server(&dead).raft);
     assert!(line.contains(&again), "{line}");

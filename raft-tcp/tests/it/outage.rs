@@ -23,6 +23,7 @@ async fn a_restarted_peer_is_reached_again_on_the_same_port() {
         b = node_with("b", TcpOptions { bind, ..options() }).await;
     }
     talk(&a, &mut b).await;
+    assert_eq!(a.transport.trouble(&b.server.id), None);
     talk(&b, &mut node_with("a2", options()).await).await;
 }
 
@@ -52,6 +53,8 @@ async fn a_refused_dialler_learns_why() {
     let foreign = node_with("x", foreign).await;
     let reason = until_unreachable(&foreign, &b.server).await;
     assert!(reason.starts_with("refused: the dialler is of cluster \"prod\""), "{reason}");
+    assert_eq!(foreign.transport.trouble(&b.server.id).as_deref(), Some(reason.as_str()));
+    assert_eq!(foreign.transport.trouble(&"nobody".into()), None);
 }
 
 /// A peer that accepts connections but says nothing: stopped, or its network swallows everything.

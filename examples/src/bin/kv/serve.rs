@@ -73,7 +73,8 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     let fsm = KvFsm::new(Arc::clone(&shared));
     let (election_timeout, no_leader_wait) = (options.election_timeout, options.no_leader_wait);
     let store: Arc<dyn SnapshotStore> = Arc::<FileSnapshotStore>::clone(&snapshots);
-    let node = Node::new(config, fsm, log, stable, store, transport).await.map_err(Failure::new)?;
+    let link = Arc::<TcpTransport>::clone(&transport);
+    let node = Node::new(config, fsm, log, stable, store, link).await.map_err(Failure::new)?;
     let autopilot = autopilot.map(|config| Autopilot::start(node.clone(), config));
 
     let patience = Patience { no_leader: no_leader_wait, forward: options.forward_timeout };
@@ -86,6 +87,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
         cluster: options.cluster.clone(),
         data: data.clone(),
         restoring: tokio::sync::Mutex::new(()),
+        transport,
         address: addresses.raft.as_str().into(),
         contact: addresses.contact,
         limits: limits(&options),

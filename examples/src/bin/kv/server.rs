@@ -11,6 +11,7 @@ use std::{
 };
 
 use raft::{FileSnapshotStore, ServerAddress, autopilot::Autopilot};
+use raft_tcp::TcpTransport;
 use tokio::time::Instant;
 
 use crate::{
@@ -47,6 +48,8 @@ pub(crate) struct Server {
     pub(crate) data: PathBuf,
     /// Held while a restore is being received or carried out.
     pub(crate) restoring: tokio::sync::Mutex<()>,
+    /// To ask why a peer cannot be reached.
+    pub(crate) transport: Arc<TcpTransport>,
     /// Where other servers reach this one.
     pub(crate) address: ServerAddress,
     /// Where everybody else does.

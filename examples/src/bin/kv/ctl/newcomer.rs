@@ -24,8 +24,8 @@ pub(super) enum Newcomer {
     Unknown,
     /// It is no member.
     Gone,
-    /// It has not answered the leader, ever or lately.
-    Silent,
+    /// It has not answered the leader, ever or lately; and why, if the leader knows.
+    Silent(Option<String>),
     /// It runs on another disk than the cluster knows.
     WrongDisk,
     /// It is being sent a snapshot: how much of it has arrived.
@@ -39,7 +39,8 @@ impl fmt::Display for Newcomer {
         match self {
             Self::Unknown => write!(f, "no leader is known that could say how far it has come"),
             Self::Gone => write!(f, "it is no member"),
-            Self::Silent => write!(f, "it does not answer the leader"),
+            Self::Silent(None) => write!(f, "it does not answer the leader"),
+            Self::Silent(Some(why)) => write!(f, "it does not answer the leader: {why}"),
             Self::WrongDisk => write!(f, "it runs on another disk than the cluster knows"),
             Self::Receives { bytes, size } => {
                 write!(f, "it has {bytes} of {size} bytes of the snapshot that it is sent")
@@ -70,7 +71,7 @@ impl Newcomer {
             return Self::WrongDisk;
         }
         if peer["is_lost"] == true || !has_answered(peer) {
-            return Self::Silent;
+            return Self::Silent(leader["unreachable"][id].as_str().map(str::to_owned));
         }
         if peer["progress"] == "Snapshot" {
             let (bytes, size) = (&peer["snapshot_received_bytes"], &peer["snapshot_size_bytes"]);
@@ -118,8 +119,8 @@ mod tests {
         let receives = Newcomer::Receives { bytes: "30".to_owned(), size: "-".to_owned() };
         let cases = [
             (json!([]), Newcomer::Gone),
-            (peer(false, false, "Probe"), Newcomer::Silent),
-            (peer(true, true, "Replicate"), Newcomer::Silent),
+            (peer(false, false, "Probe"), Newcomer::Silent(None)),
+            (peer(true, true, "Replicate"), Newcomer::Silent(None)),
             (peer(false, true, "Snapshot"), receives),
             (peer(false, true, "Replicate"), Newcomer::Lacks("3".to_owned())),
         ];
@@ -129,6 +130,10 @@ mod tests {
         }
         let peers = peer(false, true, "Replicate");
         let mut leader = json!({ "raft": { "role": "Leader", "peers": peers } });
+        leader["raft"]["peers"][0]["is_lost"] = json!(true);
+        leader["unreachable"] = json!({ "d": "refused: another cluster" });
+        let state = Newcomer::seen_from(&leader, "d");
+        assert_eq!(state.to_string(), "it does not answer the leader: refused: another cluster");
         leader["raft"]["wrong_disks"] = json!([{ "server": "d" }]);
         assert_eq!(Newcomer::seen_from(&leader, "d"), Newcomer::WrongDisk);
         leader["raft"]["role"] = json!("Follower");

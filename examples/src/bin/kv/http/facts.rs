@@ -1,6 +1,6 @@
 //! What a server says of itself.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     Json,
@@ -9,7 +9,7 @@ use axum::{
     http::{StatusCode, Uri, header::CONTENT_TYPE},
     response::IntoResponse,
 };
-use raft::{FsmSnapshot, LogIndex, Role, autopilot::Autopilot};
+use raft::{FsmSnapshot, LogIndex, PeerStatus, Role, autopilot::Autopilot};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
@@ -36,6 +36,9 @@ fn content(server: &Server) -> Value {
 pub(super) async fn status(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
     let server = &shared.server;
     let raft = server.node.status().await?;
+    let why = |peer: &PeerStatus| server.transport.trouble(&peer.id).map(|why| why.to_string());
+    let unreachable = raft.peers.iter().filter_map(|peer| Some((&peer.id, why(peer)?)));
+    let unreachable: BTreeMap<_, _> = unreachable.collect();
     Ok(Json(json!({
         "id": server.node.id(),
         "cluster": server.cluster,
@@ -49,6 +52,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Result<Json<Value>, 
         "kv": content(server),
         "contacts": server.shared.read(|state| state.contacts.clone()),
         "autopilot": server.autopilot.as_ref().map(Autopilot::state),
+        "unreachable": unreachable,
         "raft": raft,
     })))
 }
