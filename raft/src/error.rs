@@ -76,7 +76,8 @@ pub enum Fatal {
     /// The server's stores are an older copy of what they were, as when a backup of its data or an image
     /// of its machine is put back; or they have lost, against their contract, what they had
     /// acknowledged. Another server remembers more. With what is forgotten, a promise may be: so the
-    /// disk has got another incarnation, by which nobody takes it for the member it was. Start the server
+    /// disk gets another incarnation before the node has ended, by which nobody takes it for the member
+    /// it was. Start the server
     /// again and let it [rejoin](crate::Raft::rejoin_server); its data may stay.
     #[error(
         "the node stopped because its disk is an older copy of what it was: it has told {told} that it had \

@@ -215,6 +215,7 @@ impl Consensus {
             self.set_role(RoleState::Follower);
             self.reset_election_deadline(now);
         }
+        self.note_promises();
         self.observe(Observation::VoteRequested {
             candidate: from.clone(),
             term: request.term,

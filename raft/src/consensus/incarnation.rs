@@ -19,14 +19,15 @@
 //! in nothing else. It is an entry like any other change of membership, so it waits for its turn.
 //!
 //! **Before that** a disk that is empty cannot be told from one that was wiped. A server with such a
-//! disk votes only for candidates that know it, or whose log ends with the entry that bootstraps a
+//! disk votes only for candidates that know it (and then it has a term: it has answered a leader), or
+//! whose log ends with the entry that bootstraps a
 //! cluster, and then for the same candidate again as long as that has got nothing but what it has led
 //! itself; otherwise a leader has to come first.
 
 use super::{Consensus, time::Time};
 use crate::{
     configuration::{Configuration, ServerId},
-    log::{EntryPayload, LogId, LogIndex},
+    log::{EntryPayload, LogId, LogIndex, Term},
     rpc::{Envelope, HeartbeatReply, Message},
 };
 
@@ -46,7 +47,7 @@ pub enum Mismatch {
         /// wrong here.
         is_outdated: bool,
     },
-    /// This server has an empty disk that the candidate does not know, and the candidate's log is not
+    /// This server has an empty disk that the candidate does not know, or knows from before, and the candidate's log is not
     /// that of a new cluster.
     Empty,
 }
@@ -72,7 +73,7 @@ impl Consensus {
         }
         let is_sender_checked = match message {
             Message::RequestVote(request) => {
-                if *expects == 0
+                if (*expects == 0 || self.term() == Term(0))
                     && self.is_blank()
                     && LogIndex(1) < request.last.index
                     && !self.has_made_leader(from, request.last)

@@ -116,6 +116,8 @@ pub struct Consensus {
     /// Who has not answered yet what this server has promised, and how long it waits for that.
     unanswered: BTreeSet<ServerId>,
     answers_due: Time,
+    /// When those are asked again.
+    ask_again_at: Time,
     /// Where the log ended when it left a term in which it has been since it started.
     terms_left: BTreeMap<Term, LogIndex>,
     /// Whether it has found its disk to be an older copy: nothing leaves it any more.
@@ -186,6 +188,7 @@ impl Consensus {
             promised: BTreeMap::new(),
             unanswered: BTreeSet::new(),
             answers_due: now,
+            ask_again_at: now,
             terms_left: BTreeMap::new(),
             is_rolled_back: false,
             waiting_since: now,
@@ -202,7 +205,7 @@ impl Consensus {
         consensus.reset_election_deadline(now);
         consensus.emit_peers();
         consensus.emit_commit();
-        consensus.ask_what_it_has_promised(now);
+        consensus.begin_to_ask(now);
         consensus.assert_invariants();
         consensus
     }
@@ -339,6 +342,10 @@ impl Consensus {
 
     /// The time of [`next_timeout`](Self::next_timeout) has come. Calling it early changes nothing.
     pub fn handle_timeout(&mut self, now: Time) {
+        if self.is_rolled_back {
+            return;
+        }
+        self.ask_again(now);
         if self.role.leader().is_some() {
             self.handle_leader_timeout(now);
         } else {
@@ -351,13 +358,17 @@ impl Consensus {
     /// When [`handle_timeout`](Self::handle_timeout) is next due; `None` if nothing is waited for.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
+        if self.is_rolled_back {
+            return None;
+        }
         let role = if self.role.leader().is_some() {
             self.next_leader_timeout()
         } else {
             self.next_election_timeout()
         };
         let transfer = self.transfer.as_ref().map(|transfer| transfer.deadline);
-        role.into_iter().chain(transfer).min()
+        let question = Some(self.ask_again_at).filter(|_| !self.unanswered.is_empty());
+        role.into_iter().chain(transfer).chain(question).min()
     }
 
     /// The next decision to carry out, in order; `None` when all are taken.

@@ -19,7 +19,7 @@ use rand::RngExt;
 use super::{Consensus, action::Action, role::RoleState, time::Time};
 use crate::{
     configuration::ServerId,
-    log::{LogId, LogIndex, Term},
+    log::{LogId, Term},
     rpc::{Message, Promised, RequestVoteRequest},
 };
 
@@ -86,17 +86,30 @@ impl Consensus {
     }
 
     /// Asks everybody, because only the leader would speak by itself, and that may be a new one, who
-    /// knows nothing. The question is that for a pre-vote, which changes nothing. A leader that knows
-    /// that this server was removed answers with that. Until then it votes for nobody: it may have voted
-    /// already, or have what the candidate lacks.
-    pub(super) fn ask_what_it_has_promised(&mut self, now: Time) {
-        let is_new = self.term() <= Term(1) && self.log.last().index <= LogIndex(1);
-        if is_new || self.incarnation == 0 {
+    /// knows nothing. Until they have answered, or an election timeout has passed, this server takes no
+    /// part in elections: it may have voted already, or have lost what the candidate lacks too.
+    pub(super) fn begin_to_ask(&mut self, now: Time) {
+        if self.incarnation != 0 {
+            let peers = self.membership.peers(&self.rules.id);
+            self.unanswered = peers.into_iter().map(|peer| peer.id).collect();
+            self.answers_due = now + self.rules.election_timeout;
+            self.ask_again(now);
+        }
+    }
+
+    /// The question is that for a pre-vote, which changes nothing. A leader that knows that this server
+    /// was removed answers with that. Asked again and again: the first may find no connection yet.
+    pub(super) fn ask_again(&mut self, now: Time) {
+        if now < self.ask_again_at {
             return;
         }
-        self.answers_due = now + self.rules.election_timeout;
+        if !self.awaits_answers(now) {
+            self.unanswered.clear();
+            return;
+        }
+        self.ask_again_at = now + self.rules.heartbeat_interval;
         let (term, last) = (self.term().next(), self.log.last());
-        for peer in self.membership.peers(&self.rules.id) {
+        for peer in self.unanswered.clone() {
             let request = RequestVoteRequest {
                 term,
                 last,
@@ -104,8 +117,7 @@ impl Consensus {
                 is_leadership_transfer: false,
                 promised: None,
             };
-            self.send(&peer.id, Message::RequestVote(request));
-            self.unanswered.insert(peer.id);
+            self.send(&peer, Message::RequestVote(request));
         }
     }
 
@@ -129,6 +141,7 @@ impl Consensus {
         }
         self.incarnation = incarnation;
         // What was decided before is not to leave either.
+        self.set_leader(None);
         self.set_role(RoleState::Follower);
         self.actions.clear();
         self.is_rolled_back = true;

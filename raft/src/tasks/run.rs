@@ -630,10 +630,8 @@ impl<R: Send + 'static> Run<R> {
                 self.shared.stop(Fatal::Diverged { snapshot, entry });
             }
             Action::RolledBack { told, promised, incarnation } => {
-                let server = &self.shared.id;
-                tracing::error!(%server, %told, %promised, "the disk here is an older copy of what it was");
-                let why = Fatal::RolledBack { told, promised };
-                self.turn.writes.push(LogRequest::ChangeIncarnation { incarnation, why });
+                self.turn.writes.push(LogRequest::ChangeIncarnation(incarnation));
+                self.shared.stop(Fatal::RolledBack { told, promised });
             }
             Action::Observe(observation) => self.observe(now, &observation),
         }

@@ -35,8 +35,8 @@ pub(super) enum LogRequest {
     Write(Queued),
     /// Remove every entry up to here.
     Compact { through: LogIndex },
-    /// The disk is an older copy: make it another one than the one it was, and end the node.
-    ChangeIncarnation { incarnation: u64, why: Fatal },
+    /// The disk is an older copy, and the node ends: make it another one than the one it was.
+    ChangeIncarnation(u64),
 }
 
 /// A write of the core, and what it amounts to for the log's tail.
@@ -71,9 +71,16 @@ impl RunLog {
                         batch.add(write);
                     }
                     LogRequest::Compact { through } => compacted = compacted.max(Some(through)),
-                    LogRequest::ChangeIncarnation { incarnation, why } => {
-                        let saved = self.stable_store.save_incarnation(incarnation).await;
-                        return Err(saved.map_or_else(Fatal::Store, |()| why));
+                    LogRequest::ChangeIncarnation(incarnation) => {
+                        if let Err(error) = self.stable_store.save_incarnation(incarnation).await {
+                            let server = &self.shared.id;
+                            tracing::error!(
+                                %server, %error,
+                                "the disk stays that of the member it was: do not start from it again"
+                            );
+                        }
+                        // What is written from now on is of no use to anybody.
+                        return Ok(());
                     }
                 }
             }

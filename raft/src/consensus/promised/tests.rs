@@ -7,7 +7,7 @@ use crate::{
     observer::Role,
     rpc::{
         AppendEntriesReply, AppendOutcome, Envelope, HeartbeatRequest, RequestVoteReply,
-        RequestVoteRequest,
+        RequestVoteRequest, TimeoutNowRequest,
     },
     stable::HardState,
 };
@@ -100,6 +100,10 @@ fn said_to(sent: &[(ServerId, Message)], to: &ServerId) -> Option<Promised> {
     sent.iter().rfind(|(id, message)| id == to && message.is_about_promises())?.1.promised()
 }
 
+fn has_granted(sent: &[(ServerId, Message)]) -> bool {
+    sent.iter().any(|it| matches!(&it.1, Message::RequestVoteReply(reply) if reply.is_granted))
+}
+
 impl Message {
     fn is_about_promises(&self) -> bool {
         matches!(self, Self::Heartbeat(_) | Self::RequestVote(_) | Self::RequestVoteReply(_))
@@ -174,15 +178,12 @@ fn what_a_stranger_remembers_of_the_log_is_not_held_against_it() {
 /// than for a leader.
 #[test]
 fn a_server_that_starts_votes_when_all_have_answered_or_have_had_the_time() {
-    let granted = |sent: &[(ServerId, Message)]| {
-        sent.iter().any(|it| matches!(&it.1, Message::RequestVoteReply(reply) if reply.is_granted))
-    };
     let answer = |core: &mut Consensus, id: ServerId| {
         core.handle_message(Time(1), &id, reply(4, None));
     };
     let ask = |core: &mut Consensus, now: Time| {
         core.handle_message(now, &n(2), request(5, None));
-        granted(&settle(core, now).0)
+        has_granted(&settle(core, now).0)
     };
     let mut core = started();
     assert!(!ask(&mut core, Time(1)));
@@ -231,6 +232,7 @@ fn an_older_copy_votes_for_nobody_and_does_not_campaign() {
 #[test]
 fn what_a_leader_was_told_is_said_back_also_when_it_leads_no_more() {
     let mut core = server();
+    core.unanswered.clear();
     let now = core.next_timeout().expect("it campaigns");
     core.campaign(now, true);
     let sent = settle(&mut core, now).0;
@@ -386,11 +388,15 @@ fn the_term_of_a_leader_is_remembered_by_its_followers() {
     core.note_term(&n(2), 22, Term(5));
     core.note_term(&n(2), 22, Term(4));
     assert_eq!(core.promised(&n(2)), Some(promise(22, 5, (5, 7))));
+    // What another disk has said is none of this one's.
+    core.promised.insert(n(2), promise(21, 9, (5, 7)));
+    core.note_term(&n(2), 22, Term(5));
+    assert_eq!(core.promised(&n(2)), Some(promise(22, 5, (0, 0))));
 }
 
-/// Nobody has promised anything who knows no more than that there is a cluster.
+/// A copy from just after the bootstrap is an older one, too.
 #[test]
-fn a_server_that_was_only_bootstrapped_asks_nobody() {
+fn a_server_that_was_only_bootstrapped_asks_too() {
     let members = server().latest_configuration().configuration.clone();
     let hard_state = HardState { current_term: Term(1), voted_for: None };
     let mut saved = Saved::new(hard_state, LogId::ZERO, IndexedConfiguration::default());
@@ -401,7 +407,112 @@ fn a_server_that_was_only_bootstrapped_asks_nobody() {
     }]);
     saved.incarnation(DISKS[0]);
     let mut core = Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0));
-    assert_eq!(settle(&mut core, Time(0)).0, []);
+    assert_eq!(settle(&mut core, Time(0)).0.len(), 2);
+    receive(&mut core, Time(1), 2, request(9, None));
+    assert!(!has_granted(&settle(&mut core, Time(1)).0));
+}
+
+/// A disk that is known has answered a leader, and so has a term: without one it is from before that.
+#[test]
+fn a_blank_copy_of_a_disk_that_is_known_votes_for_nobody_who_has_led() {
+    for (term, is_admitted) in [(0, false), (1, true)] {
+        let hard_state = HardState { current_term: Term(term), voted_for: None };
+        let mut saved = Saved::new(hard_state, LogId::ZERO, IndexedConfiguration::default());
+        saved.incarnation(DISKS[0]);
+        let core = Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0));
+        let (incarnation, expects) = (DISKS[1], DISKS[0]);
+        let (from, address, message) = (n(2), "n2".into(), request(9, None));
+        let envelope = Envelope { from, address, incarnation, expects, message };
+        assert_eq!(core.admit(&envelope).is_ok(), is_admitted, "in term {term}");
+    }
+}
+
+/// The first question may find no connection.
+#[test]
+fn the_question_is_repeated_until_all_have_answered_or_have_had_the_time() {
+    let asked = |core: &mut Consensus| {
+        let mut asked = Vec::new();
+        while let Some(now) = core.next_timeout().filter(|now| *now < core.answers_due) {
+            core.handle_timeout(now);
+            asked.extend(settle(core, now).0.into_iter().map(|(to, _)| to));
+        }
+        asked
+    };
+    // Every 100 ms in the second of the election timeout.
+    let mut core = server();
+    let silent = asked(&mut core);
+    assert_eq!((silent.len(), silent.iter().filter(|id| **id == n(2)).count()), (18, 9));
+    core = server();
+    receive(&mut core, Time(1), 2, reply(4, None));
+    assert_eq!(asked(&mut core), vec![n(3); 9]);
+    core = server();
+    receive(&mut core, Time(1), 2, reply(4, None));
+    receive(&mut core, Time(1), 3, reply(4, None));
+    assert_eq!(asked(&mut core), []);
+}
+
+/// An order to campaign is no reason not to wait. The leader repeats it.
+#[test]
+fn a_server_that_awaits_answers_is_handed_no_leadership() {
+    let hand_over = |core: &mut Consensus| {
+        receive(core, Time(1), 2, heartbeat(4, None));
+        receive(core, Time(1), 2, Message::TimeoutNow(TimeoutNowRequest { term: Term(4) }));
+        core.role()
+    };
+    let mut core = server();
+    assert_eq!(hand_over(&mut core), Role::Follower);
+    receive(&mut core, Time(1), 2, reply(4, None));
+    receive(&mut core, Time(1), 3, reply(4, None));
+    assert_eq!(hand_over(&mut core), Role::Candidate);
+}
+
+/// Also what was promised since the last heartbeat.
+#[test]
+fn a_leader_answers_with_the_newest_it_knows() {
+    let mut core = server();
+    let now = core.next_timeout().filter(|now| *now < core.answers_due).expect("it asks again");
+    core.campaign(now, true);
+    settle(&mut core, now);
+    receive(&mut core, now, 2, reply(5, None));
+    settle(&mut core, now);
+    let outcome = AppendOutcome::Matched { match_index: LogIndex(6) };
+    let matched = AppendEntriesReply { term: Term(5), round: 1, outcome };
+    receive(&mut core, now, 2, Message::AppendEntriesReply(matched));
+    settle(&mut core, now);
+    receive(&mut core, now, 2, request(5, None));
+    assert_eq!(said_to(&settle(&mut core, now).0, &n(2)), Some(promise(22, 5, (5, 6))));
+}
+
+/// What a write had to be durable for is not released after the accusation either.
+#[test]
+fn nothing_leaves_that_becomes_durable_after_the_accusation() {
+    let mut core = server();
+    receive(&mut core, Time(1), 3, reply(4, None));
+    receive(&mut core, Time(1), 2, reply(4, None));
+    core.handle_message(Time(1), &n(3), request(5, None));
+    let write = std::iter::from_fn(|| core.poll_action()).find_map(|action| match action {
+        Action::Write(write) => Some(write.id),
+        _ => None,
+    });
+    core.handle_message(Time(2), &n(2), heartbeat(5, Some(promise(11, 5, (5, 6)))));
+    assert_eq!(settle(&mut core, Time(2)).1, Some(n(2)));
+    core.handle_written(Time(2), write.expect("the vote is written"));
+    assert_eq!(settle(&mut core, Time(2)), (Vec::new(), None));
+    assert_eq!((core.next_timeout(), core.leader()), (None, None));
+}
+
+/// A leader is told of its own disk too.
+#[test]
+fn a_leader_that_is_accused_leads_no_more() {
+    let mut core = server();
+    let now = core.next_timeout().expect("it asks again");
+    core.campaign(now, true);
+    settle(&mut core, now);
+    receive(&mut core, now, 2, reply(5, None));
+    assert_eq!(core.role(), Role::Leader);
+    receive(&mut core, now, 3, request(5, Some(promise(11, 7, (0, 0)))));
+    assert_eq!((core.role(), core.leader()), (Role::Follower, None));
+    assert!(core.propose(now, vec![EntryPayload::Noop]).is_err());
 }
 
 /// Equal seeds give equal numbers, but never the one that the disk has.
