@@ -136,7 +136,12 @@ impl Counter {
 
     fn ask(&mut self, command: &str) -> String {
         writeln!(self.process.stdin.as_ref().unwrap(), "{command}").unwrap();
-        self.line()
+        loop {
+            let line = self.line();
+            if !line.starts_with("the leader is ") {
+                return line;
+            }
+        }
     }
 }
 

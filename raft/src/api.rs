@@ -95,6 +95,7 @@ use crate::{
 /// | `raft.election.seconds` | histogram | seconds |  | from the first question for votes to leadership, by the winner |
 /// | `raft.leader.lease_timeouts` | counter | timeouts |  | how often it gave up leading because no majority answered |
 /// | `raft.leader.write_stalls` | counter | timeouts |  | how often it gave up leading because its disk was stuck |
+/// | `raft.wrong_disks` | gauge | servers |  | servers, this one among them, that run on another disk than the one they are known by |
 /// | `raft.log.append_batches` | histogram | batches |  | batches that one write of the log merges |
 /// | `raft.log.append_entries` | counter | entries |  | entries written to the log |
 /// | `raft.log.write_seconds` | histogram | seconds |  | one write of log, term and vote, synced |

@@ -133,8 +133,8 @@ impl std::fmt::Display for WrongDisk {
         write!(
             f,
             "server {server} runs on a disk (incarnation {actual:016x}) that is not the one its \
-             cluster knows it by ({recorded:016x}): it was wiped, exchanged, or is that of another \
-             server; rejoin it on an empty disk (Raft::rejoin_server), or give it its own disk back"
+             cluster knows it by ({recorded:016x}): it was wiped, is an older copy, or is that of another \
+             server; let it rejoin (Raft::rejoin_server), or give it its own disk back"
         )
     }
 }

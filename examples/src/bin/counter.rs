@@ -28,7 +28,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufRea
 use tracing_subscriber::EnvFilter;
 
 /// One server of a replicated counter. It takes commands from standard input: `add N`, `get`,
-/// `snapshot`, and `status`; the end of the input stops it.
+/// `snapshot`, `rejoin ID` and `status`, on the leader (`status` anywhere); the
+/// end of the input stops it.
 #[derive(Parser)]
 #[command(name = "counter")]
 struct Args {
@@ -112,9 +113,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Raft::new(Config::new(id), counter, log, stable, Arc::new(snapshots), transport).await?;
 
     let mut leaders = raft.leader_changes();
-    if let Some(leader) = &*leaders.wait_for(Option::is_some).await? {
-        println!("the leader is {}", leader.id);
-    }
     let mut lines = BufReader::new(stdin()).lines();
     loop {
         tokio::select! {
@@ -125,6 +123,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     Err(error) => println!("error: {error}"),
                 },
             },
+            Ok(()) = leaders.changed() => if let Some(leader) = raft.leader() {
+                println!("the leader is {}", leader.id);
+            },
+            // Whatever the reason: a disk that fails, or that is another one than the cluster knows.
             end = raft.ended() => return Err(end.into()),
         }
     }
@@ -149,8 +151,10 @@ async fn carry_out(
             raft.wait_applied(index).await?;
             Ok(sum.load(Ordering::Acquire).to_string())
         }
+        // For a server whose disk was wiped, or was an older copy; it has to run.
+        ("rejoin", id) => Ok(format!("rejoined at {}", raft.rejoin_server(id).await?)),
         ("snapshot", "") => Ok(format!("snapshot {}", raft.snapshot().await?.meta.last)),
         ("status", "") => Ok(serde_json::to_string(&raft.status().await?)?),
-        _ => Err("commands are: add N, get, snapshot, status".into()),
+        _ => Err("commands are: add N, get, snapshot, rejoin ID, status".into()),
     }
 }

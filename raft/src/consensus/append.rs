@@ -69,7 +69,10 @@ impl Consensus {
         let term = self.log.term_at(id.index);
         assert!(
             term.is_none_or(|term| term == id.term),
-            "law 4: the leader has {id} where term {term:?} is committed"
+            "law 4: the leader has {id} where an entry of term {} is committed here; a majority has \
+             lost what was committed, as on older copies of its disks: do not empty this server, it may \
+             be the last that has it",
+            term.unwrap_or_default()
         );
         true
     }

@@ -40,7 +40,9 @@ impl Consensus {
         if is_another {
             assert!(
                 self.commit_index == snapshot.index,
-                "law 4: the leader has {entry} where snapshot {snapshot} is committed"
+                "law 4: the leader has {entry} where snapshot {snapshot} is committed here; a majority has \
+                 lost what was committed, as on older copies of its disks: do not empty this server, it \
+                 may be the last that has it"
             );
             self.actions.push_back(Action::Diverged { snapshot, entry });
         }

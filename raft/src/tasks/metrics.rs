@@ -118,6 +118,7 @@ pub(super) struct Metrics {
     last_contact_seconds: Gauge,
     election_timeouts: Counter,
     election_seconds: Histogram,
+    wrong_disks: Gauge,
     leader_lease_timeouts: Counter,
     leader_write_stalls: Counter,
     log_append_batches: Histogram,
@@ -174,6 +175,7 @@ impl Metrics {
             last_contact_seconds: gauge("raft.last_contact_seconds"),
             election_timeouts: counter("raft.election.timeouts"),
             election_seconds: histogram("raft.election.seconds"),
+            wrong_disks: gauge("raft.wrong_disks"),
             leader_lease_timeouts: counter("raft.leader.lease_timeouts"),
             leader_write_stalls: counter("raft.leader.write_stalls"),
             log_append_batches: histogram("raft.log.append_batches"),
@@ -361,6 +363,10 @@ impl Metrics {
         self.term.set(term as f64);
         self.peers.set(peers as f64);
         self.last_contact_seconds.set(silence.as_secs_f64());
+    }
+
+    pub(super) fn wrong_disks(&self, count: usize) {
+        self.wrong_disks.set(count as f64);
     }
 
     pub(super) fn timeouts(&self, timeouts: Timeouts) {

@@ -157,6 +157,9 @@ impl<R: Send + 'static> Run<R> {
             if self.sampler.due_at() <= now {
                 let (node, mail) = ((&self.core, &*self.shared), (&mail.requests, &mail.inbox));
                 self.sampler.look(now, node, mail, &self.metrics);
+                self.metrics.wrong_disks(
+                    self.wrong_disks(now).len() + usize::from(self.refusals.own().is_some()),
+                );
             }
             if self.core.next_timeout().is_some_and(|timeout| timeout <= now) {
                 self.core.handle_timeout(now);
@@ -761,6 +764,10 @@ impl<R: Send + 'static> Run<R> {
         }
     }
 
+    fn wrong_disks(&self, now: Time) -> Vec<WrongDisk> {
+        self.refusals.others(now, &self.core.latest_configuration().configuration)
+    }
+
     fn status(&self, now: Time) -> Status {
         let core = &self.core;
         let published = &self.shared.published;
@@ -796,7 +803,7 @@ impl<R: Send + 'static> Run<R> {
             config: Arc::clone(&self.shared.config.borrow()),
             peers,
             wrong_disk: self.refusals.own().cloned(),
-            wrong_disks: self.refusals.others(now, &core.latest_configuration().configuration),
+            wrong_disks: self.wrong_disks(now),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! A server that comes back on another disk neither votes, nor counts, nor leads.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use raft::{
-    Config, ConfigurationError, InvalidConfiguration, LogIndex, Observation, Observer, Raft, Role,
-    Server, ServerId, StableStore, Suffrage, WrongDisk,
+    Config, ConfigurationError, Fatal, Inbox, InvalidConfiguration, LogId, LogIndex, Message,
+    Observation, Observer, Raft, Role, Server, ServerId, StableStore, Suffrage, Term, Transport,
+    WrongDisk,
+    inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
+    rpc::{HeartbeatRequest, Promised},
     testing::{Cluster, Journal},
 };
 use tokio::time::{sleep, timeout};
@@ -121,7 +124,7 @@ async fn a_wiped_follower_does_not_count() {
     let wrong = status.wrong_disk.unwrap();
     assert_eq!(wrong.recorded, recorded(&leader, &wiped));
     let text = wrong.to_string();
-    assert!(text.contains("rejoin it") && text.contains(&wiped), "{text}");
+    assert!(text.contains("let it rejoin") && text.contains(&wiped), "{text}");
     let seen: Vec<WrongDisk> = leader.status().await.unwrap().wrong_disks;
     assert_eq!(seen, [wrong]);
 }
@@ -373,4 +376,45 @@ async fn what_cannot_be_rejoined_is_refused() {
         }
     }
     assert_eq!(leader.configuration().index, index);
+}
+
+/// The test plays the leader, which remembers more of the disk than there is. When the node has ended the
+/// disk is another one already, so that the next start is that of a stranger.
+#[tokio::test(start_paused = true)]
+async fn an_older_copy_of_a_disk_ends_the_node_and_gets_another_incarnation() {
+    let network = InmemNetwork::new();
+    let mut stable = InmemStableStore::new().keeping_incarnation();
+    stable.save_incarnation(11).await.unwrap();
+    let raft = Raft::new(
+        Config::new("b"),
+        Journal::default(),
+        InmemLogStore::new(),
+        stable.clone(),
+        Arc::new(InmemSnapshotStore::new()),
+        network.transport("b"),
+    );
+    let raft = raft.await.unwrap();
+    let leader = network.transport("a");
+    let (inbox, _received) = Inbox::new(8);
+    leader.start("a".into(), 0, inbox).await.unwrap();
+    let promised = Promised { incarnation: 11, term: Term(5), matched: LogId::new(5, 9) };
+    let heartbeat = HeartbeatRequest {
+        term: Term(5),
+        round: 1,
+        commit_index: LogIndex(0),
+        promised: Some(promised),
+    };
+    let to = Server { incarnation: 11, ..Server::voter("b", "b") };
+    leader.send(&to, Message::Heartbeat(heartbeat)).unwrap();
+    let ended = timeout(LONG, raft.ended()).await.unwrap();
+    let text = ended.to_string();
+    let Fatal::RolledBack { told, promised: known } = ended else { panic!("{text}") };
+    assert_eq!((told, known), ("a".into(), promised));
+    assert!(
+        text.contains("it has told a that it had term 5 and entry 9@5, which it has no"),
+        "{text}"
+    );
+    let incarnation = stable.incarnation().await.unwrap();
+    assert!(incarnation.is_some_and(|incarnation| incarnation != 11), "{incarnation:?}");
+    assert_eq!(stable.hard_state().await.unwrap(), None, "it has taken nothing over");
 }

@@ -334,6 +334,28 @@ async fn a_leader_shows_its_peers_until_it_stops_leading() {
     }
 }
 
+/// Both sides show it until the server is taken back.
+#[tokio::test(start_paused = true)]
+async fn a_server_on_another_disk_is_counted_until_it_is_rejoined() {
+    let book = Book::default();
+    let _guard = metrics::set_default_local_recorder(&book);
+    let mut cluster = Cluster::with_incarnations(ABC, |config| config).await;
+    let leader = cluster.leader().await;
+    sleep(2 * ELECTION).await;
+    cluster.converge().await;
+    let (id, wiped) = (leader.id().as_str(), cluster.followers()[0].id().to_string());
+    let counts = || [id, &wiped].map(|id| book.last("raft.wrong_disks", id, None));
+    assert_eq!(counts(), [0.0, 0.0]);
+    cluster.stop(&wiped).await;
+    cluster.wipe(&wiped);
+    cluster.start(&wiped).await;
+    sleep(2 * ELECTION).await;
+    assert_eq!(counts(), [1.0, 1.0]);
+    leader.rejoin_server(wiped.as_str()).await.unwrap();
+    sleep(2 * ELECTION).await;
+    assert_eq!(counts(), [0.0, 0.0]);
+}
+
 /// S19: the age of the oldest entry is plausible.
 #[tokio::test(start_paused = true)]
 async fn the_age_of_the_oldest_entry_is_shown_and_plausible() {

@@ -42,9 +42,9 @@ Exit codes: 0 when the server is what was asked for; 1 when it is not, or not in
 that says what it is now and what to do.";
 
 const AFTER_REJOIN_HELP: &str = "\
-Run it against any member but the server itself: it finds the leader. Before, empty the server's data
-directory and start it with the --id, --raft and --cluster it had, without --bootstrap; --join does no
-harm. The leader removes the member and adds it again, with the address and the vote it had. It catches
+Run it against any member but the server itself: it finds the leader. Before, start the server with the
+--id, --raft and --cluster it had, without --bootstrap (--join does no harm): on an empty data directory if
+its data is lost or another server's; on the one it has if it ended because that is an older copy. The leader removes the member and adds it again, with the address and the vote it had. It catches
 up as a nonvoter first, so for that time the cluster has one voter less.
 
 Exit codes: 0 when the server is what it was; 1 when it is not, with one line that says why.";
@@ -300,15 +300,15 @@ pub(crate) enum Action {
         #[arg(long)]
         force: bool,
     },
-    /// Takes a member back that has lost its data and runs on an empty directory now, and waits until it
-    /// has caught up.
+    /// Takes a member back that runs on another disk than the cluster knows, and waits until it has caught
+    /// up: on an empty directory after its data was lost, or on the older copy on which it ended.
     #[command(after_help = AFTER_REJOIN_HELP)]
     Rejoin {
         /// Its name.
         #[arg(value_parser = parse_id)]
         id: String,
         /// Also if the voters that remain meanwhile have no majority that the leader hears from, or if
-        /// it answers from the disk that the cluster knows.
+        /// it does not answer, or answers from the disk that the cluster knows.
         #[arg(long)]
         force: bool,
         /// How long to wait until it has caught up.

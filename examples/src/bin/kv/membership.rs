@@ -84,8 +84,9 @@ pub(crate) async fn explain_disks(server: Arc<Server>, joining: Option<String>) 
         let member = whom_to_ask(&server, &peer, &disk.server, joining.as_deref());
         let id = disk.server;
         tracing::error!(
-            "server {id} runs on another disk than its cluster knows, and nobody listens to it. Give it \
-             its own disk back; or let it run on an empty one, and: kv ctl --http {member} rejoin {id}"
+            "server {id} runs on another disk than its cluster knows, or on an older copy, and nobody \
+             listens to it. Give it its own disk back; or, if its data is lost or this is an older copy \
+             of it: kv ctl --http {member} rejoin {id}"
         );
     }
 }

@@ -11,7 +11,7 @@ enum Kind {
     Histogram,
 }
 
-const TABLE: [(&str, Kind, Unit, &str); 49] = [
+const TABLE: [(&str, Kind, Unit, &str); 50] = [
     ("raft.requests", Counter, Unit::Count, "calls that `run` has taken up, by kind"),
     (
         "raft.apply.entries",
@@ -76,6 +76,12 @@ const TABLE: [(&str, Kind, Unit, &str); 49] = [
         Counter,
         Unit::Count,
         "how often it gave up leading because its disk was stuck",
+    ),
+    (
+        "raft.wrong_disks",
+        Gauge,
+        Unit::Count,
+        "servers, this one among them, that run on another disk than the one they are known by",
     ),
     ("raft.log.append_batches", Histogram, Unit::Count, "batches that one write of the log merges"),
     ("raft.log.append_entries", Counter, Unit::Count, "entries written to the log"),

@@ -101,8 +101,16 @@ pub(super) fn return_of(
     has_wrong_disk: bool,
     forced: bool,
 ) -> Result<(), String> {
-    if forced || has_wrong_disk || silent.contains_key(id) {
+    if forced || has_wrong_disk {
         return Ok(());
+    }
+    if let Some(silence) = silent.get(id) {
+        return Err(format!(
+            "{id} has not answered the leader for {} s, so nobody knows whether it has lost its data. \
+             Start it, on an empty directory if it has, and try again. To take its vote away before, \
+             --force (?force=true)",
+            silence.as_secs()
+        ));
     }
     Err(format!(
         "{id} answers, from the disk that the cluster knows: there is nothing to take back. To insist \
@@ -171,7 +179,17 @@ mod tests {
         let id = ServerId::from("c");
         let silent = Silent::from([(id.clone(), Duration::from_secs(12))]);
         let well = Silent::new();
-        assert_eq!(return_of(&id, &silent, false, false), Ok(()), "it may have");
+        let refusal = return_of(&id, &silent, false, false).unwrap_err();
+        assert!(
+            refusal.starts_with("c has not answered the leader for 12 s, so nobody"),
+            "{refusal}"
+        );
+        assert_eq!(return_of(&id, &silent, false, true), Ok(()), "insisted");
+        assert_eq!(
+            return_of(&id, &silent, true, false),
+            Ok(()),
+            "it has been seen on another disk"
+        );
         assert_eq!(return_of(&id, &well, true, false), Ok(()));
         assert_eq!(return_of(&id, &well, false, true), Ok(()), "insisted");
         let refusal = return_of(&id, &well, false, false).unwrap_err();
