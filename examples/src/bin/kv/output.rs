@@ -16,7 +16,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// What the end of printing means for the program.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn ended(printed: io::Result<()>) -> Result<(), Failure> {
     match printed {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
