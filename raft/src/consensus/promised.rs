@@ -10,9 +10,10 @@
 //!
 //! Such a server ends, and its disk gets another incarnation first: from then on it is the disk of a
 //! stranger, for those too who were told nothing. It is remembered in memory only: when everybody who
-//! was told has been restarted or is away, nobody notices.
+//! was told has been restarted, or cannot be reached at the start and for an election timeout after it,
+//! nobody notices.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use rand::RngExt;
 
@@ -59,10 +60,7 @@ impl Consensus {
             let matched = self.log.term_at(index).map(|term| LogId { term, index });
             let promised =
                 Promised { incarnation, term: leader.term, matched: matched.unwrap_or_default() };
-            match self.promised.get_mut(id) {
-                Some(known) => *known = newer(*known, promised),
-                None => drop(self.promised.insert(id.clone(), promised)),
-            }
+            note(&mut self.promised, id, promised);
         }
     }
 
@@ -70,10 +68,7 @@ impl Consensus {
     pub(super) fn note_term(&mut self, from: &ServerId, incarnation: u64, term: Term) {
         if incarnation != 0 && incarnation == self.recorded(from) {
             let promised = Promised { incarnation, term, matched: LogId::ZERO };
-            match self.promised.get_mut(from) {
-                Some(known) => *known = newer(*known, promised),
-                None => drop(self.promised.insert(from.clone(), promised)),
-            }
+            note(&mut self.promised, from, promised);
         }
     }
 
@@ -172,11 +167,14 @@ impl Consensus {
     }
 }
 
-/// The promise that says more, of two by the same server.
-fn newer(known: Promised, promised: Promised) -> Promised {
+/// Keeps the promise, unless the same disk has promised more.
+fn note(known: &mut BTreeMap<ServerId, Promised>, by: &ServerId, promised: Promised) {
     let reach = |it: &Promised| (it.term, it.matched.index);
-    let is_older = known.incarnation == promised.incarnation && reach(&promised) < reach(&known);
-    if is_older { known } else { promised }
+    match known.get_mut(by) {
+        Some(it) if it.incarnation == promised.incarnation && reach(&promised) < reach(it) => {}
+        Some(it) => *it = promised,
+        None => drop(known.insert(by.clone(), promised)),
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,10 @@ use raft::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 const ABC: [&str; 3] = ["a", "b", "c"];
 const CALLERS: u64 = 16;
@@ -46,8 +49,9 @@ async fn concurrent_callers_readers_and_snapshots_get_their_answers() {
             }
         });
     }
+    let mut waiting = JoinSet::new();
     for raft in cluster.rafts() {
-        tasks.spawn(async move {
+        waiting.spawn(async move {
             for _ in 0..50 {
                 let next = raft.applied_index().next();
                 raft.wait_applied(next).await.unwrap();
@@ -57,6 +61,20 @@ async fn concurrent_callers_readers_and_snapshots_get_their_answers() {
         });
     }
     timeout(FOR_EVER, tasks.join_all()).await.expect("somebody was never answered");
+    // If another leader was elected, the callers were refused, and those who wait want more entries.
+    let more = async {
+        loop {
+            let _ = cluster.leader().await.barrier().await;
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let end = timeout(FOR_EVER, async {
+        tokio::select! {
+            all = waiting.join_all() => all,
+            () = more => unreachable!("it goes on until nobody waits"),
+        }
+    });
+    end.await.expect("somebody was never told");
     timeout(FOR_EVER, cluster.converge()).await.expect("somebody was never told");
     timeout(FOR_EVER, cluster.shutdown()).await.expect("a task never ended");
 }
@@ -123,7 +141,7 @@ async fn snapshots_and_compaction_disturb_nobody() {
             tasks.spawn(async move { raft.snapshot().await.map(drop) });
         }
         if dice.random_range(0..2) == 0 {
-            tokio::time::sleep(Duration::from_millis(dice.random_range(0..20))).await;
+            sleep(Duration::from_millis(dice.random_range(0..20))).await;
         }
         cluster.network().connect(away);
         for result in timeout(FOR_EVER, tasks.join_all()).await.expect("a snapshot hangs") {
