@@ -20,9 +20,8 @@
 //!
 //! **Before that** a disk that is empty cannot be told from one that was wiped. A server with such a
 //! disk votes only for candidates that know it (and then it has a term: it has answered a leader), or
-//! whose log ends with the entry that bootstraps a
-//! cluster, and then for the same candidate again as long as that has got nothing but what it has led
-//! itself; otherwise a leader has to come first.
+//! whose log ends with the entry that bootstraps a cluster, and then for the same candidate again as long
+//! as that has got nothing but what it has led itself; otherwise a leader has to come first.
 
 use super::{Consensus, time::Time};
 use crate::{
@@ -47,8 +46,8 @@ pub enum Mismatch {
         /// wrong here.
         is_outdated: bool,
     },
-    /// This server has an empty disk that the candidate does not know, or knows from before, and the candidate's log is not
-    /// that of a new cluster.
+    /// This server has an empty disk that the candidate does not know, or knows from before, and the
+    /// candidate's log is not that of a new cluster.
     Empty,
 }
 

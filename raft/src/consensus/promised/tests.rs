@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     config::Config,
     configuration::{Configuration, IndexedConfiguration, Server},
-    consensus::{Mismatch, Rules, Saved, Time},
+    consensus::{Mismatch, Rules, Saved, Time, WriteId},
     log::{Entry, EntryPayload, LogIndex},
     observer::Role,
     rpc::{
@@ -344,9 +344,8 @@ fn a_server_that_knows_no_member_is_told_by_anybody() {
     assert_eq!(settle(&mut core, Time(1)).1, Some(n(2)));
 }
 
-/// What was decided before the accusation does not leave after it.
-#[test]
-fn a_vote_that_waits_for_the_disk_does_not_leave_after_the_accusation() {
+/// A server whose vote is being written.
+fn voting() -> (Consensus, WriteId) {
     let mut core = server();
     receive(&mut core, Time(1), 3, reply(4, None));
     receive(&mut core, Time(1), 2, reply(4, None));
@@ -355,7 +354,14 @@ fn a_vote_that_waits_for_the_disk_does_not_leave_after_the_accusation() {
         Action::Write(write) => Some(write.id),
         _ => None,
     });
-    core.handle_written(Time(2), write.expect("the vote is written"));
+    (core, write.expect("the vote is written"))
+}
+
+/// What was decided before the accusation does not leave after it.
+#[test]
+fn a_vote_that_waits_for_the_disk_does_not_leave_after_the_accusation() {
+    let (mut core, write) = voting();
+    core.handle_written(Time(2), write);
     core.handle_message(Time(2), &n(2), heartbeat(5, Some(promise(11, 5, (5, 6)))));
     let (sent, accuser) = settle(&mut core, Time(2));
     assert_eq!((sent, accuser), (Vec::new(), Some(n(2))));
@@ -486,17 +492,10 @@ fn a_leader_answers_with_the_newest_it_knows() {
 /// What a write had to be durable for is not released after the accusation either.
 #[test]
 fn nothing_leaves_that_becomes_durable_after_the_accusation() {
-    let mut core = server();
-    receive(&mut core, Time(1), 3, reply(4, None));
-    receive(&mut core, Time(1), 2, reply(4, None));
-    core.handle_message(Time(1), &n(3), request(5, None));
-    let write = std::iter::from_fn(|| core.poll_action()).find_map(|action| match action {
-        Action::Write(write) => Some(write.id),
-        _ => None,
-    });
+    let (mut core, write) = voting();
     core.handle_message(Time(2), &n(2), heartbeat(5, Some(promise(11, 5, (5, 6)))));
     assert_eq!(settle(&mut core, Time(2)).1, Some(n(2)));
-    core.handle_written(Time(2), write.expect("the vote is written"));
+    core.handle_written(Time(2), write);
     assert_eq!(settle(&mut core, Time(2)), (Vec::new(), None));
     assert_eq!((core.next_timeout(), core.leader()), (None, None));
 }
