@@ -6,7 +6,7 @@
 //! of the body: bincode is used for configurations and nothing else.
 
 use bytes::Bytes;
-use raft::{Configuration, Entry, EntryPayload, HardState, LogIndex, ServerId, Term};
+use raft::{Configuration, DiskIdentity, Entry, EntryPayload, HardState, LogIndex, ServerId, Term};
 
 /// The format this crate writes, and the newest it reads.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -19,7 +19,9 @@ const ENVELOPE_BYTES: usize = 5;
 const COMMAND: u8 = 0;
 const NOOP: u8 = 1;
 const BARRIER: u8 = 2;
+/// The configuration of no cluster, and of one.
 const CONFIGURATION: u8 = 3;
+const CONFIGURATION_OF_CLUSTER: u8 = 4;
 
 const NOT_VOTED: u8 = 0;
 const VOTED: u8 = 1;
@@ -65,7 +67,14 @@ pub(crate) fn encode_entry(key: &[u8], entry: &Entry, value: &mut Vec<u8>) -> Re
         EntryPayload::Noop => (NOOP, Bytes::new()),
         EntryPayload::Barrier => (BARRIER, Bytes::new()),
         EntryPayload::Configuration(configuration) => {
-            (CONFIGURATION, encode_configuration(configuration)?.into())
+            let mut members = encode_configuration(configuration)?;
+            let mut kind = CONFIGURATION_OF_CLUSTER;
+            if !configuration.cluster().is_some() {
+                // It comes last, and none is one byte.
+                members.pop();
+                kind = CONFIGURATION;
+            }
+            (kind, members.into())
         }
     };
     seal(key, value, |body| {
@@ -85,7 +94,11 @@ pub(crate) fn decode_entry(key: &[u8], index: LogIndex, value: &[u8]) -> Result<
         COMMAND => EntryPayload::Command(Bytes::copy_from_slice(body.rest())),
         NOOP => EntryPayload::Noop,
         BARRIER => EntryPayload::Barrier,
-        CONFIGURATION => EntryPayload::Configuration(decode_configuration(body.rest())?),
+        CONFIGURATION => {
+            let members = [body.rest(), &[0]].concat();
+            EntryPayload::Configuration(decode_configuration(&members)?)
+        }
+        CONFIGURATION_OF_CLUSTER => EntryPayload::Configuration(decode_configuration(body.rest())?),
         unknown => return damage(format!("unknown kind of entry {unknown}")),
     };
     body.end()?;
@@ -131,22 +144,38 @@ pub(crate) fn decode_noted_commit(key: &[u8], value: &[u8]) -> Result<LogIndex, 
     Ok(index)
 }
 
-/// The value of the incarnation record.
-pub(crate) fn encode_incarnation(key: &[u8], incarnation: u64) -> Vec<u8> {
+/// The value of the record that says which disk this is.
+pub(crate) fn encode_disk(key: &[u8], identity: &DiskIdentity) -> Vec<u8> {
     let mut value = Vec::new();
-    seal(key, &mut value, |body| body.extend_from_slice(&incarnation.to_be_bytes()));
+    seal(key, &mut value, |body| {
+        body.extend_from_slice(&identity.incarnation.to_be_bytes());
+        body.extend_from_slice(&identity.starts.to_be_bytes());
+        body.extend_from_slice(identity.server.as_str().as_bytes());
+    });
     value
 }
 
-/// The incarnation, from its value.
+/// Which disk this is, from that value.
+pub(crate) fn decode_disk(key: &[u8], value: &[u8]) -> Result<DiskIdentity, Damage> {
+    let mut body = unseal(key, value)?;
+    let incarnation = not_zero(u64::from_be_bytes(body.take()?))?;
+    let starts = u32::from_be_bytes(body.take()?);
+    match std::str::from_utf8(body.rest()) {
+        Ok(id) => Ok(DiskIdentity { server: ServerId::new(id), incarnation, starts }),
+        Err(error) => damage(format!("the server is not text: {error}")),
+    }
+}
+
+fn not_zero(incarnation: u64) -> Result<u64, Damage> {
+    if incarnation == 0 { damage("an incarnation is not zero") } else { Ok(incarnation) }
+}
+
+/// The incarnation, from the record that early stores have in its place.
 pub(crate) fn decode_incarnation(key: &[u8], value: &[u8]) -> Result<u64, Damage> {
     let mut body = unseal(key, value)?;
     let incarnation = u64::from_be_bytes(body.take()?);
     body.end()?;
-    match incarnation {
-        0 => damage("an incarnation is not zero"),
-        incarnation => Ok(incarnation),
-    }
+    not_zero(incarnation)
 }
 
 /// The value of the hard state record.

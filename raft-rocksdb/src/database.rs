@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use raft::{Entries, Entry, HardState, LogIndex, StoreError};
+use raft::{DiskIdentity, Entries, Entry, HardState, LogIndex, StoreError};
 use rocksdb::{
     ColumnFamily, DB, DBRawIterator, ErrorKind, FlushOptions, Options, ReadOptions, WriteBatch,
     WriteOptions,
@@ -123,7 +123,7 @@ impl Database {
             None => return Err(self.missing("the format record (key \"\\0format\")")),
         }
         self.hard_state()?;
-        self.incarnation()?;
+        self.disk_identity()?;
         let key = keys::bounds();
         let bounds = self
             .get(&key, "the bounds record", |value| codec::decode_bounds(&key, value))?
@@ -170,19 +170,27 @@ impl Database {
         self.write(&mut self.writer.lock(), "save the term and vote", batch)
     }
 
-    pub(crate) fn incarnation(&self) -> Result<Option<u64>, StoreError> {
-        let key = keys::incarnation();
-        self.get(&key, "the incarnation", |value| codec::decode_incarnation(&key, value))
-    }
-
-    pub(crate) fn save_incarnation(&self, incarnation: u64) -> Result<(), StoreError> {
-        if incarnation == 0 {
-            return Err(StoreError::Refused { reason: "an incarnation is not zero".to_owned() });
+    /// Of an early store, the server is not known.
+    pub(crate) fn disk_identity(&self) -> Result<Option<DiskIdentity>, StoreError> {
+        let key = keys::disk();
+        let known = self.get(&key, DISK, |value| codec::decode_disk(&key, value))?;
+        if known.is_some() {
+            return Ok(known);
         }
         let key = keys::incarnation();
+        let early = self.get(&key, DISK, |value| codec::decode_incarnation(&key, value))?;
+        let of_nobody = |incarnation| DiskIdentity { server: "".into(), incarnation, starts: 0 };
+        Ok(early.map(of_nobody))
+    }
+
+    pub(crate) fn save_disk_identity(&self, identity: &DiskIdentity) -> Result<(), StoreError> {
+        if identity.incarnation == 0 {
+            return Err(StoreError::Refused { reason: "an incarnation is not zero".to_owned() });
+        }
+        let key = keys::disk();
         let mut batch = WriteBatch::default();
-        batch.put(key, codec::encode_incarnation(&key, incarnation));
-        self.write(&mut self.writer.lock(), "save the incarnation", batch)
+        batch.put(key, codec::encode_disk(&key, identity));
+        self.write(&mut self.writer.lock(), "save the identity of the disk", batch)
     }
 
     /// The column family of the entries.
@@ -445,6 +453,7 @@ fn put_extent(batch: &mut WriteBatch, before: Extent, after: Extent) {
     }
 }
 
+const DISK: &str = "the identity of the disk";
 const NOTED_COMMIT: &str = "the noted commit index";
 
 /// Room for an envelope, a key and RocksDB's own framing.

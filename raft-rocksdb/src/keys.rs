@@ -25,6 +25,7 @@ const HARD_STATE: u8 = 0x10;
 const BOUNDS: u8 = 0x20;
 const NOTED_COMMIT: u8 = 0x30;
 const INCARNATION: u8 = 0x40;
+const DISK: u8 = 0x50;
 
 /// The key of a record of a group in [`META`]: `[kind u8] [group u64]`.
 pub(crate) type MetaKey = [u8; 9];
@@ -47,7 +48,12 @@ pub(crate) fn noted_commit() -> MetaKey {
     meta(NOTED_COMMIT)
 }
 
-/// The key of the record that says which disk this is.
+/// The key of the record that says which disk this is, and whose.
+pub(crate) fn disk() -> MetaKey {
+    meta(DISK)
+}
+
+/// The key of the record that early stores have in its place, which has the incarnation only.
 pub(crate) fn incarnation() -> MetaKey {
     meta(INCARNATION)
 }

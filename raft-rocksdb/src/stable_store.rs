@@ -1,13 +1,13 @@
-//! Term, vote and incarnation.
+//! Term, vote, and the identity of the disk.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use raft::{HardState, StableStore, StoreError};
+use raft::{DiskIdentity, HardState, StableStore, StoreError};
 
 use crate::{blocking, database::Database};
 
-/// The term, the vote and the incarnation of a [`RocksStore`](crate::RocksStore); hand it to
+/// The term, the vote and the identity of the disk of a [`RocksStore`](crate::RocksStore); hand it to
 /// `Raft::new`.
 ///
 /// Both are one record and one synced write: a crash never pairs a new term with an old vote.
@@ -40,11 +40,12 @@ impl StableStore for RocksStableStore {
         blocking::run(&self.database, move |database| database.save_hard_state(&hard_state)).await
     }
 
-    async fn incarnation(&mut self) -> Result<Option<u64>, StoreError> {
-        blocking::run(&self.database, Database::incarnation).await
+    async fn disk_identity(&mut self) -> Result<Option<DiskIdentity>, StoreError> {
+        blocking::run(&self.database, Database::disk_identity).await
     }
 
-    async fn save_incarnation(&mut self, incarnation: u64) -> Result<(), StoreError> {
-        blocking::run(&self.database, move |database| database.save_incarnation(incarnation)).await
+    async fn save_disk_identity(&mut self, identity: &DiskIdentity) -> Result<(), StoreError> {
+        let identity = identity.clone();
+        blocking::run(&self.database, move |database| database.save_disk_identity(&identity)).await
     }
 }

@@ -114,6 +114,8 @@ pub(crate) enum Said {
     Alive,
     /// Which disk the receiver of the messages after it is expected to run on.
     Expects(u64),
+    /// Which cluster the sender of the messages after it belongs to.
+    Cluster(u64),
     /// A message.
     Message(Message),
 }
@@ -123,13 +125,18 @@ pub(crate) fn decode(kind: Kind, payload: &Bytes) -> Result<Said, DecodeError> {
     match kind {
         Kind::Alive if payload.is_empty() => Ok(Said::Alive),
         Kind::Alive => invalid("a keep-alive carries bytes"),
-        Kind::Expects => match payload.as_array() {
-            Some(incarnation) => Ok(Said::Expects(u64::from_le_bytes(*incarnation))),
-            None => invalid("an expectation has not 8 bytes"),
-        },
+        Kind::Expects => decode_number(payload).map(Said::Expects),
+        Kind::Cluster => decode_number(payload).map(Said::Cluster),
         Kind::Message => decode_small(payload).map(Said::Message),
         Kind::Entries => decode_entries(payload).map(Message::AppendEntries).map(Said::Message),
         Kind::Snapshot => decode_snapshot(payload).map(Message::InstallSnapshot).map(Said::Message),
+    }
+}
+
+fn decode_number(payload: &[u8]) -> Result<u64, DecodeError> {
+    match payload.as_array() {
+        Some(number) => Ok(u64::from_le_bytes(*number)),
+        None => invalid("an expectation or a cluster has not 8 bytes"),
     }
 }
 

@@ -1,6 +1,14 @@
 //! Frames over a stream, in one direction: reading with a limit on silence, writing many at once.
 
-use std::{convert::Infallible, io, mem, time::Duration};
+use std::{
+    convert::Infallible,
+    io, mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use raft::Message;
@@ -122,29 +130,39 @@ pub(crate) struct FrameWriter<W> {
     buffer: BytesMut,
     /// What goes behind the buffer, too large to be copied there.
     rest: Bytes,
-    /// What the other side was last told to be expected to run on.
+    /// What the other side was last told to be expected to run on, and which cluster this one belongs to.
     expects: u64,
+    cluster: u64,
+    /// Which one it belongs to by now.
+    belongs_to: Arc<AtomicU64>,
     max_frame_bytes: usize,
     /// Bytes written since others had their turn.
     turn_bytes: usize,
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
-    pub(crate) fn new(stream: W, options: &TcpOptions) -> Self {
+    pub(crate) fn new(stream: W, options: &TcpOptions, belongs_to: &Arc<AtomicU64>) -> Self {
         Self {
             stream,
             buffer: BytesMut::new(),
             rest: Bytes::new(),
             expects: 0,
+            cluster: 0,
+            belongs_to: Arc::clone(belongs_to),
             max_frame_bytes: options.max_frame_bytes(),
             turn_bytes: 0,
         }
     }
 
     /// Gathers a message for a server that is expected to run on the disk `expects`, and says so
-    /// first if it is another one than for the message before.
+    /// first if it is another one than for the message before; and so with the cluster.
     pub(crate) fn feed(&mut self, expects: u64, message: &Message) -> Result<(), EncodeError> {
         self.gather_rest();
+        let cluster = self.belongs_to.load(Ordering::Acquire);
+        if self.cluster != cluster {
+            self.cluster = cluster;
+            frame::append_cluster(&mut self.buffer, cluster);
+        }
         if self.expects != expects {
             self.expects = expects;
             frame::append_expects(&mut self.buffer, expects);

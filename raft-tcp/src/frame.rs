@@ -14,8 +14,8 @@ use crate::codec::{MAX_VALUE_BYTES, SNAPSHOT_BYTES};
 
 /// Bytes before the payload.
 pub(crate) const HEADER_BYTES: usize = 10;
-/// The payload of an expectation: an incarnation.
-const EXPECTS_BYTES: usize = 8;
+/// The payload of an expectation, an incarnation, or of a cluster.
+const NUMBER_BYTES: usize = 8;
 /// The version every frame states.
 pub(crate) const VERSION: u8 = 1;
 /// How much room is made at once for a frame that has been announced but has not arrived: a
@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Snapshot,
     /// Which disk the receiver of the messages after it is expected to run on.
     Expects,
+    /// Which cluster the sender of the messages after it belongs to.
+    Cluster,
 }
 
 impl Kind {
@@ -45,6 +47,7 @@ impl Kind {
             Self::Entries => 2,
             Self::Snapshot => 3,
             Self::Expects => 4,
+            Self::Cluster => 5,
         }
     }
 
@@ -55,6 +58,7 @@ impl Kind {
             2 => Some(Self::Entries),
             3 => Some(Self::Snapshot),
             4 => Some(Self::Expects),
+            5 => Some(Self::Cluster),
             _ => None,
         }
     }
@@ -65,7 +69,7 @@ impl Kind {
     fn max_payload_bytes(self, max_frame_bytes: usize) -> usize {
         match self {
             Self::Alive | Self::Message | Self::Entries => max_frame_bytes,
-            Self::Expects => EXPECTS_BYTES,
+            Self::Expects | Self::Cluster => NUMBER_BYTES,
             Self::Snapshot => max_frame_bytes.saturating_add(SNAPSHOT_BYTES + MAX_VALUE_BYTES),
         }
     }
@@ -128,10 +132,19 @@ pub(crate) fn append<E: From<TooLong>>(
 
 /// Appends a frame that says which disk the receiver of what follows is expected to run on.
 pub(crate) fn append_expects(out: &mut BytesMut, incarnation: u64) {
+    append_number(out, Kind::Expects, incarnation);
+}
+
+/// Appends a frame that says which cluster the sender of what follows belongs to.
+pub(crate) fn append_cluster(out: &mut BytesMut, cluster: u64) {
+    append_number(out, Kind::Cluster, cluster);
+}
+
+fn append_number(out: &mut BytesMut, kind: Kind, number: u64) {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
-    out.put_u64_le(incarnation);
-    seal(&mut out[start..], Kind::Expects, EXPECTS_BYTES as u32, &[]);
+    out.put_u64_le(number);
+    seal(&mut out[start..], kind, NUMBER_BYTES as u32, &[]);
 }
 
 /// Appends a frame that only says that the sender is alive.

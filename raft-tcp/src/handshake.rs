@@ -5,7 +5,13 @@
 //! their layout in every version, so that servers of different versions can tell each other so.
 //! See `WIRE.md`.
 
-use std::io;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::{Buf, BufMut};
 use raft::{ServerAddress, ServerId};
@@ -79,8 +85,11 @@ pub(crate) struct Hello {
     pub(crate) address: String,
     /// Whom the dialler means to reach.
     pub(crate) to: String,
-    /// Which disk the dialler runs on; 0 if that is not kept.
+    /// Which disk the dialler runs on, and in which of its lives; 0 if that is not kept.
     pub(crate) incarnation: u64,
+    pub(crate) life: u64,
+    /// Which cluster the dialler belongs to; 0 if to none yet.
+    pub(crate) cluster: u64,
 }
 
 /// Why an acceptor refuses. The codes are part of the wire format.
@@ -175,6 +184,8 @@ impl Hello {
             body.put_slice(text.as_bytes());
         }
         body.put_u64_le(self.incarnation);
+        body.put_u64_le(self.life);
+        body.put_u64_le(self.cluster);
         let mut out = HELLO_MAGIC.to_vec();
         out.put_u16_le(self.versions.oldest);
         out.put_u16_le(self.versions.newest);
@@ -201,11 +212,14 @@ impl Hello {
         };
         let (cluster_id, from, address, to) = (text()?, text()?, text()?, text()?);
         let Some(lane) = lane else { return malformed("the hello names no lane") };
-        let Ok(incarnation) = rest.try_get_u64_le() else {
-            return malformed("the hello ends before the incarnation");
+        let mut number = || {
+            rest.try_get_u64_le()
+                .or_else(|_| malformed("the hello ends before its incarnation, life or cluster"))
         };
+        let (incarnation, life, cluster) = (number()?, number()?, number()?);
+        let versions = head.versions;
         // What a later version says after this is none of our business.
-        Ok(Self { versions: head.versions, lane, cluster_id, from, address, to, incarnation })
+        Ok(Self { versions, lane, cluster_id, from, address, to, incarnation, life, cluster })
     }
 }
 
@@ -237,6 +251,9 @@ pub(crate) struct Identity {
     pub(crate) address: ServerAddress,
     pub(crate) cluster_id: String,
     pub(crate) incarnation: u64,
+    pub(crate) life: u64,
+    /// Which cluster it belongs to by now.
+    pub(crate) cluster: Arc<AtomicU64>,
 }
 
 impl Identity {
@@ -250,6 +267,8 @@ impl Identity {
             address: self.address.as_str().to_owned(),
             to: to.as_str().to_owned(),
             incarnation: self.incarnation,
+            life: self.life,
+            cluster: self.cluster.load(Ordering::Acquire),
         }
     }
 
@@ -271,6 +290,15 @@ impl Identity {
         if *cluster_id != self.cluster_id {
             let own = &self.cluster_id;
             let text = format!("the dialler is of cluster {cluster_id:?}, this server of {own:?}");
+            return refuse(Reason::Cluster, text);
+        }
+        // The name is the user's, the number the cluster's own; a server may have none yet.
+        let (theirs, own) = (hello.cluster, self.cluster.load(Ordering::Acquire));
+        if theirs != 0 && own != 0 && theirs != own {
+            let text = format!(
+                "the dialler is of cluster {theirs:016x}, this server of {own:016x}: they were \
+                 bootstrapped apart"
+            );
             return refuse(Reason::Cluster, text);
         }
         if from.is_empty() || from.len() > MAX_ID_BYTES {
@@ -384,7 +412,7 @@ where
 #[derive(Debug)]
 pub(crate) enum Decision {
     /// The dialler stays.
-    Accepted { from: ServerId, address: ServerAddress, incarnation: u64, lane: Lane },
+    Accepted(Hello),
     /// The dialler was told why not.
     Refused { claimed: Option<String>, refusal: Refusal },
 }
@@ -412,9 +440,7 @@ where
     stream.write_all(&encode_answer(&answer)).await?;
     stream.flush().await?;
     match judged {
-        Ok((_, Hello { from, address, incarnation, lane, .. })) => {
-            Ok(Decision::Accepted { from: from.into(), address: address.into(), incarnation, lane })
-        }
+        Ok((_, hello)) => Ok(Decision::Accepted(hello)),
         Err(refusal) => Ok(Decision::Refused { claimed, refusal }),
     }
 }

@@ -280,7 +280,7 @@ async fn keep_connected(peer: Arc<Peer>, lane: Lane, dialler: Dialler) {
                     backoff.reset();
                     let Some(messages) = queue.connected() else { return };
                     let (read, write) = stream.into_split();
-                    let ended = send_messages(&peer, read, write, messages, options).await;
+                    let ended = send_messages(&peer, read, write, messages, &dialler).await;
                     // Nothing was lost: it is this side that is done with the peer.
                     if matches!(ended, Ended::Stopped) {
                         return;
@@ -311,13 +311,14 @@ async fn send_messages<R, W>(
     read: R,
     write: W,
     mut messages: mpsc::Receiver<Queued>,
-    options: &TcpOptions,
+    dialler: &Dialler,
 ) -> Ended
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let writer = FrameWriter::new(write, options);
+    let options = &dialler.options;
+    let writer = FrameWriter::new(write, options, &dialler.identity.cluster);
     select! {
         biased;
         ended = watch(FrameReader::new(read, options)) => ended,

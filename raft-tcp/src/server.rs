@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use raft::{Envelope, Inbox, ServerAddress, ServerId};
+use raft::{ClusterId, Envelope, Inbox, ServerAddress, ServerId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -56,6 +56,9 @@ struct Dialler {
     id: ServerId,
     address: ServerAddress,
     incarnation: u64,
+    life: u64,
+    /// Which cluster it belonged to when it dialled; 0 if to none.
+    cluster: u64,
     lane: Lane,
     ip: IpAddr,
 }
@@ -177,9 +180,11 @@ impl Acceptor {
         let objection = |hello: &Hello| self.objection(hello);
         let decision = handshake::accept(&mut stream, &self.identity, objection);
         let reason = match timeout_at(deadline, decision).await {
-            Ok(Ok(Decision::Accepted { from, address, incarnation, lane })) => {
+            Ok(Ok(Decision::Accepted(hello))) => {
                 let (read, write) = stream.into_split();
-                let dialler = Dialler { id: from, address, incarnation, lane, ip: remote };
+                let Hello { from, address, incarnation, life, cluster, lane, .. } = hello;
+                let (id, address, ip) = (from.into(), address.into(), remote);
+                let dialler = Dialler { id, address, incarnation, life, cluster, lane, ip };
                 return self.serve_peer(read, write, &dialler).await;
             }
             Ok(Ok(Decision::Refused { claimed, refusal })) => {
@@ -208,7 +213,7 @@ impl Acceptor {
             biased;
             () = replaced.cancelled() => Ended::Closed,
             // Before the reading, which on a busy connection leaves no turn to what comes after it.
-            ended = self.show_life(FrameWriter::new(write, &self.options)) => ended,
+            ended = self.show_life(FrameWriter::new(write, &self.options, &self.identity.cluster)) => ended,
             ended = self.receive(FrameReader::new(read, &self.options), dialler) => ended,
         };
         self.leave(dialler, serial);
@@ -263,7 +268,8 @@ impl Acceptor {
     where
         R: AsyncRead + Unpin,
     {
-        let Dialler { id, address, incarnation, .. } = dialler;
+        let Dialler { id, address, incarnation, life, .. } = dialler;
+        let mut cluster = ClusterId(dialler.cluster);
         let mut is_well = false;
         let mut expected = 0;
         let work = async {
@@ -286,12 +292,18 @@ impl Acceptor {
                             expected = incarnation;
                             continue;
                         }
+                        Said::Cluster(number) => {
+                            cluster = ClusterId(number);
+                            continue;
+                        }
                         Said::Message(message) => message,
                     };
                     let envelope = Envelope {
                         from: id.clone(),
                         address: address.clone(),
+                        cluster,
                         incarnation: *incarnation,
+                        life: *life,
                         expects: expected,
                         message,
                     };

@@ -1,11 +1,19 @@
 //! [`TcpTransport`]: the public face, which only wires the parts together.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use raft::{
-    ConfigError, Inbox, Message, Server, ServerAddress, ServerId, Transport, TransportError,
+    ClusterId, ConfigError, Inbox, Message, Server, ServerAddress, ServerId, Transport,
+    TransportError,
 };
 use tokio::{net::TcpListener, runtime::Handle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -48,6 +56,8 @@ pub struct TcpTransport {
     /// Until it is started.
     listener: Mutex<Option<TcpListener>>,
     peers: Arc<Peers>,
+    /// Which cluster the server belongs to.
+    cluster: Arc<AtomicU64>,
     token: CancellationToken,
     tracker: TaskTracker,
 }
@@ -75,6 +85,7 @@ impl TcpTransport {
             options: Arc::new(options),
             listener: Mutex::new(Some(listener)),
             peers: Arc::default(),
+            cluster: Arc::default(),
             token: CancellationToken::new(),
             tracker: TaskTracker::new(),
         }))
@@ -120,12 +131,8 @@ impl Transport for TcpTransport {
         self.advertised.clone()
     }
 
-    async fn start(
-        &self,
-        id: ServerId,
-        incarnation: u64,
-        inbox: Inbox,
-    ) -> Result<(), TransportError> {
+    async fn start(&self, identity: raft::Identity, inbox: Inbox) -> Result<(), TransportError> {
+        let raft::Identity { id, cluster, incarnation, life } = identity;
         if !(1..=MAX_ID_BYTES).contains(&id.as_str().len()) {
             let reason = format!("a server id has 1 to {MAX_ID_BYTES} bytes, but {id:?} has not");
             return Err(TransportError::Refused { reason });
@@ -141,7 +148,10 @@ impl Transport for TcpTransport {
         };
         let cluster_id = self.options.cluster_id.clone();
         let address = self.advertised.clone();
-        let identity = Arc::new(Identity { id, address, cluster_id, incarnation });
+        self.set_cluster(cluster);
+        let cluster = Arc::clone(&self.cluster);
+        let identity = Identity { id, address, cluster_id, incarnation, life, cluster };
+        let identity = Arc::new(identity);
         self.peers.start(Dialler {
             identity: Arc::clone(&identity),
             options: Arc::clone(&self.options),
@@ -161,6 +171,10 @@ impl Transport for TcpTransport {
         };
         self.tracker.spawn(Arc::new(acceptor).run(listener));
         Ok(())
+    }
+
+    fn set_cluster(&self, cluster: ClusterId) {
+        self.cluster.store(cluster.0, Ordering::Release);
     }
 
     fn send(&self, to: &Server, message: Message) -> Result<(), TransportError> {

@@ -67,7 +67,7 @@ impl<F: Fsm> Raft<F> {
         let IndexedConfiguration { index: latest, configuration } = self.configuration();
         let known = configuration.server(&id);
         let change = |id, address| ConfigurationChange::AddVoter { id, address };
-        if catch_up.at_once || known.is_some_and(Server::is_voter) {
+        if known.is_some_and(Server::is_voter) {
             return self.change(change(id, address), prev_index).await;
         }
         // Whoever asks again, to go on waiting, finds the nonvoter that it was made.
@@ -129,7 +129,9 @@ impl<F: Fsm> Raft<F> {
                 }
             }
             let (lag, is_reachable) = lag(&status, id, catch_up.patience);
-            if is_reachable && lag <= catch_up.max_lag {
+            let has_answered =
+                || status.peers.iter().any(|peer| peer.id == *id && peer.round_trip.is_some());
+            if is_reachable && lag <= catch_up.max_lag || catch_up.at_once && has_answered() {
                 return Ok(index);
             }
             if deadline <= Instant::now() {

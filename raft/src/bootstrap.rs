@@ -5,7 +5,7 @@
 //! of voters, or every server with the very same configuration; all others join by themselves or by
 //! configuration changes.
 
-use std::future::Future;
+use std::{future::Future, hash::BuildHasher};
 
 use crate::{
     configuration::{Configuration, IndexedConfiguration},
@@ -29,6 +29,11 @@ const BOOTSTRAP: LogId = LogId { term: crate::Term(1), index: crate::LogIndex(1)
 /// made, the term and then the entry. A crash between them leaves stores that still count as not
 /// bootstrapped, so that the call can simply be repeated.
 ///
+/// The cluster gets its [identity](crate::ClusterId) here: a random one if there is one server only;
+/// otherwise a checksum of the members, so that every server that is bootstrapped with the same ones
+/// belongs to the same cluster, and one that is bootstrapped with others to another.
+/// [`Configuration::with_cluster`] gives it one of your own.
+///
 /// # Errors
 /// [`BootstrapError::InvalidConfiguration`] and [`BootstrapError::AlreadyBootstrapped`] when nothing
 /// was changed; [`BootstrapError::Store`] when a store failed: mend it and repeat the call.
@@ -47,7 +52,8 @@ pub async fn bootstrap_cluster(
     }
     let LogId { term, index } = BOOTSTRAP;
     stable_store.save_hard_state(&HardState { current_term: term, voted_for: None }).await?;
-    let payload = EntryPayload::Configuration(configuration);
+    let salt = std::hash::RandomState::new().hash_one(configuration.servers().len());
+    let payload = EntryPayload::Configuration(configuration.founding(salt));
     log_store.append(&[Entries::new(vec![Entry { term, index, payload }])]).await?;
     Ok(())
 }

@@ -123,9 +123,10 @@ pub struct Config {
     /// Without it the state machine must keep its own state: see
     /// [`Fsm::last_applied`](crate::Fsm::last_applied).
     pub restore_on_start: bool,
-    /// Whether [`Raft::add_voter`](crate::Raft::add_voter) makes a new server a voter at once, as the
-    /// model does. Default false: it catches up as a nonvoter first. As long as it has nothing, it
-    /// helps nobody to be elected.
+    /// Whether [`Raft::add_voter`](crate::Raft::add_voter) makes a new server a voter as soon as it has
+    /// answered once, whatever it lacks; the model does not wait for that either. Default false: it
+    /// catches up as a nonvoter first. Until it has, a failure of one of the others may cost the
+    /// cluster its majority.
     pub add_voters_at_once: bool,
     /// A new server has caught up when it lacks at most this many entries. Default 1000; may be 0.
     pub catch_up_lag: u64,

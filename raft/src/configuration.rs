@@ -5,12 +5,12 @@
 
 mod peers;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, fmt::Write as _, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::peers::{InvalidPeers, PeersFileError, read_peers_json};
-use crate::log::LogIndex;
+use crate::log::{LogId, LogIndex};
 
 /// The identity of a server, for ever: text chosen by the user, unique in the cluster.
 ///
@@ -69,6 +69,31 @@ macro_rules! text {
 
 text!(ServerId);
 text!(ServerAddress);
+
+/// Which cluster it is: a number made when the cluster is bootstrapped, in every configuration since,
+/// and in whatever its servers say. Servers of different clusters take nothing from each other.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct ClusterId(pub u64);
+
+impl ClusterId {
+    /// No cluster: a server that was never bootstrapped and has not heard from a leader yet.
+    pub const NONE: Self = Self(0);
+
+    /// Whether it names a cluster.
+    #[must_use]
+    pub fn is_some(self) -> bool {
+        self != Self::NONE
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 /// Whether a server counts towards majorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -140,6 +165,7 @@ impl Server {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
     servers: Arc<[Server]>,
+    cluster: ClusterId,
 }
 
 impl Configuration {
@@ -154,7 +180,60 @@ impl Configuration {
     pub fn new(servers: impl IntoIterator<Item = Server>) -> Self {
         let mut servers: Vec<_> = servers.into_iter().collect();
         servers.sort_by(|a, b| a.id.cmp(&b.id));
-        Self { servers: servers.into() }
+        Self { servers: servers.into(), cluster: ClusterId::NONE }
+    }
+
+    /// The same members, of this cluster. Whoever bootstraps several servers with the same members, and
+    /// could do so for two clusters at once, gives each cluster a random number of its own; in all other
+    /// cases the number is made by the bootstrap.
+    #[must_use]
+    pub fn with_cluster(self, cluster: ClusterId) -> Self {
+        Self { cluster, ..self }
+    }
+
+    /// Which cluster it is of; [`ClusterId::NONE`] before the bootstrap.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// This configuration as the first one of a new cluster. Without a number of its own it gets one.
+    /// Alone, a server takes its `salt`, which is random. If there are others they may be bootstrapped
+    /// with the same members, and have to come to the same number, so it is a checksum of them: other
+    /// members, another cluster.
+    #[must_use]
+    pub(crate) fn founding(self, salt: u64) -> Self {
+        let salt = if self.servers.len() == 1 { salt } else { 0 };
+        self.of_its_own(salt)
+    }
+
+    /// This configuration as the first one of a cluster that goes on where another one has ended with
+    /// `end`: a cluster of its own, and the same one for every survivor with that end.
+    #[must_use]
+    pub(crate) fn refounding(self, end: LogId) -> Self {
+        self.of_its_own(end.index.0.rotate_left(32) ^ end.term.0 ^ 1 << 63)
+    }
+
+    fn of_its_own(self, salt: u64) -> Self {
+        if self.cluster.is_some() {
+            return self;
+        }
+        let mut text = String::new();
+        for Server { id, address, suffrage, .. } in self.servers() {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{id:?} {address:?} {suffrage:?};");
+        }
+        let cluster = ClusterId(fnv64(salt, text.as_bytes()).max(1));
+        self.with_cluster(cluster)
+    }
+
+    /// Whether the members are the same, whatever is known of their disks.
+    pub(crate) fn has_members_of(&self, other: &Self) -> bool {
+        let same = |a: &Server, b: &Server| {
+            (&a.id, &a.address, a.suffrage) == (&b.id, &b.address, b.suffrage)
+        };
+        self.servers.len() == other.servers.len()
+            && self.servers.iter().zip(&*other.servers).all(|(a, b)| same(a, b))
     }
 
     /// All members, ordered by id.
@@ -195,7 +274,7 @@ impl Configuration {
             0 => Server { incarnation: known(&server.id).unwrap_or(0), ..server.clone() },
             _ => server.clone(),
         };
-        Self { servers: self.servers.iter().map(filled_in).collect() }
+        Self { servers: self.servers.iter().map(filled_in).collect(), cluster: self.cluster }
     }
 
     /// Bytes that count against size limits.
@@ -289,8 +368,15 @@ impl Configuration {
             }
         };
         next.validate()?;
-        Ok(next)
+        Ok(next.with_cluster(self.cluster))
     }
+}
+
+/// The checksum FNV-1a of 64 bits (a public-domain algorithm: the same on every machine and in every
+/// release, which the standard library's hashers are not), begun with a salt.
+fn fnv64(salt: u64, bytes: &[u8]) -> u64 {
+    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    salt.to_le_bytes().iter().chain(bytes).fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 impl fmt::Display for Configuration {

@@ -231,6 +231,18 @@ pub enum StartError {
     /// The transport could not start; the message names the address.
     #[error("cannot start: {0}")]
     Transport(#[from] TransportError),
+    /// The stores belong to another server. Nothing was changed: give each server its own directory, or
+    /// this one the id that it was started with before.
+    #[error(
+        "cannot start: the stores are those of server {owner:?}, not of {given:?}; a data directory belongs \
+         to one server for ever"
+    )]
+    WrongServer {
+        /// Whose they are.
+        owner: ServerId,
+        /// Who was to start, see [`Config::local_id`](crate::Config::local_id).
+        given: ServerId,
+    },
     /// The state machine says that it has applied more than log and snapshots hold: they do not
     /// belong together, or the log has lost what was acknowledged. Use the stores this server ran
     /// with, or set it up anew from its peers.
@@ -294,6 +306,15 @@ pub enum RecoverError {
     NotMember {
         /// The server.
         id: ServerId,
+    },
+    /// The stores belong to another server than [`RecoverOptions::local_id`](crate::RecoverOptions).
+    /// Correct the id, or use the stores of this server.
+    #[error("cannot recover: the stores are those of server {owner:?}, not of {given:?}")]
+    WrongServer {
+        /// Whose they are.
+        owner: ServerId,
+        /// Whose they were said to be.
+        given: ServerId,
     },
     /// There is neither an entry nor a snapshot. Use the stores of another server, or bootstrap a
     /// new cluster.
@@ -456,6 +477,13 @@ pub enum ConfigurationError {
     /// The resulting configuration would break a rule. Nothing was changed.
     #[error(transparent)]
     Invalid(#[from] InvalidConfiguration),
+    /// The server that was to become a voter has not answered this leader yet, and so its disk is not
+    /// known. Nothing was changed: add it as a nonvoter first, and start it if it does not run.
+    #[error("server {id} has not answered yet; it becomes a voter only when it has")]
+    Unheard {
+        /// The new server.
+        id: ServerId,
+    },
     /// The node was saturated for the whole enqueue timeout. Nothing was changed.
     #[error("the change was not accepted within {timeout:?}")]
     EnqueueTimeout {

@@ -87,7 +87,7 @@ pub use self::{
     bootstrap::{bootstrap_cluster, has_existing_state, read_configuration},
     config::Config,
     configuration::{
-        Configuration, ConfigurationChange, IndexedConfiguration, InvalidConfiguration,
+        ClusterId, Configuration, ConfigurationChange, IndexedConfiguration, InvalidConfiguration,
         InvalidPeers, PeersFileError, Server, ServerAddress, ServerId, Suffrage, read_peers_json,
     },
     error::{
@@ -106,7 +106,7 @@ pub use self::{
     },
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
-    stable::{HardState, StableStore},
+    stable::{DiskIdentity, HardState, StableStore},
     status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, Timeouts, WrongDisk},
-    transport::{Inbox, Received, Transport},
+    transport::{Identity, Inbox, Received, Transport},
 };

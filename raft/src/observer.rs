@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::{
-    configuration::{IndexedConfiguration, ServerId},
+    configuration::{ClusterId, IndexedConfiguration, ServerId},
     error::Leader,
     log::{LogId, LogIndex, Term},
     rpc::Message,
@@ -116,6 +116,16 @@ pub enum Observation {
         peer: ServerId,
         /// Whose disk it is, and which ones.
         disk: WrongDisk,
+    },
+    /// A message was dropped because its sender belongs to another cluster. Told of once a minute for each
+    /// sender, also in the log, with the target `raft::wrong_cluster`.
+    WrongCluster {
+        /// Who sent the message.
+        peer: ServerId,
+        /// This server's cluster.
+        own: ClusterId,
+        /// The sender's.
+        other: ClusterId,
     },
     /// On a leader: a peer needs entries that are only in a snapshot.
     PeerNeedsSnapshot {

@@ -137,8 +137,9 @@ impl Recovered {
 ///
 /// # Before you call it
 ///
-/// - **The lost servers must stay lost.** A server of the old cluster that comes back with its data
-///   can still vote and lead, and would undo the new cluster's work. Destroy its data first.
+/// - **The lost servers should stay lost.** The new cluster has an identity of its own, and takes nothing
+///   from a server of the old one that comes back with its data; but a majority of the old one that came
+///   back would go on as the old cluster, for clients that still know its addresses. Destroy its data.
 /// - **One survivor is enough, and the safest.** Take the one whose log ends last (term first, then
 ///   index). The other survivors begin with empty stores, like all members added later; they are no
 ///   members yet, because a server with an empty store helps nobody to be elected.
@@ -174,6 +175,7 @@ pub async fn recover_cluster<F: Fsm>(
     machine.remove_void(snapshot_store).await?;
     let restored = machine.snapshot();
     let applied = apply(&*reader, &mut machine, end.index).await?;
+    let configuration = configuration.refounding(end);
     let configuration = IndexedConfiguration { index: end.index, configuration };
     let snapshot = match machine.restored.take() {
         Some(meta) if meta.last == end && meta.configuration == configuration => meta,
@@ -254,6 +256,13 @@ async fn check<F: Fsm>(
     let bounds = reader.bounds().await?;
     if bounds.is_none() && snapshot_store.list().await?.is_empty() {
         return Err(RecoverError::NoState);
+    }
+    if let Some(disk) = stable_store.disk_identity().await?
+        && !disk.server.as_str().is_empty()
+        && disk.server != options.local_id
+    {
+        let (owner, given) = (disk.server, options.local_id.clone());
+        return Err(RecoverError::WrongServer { owner, given });
     }
     let hard_state = stable_store.hard_state().await?.unwrap_or_default();
     let machine = Offline::restore(fsm, reader, snapshot_store).await?;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    configuration::{IndexedConfiguration, ServerAddress, ServerId},
+    configuration::{ClusterId, IndexedConfiguration, ServerAddress, ServerId},
     log::{Entries, LogId, LogIndex, Term},
 };
 
@@ -25,9 +25,14 @@ pub struct Envelope {
     /// is in no configuration it knows. A transport fills it in (TCP: from the handshake, the
     /// peer's advertised address).
     pub address: ServerAddress,
-    /// Which disk the sender runs on; 0 if its store keeps no incarnation. A transport is told its
-    /// own at [`Transport::start`](crate::Transport::start).
+    /// Which cluster the sender belongs to. A transport is told its own at
+    /// [`Transport::start`](crate::Transport::start), and when it changes.
+    pub cluster: ClusterId,
+    /// Which disk the sender runs on; 0 if its store keeps no incarnation.
     pub incarnation: u64,
+    /// Which start of the sender this is, see [`Identity`](crate::Identity); 0 if its store keeps no
+    /// incarnation.
+    pub life: u64,
     /// Which disk the sender's configuration knows the receiver by, 0 if that is not known: the
     /// [`incarnation`](crate::Server::incarnation) of the server the message was sent to.
     pub expects: u64,
@@ -186,12 +191,14 @@ pub struct HeartbeatRequest {
     pub promised: Option<Promised>,
 }
 
-/// What a server has said of its own disk, as the one remembers it to whom it was said; sent back to
-/// it, so that it notices if it runs on an older copy of that disk.
+/// What a server has said of its own disk, as another server remembers it; said back to it, so that it
+/// notices if it runs on an older copy of that disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promised {
     /// Which disk it runs on, as the configuration knows it; not 0.
     pub incarnation: u64,
+    /// Which life of that disk has promised it.
+    pub life: u64,
     /// It has been in this term.
     pub term: Term,
     /// It had this entry durably, and all before it, as a follower in that term;
@@ -227,6 +234,11 @@ pub struct RequestVoteRequest {
     pub is_leadership_transfer: bool,
     /// What the candidate has been promised by the receiver.
     pub promised: Option<Promised>,
+    /// Where the candidate's configuration stands: at 1, the first one of a cluster, it may know nobody's
+    /// disk.
+    pub configuration_index: LogIndex,
+    /// The [life](Envelope::life) of the candidate, echoed by the reply.
+    pub life: u64,
 }
 
 /// The answer to a [`RequestVoteRequest`].
@@ -242,6 +254,8 @@ pub struct RequestVoteReply {
     pub is_granted: bool,
     /// What the voter has been promised by the candidate.
     pub promised: Option<Promised>,
+    /// The life of the candidate that has asked.
+    pub life: u64,
 }
 
 /// "Campaign now": the last step of a leadership transfer (thesis §3.10). Obeyed only from the

@@ -15,6 +15,17 @@ pub struct HardState {
     pub voted_for: Option<ServerId>,
 }
 
+/// Whose disk it is, which one, and how often it was started from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskIdentity {
+    /// The server that it belongs to: another one does not start with it. Empty if that was not noted.
+    pub server: ServerId,
+    /// A random number, never 0, by which the configuration knows it.
+    pub incarnation: u64,
+    /// How many starts there were.
+    pub starts: u32,
+}
+
 /// Where the [`HardState`] is kept. Owned by the `run_log` task, which is its only user.
 ///
 /// Test an implementation with `raft::testing::stable_store_suite` (feature `testing`).
@@ -32,30 +43,30 @@ pub trait StableStore: Send + 'static {
     /// [`StoreError`] when the write failed; the node stops and never retries.
     async fn save_hard_state(&mut self, hard_state: &HardState) -> Result<(), StoreError>;
 
-    /// Which disk this is: a random number that [`Raft::new`](crate::Raft::new) makes at the first
-    /// start and that is gone when the term, the vote and the log are. By it the others notice that
-    /// a server has come back on an empty disk, or on that of another server, and has forgotten what
-    /// it promised: it then neither votes nor counts until it is
+    /// Whose disk this is and which one, made by [`Raft::new`](crate::Raft::new) at the first start and
+    /// gone when the term, the vote and the log are. By it the others notice that a server has come back
+    /// on an empty disk, on an older copy of its own, or on that of another server, and has forgotten
+    /// what it promised: it then neither votes nor counts until it is
     /// [rejoined](crate::Raft::rejoin_server).
     ///
-    /// `None` as long as nothing was saved. The default keeps none, with which the check is off for
+    /// `None` as long as nothing was saved. The default keeps none, with which the checks are off for
     /// this server: whoever wipes it must remove it from its cluster before it starts again.
     ///
     /// # Errors
     /// As [`hard_state`](Self::hard_state).
-    async fn incarnation(&mut self) -> Result<Option<u64>, StoreError> {
+    async fn disk_identity(&mut self) -> Result<Option<DiskIdentity>, StoreError> {
         Ok(None)
     }
 
-    /// Keeps the incarnation, which is not zero, in the place of the one it has, if any. **Durable when
-    /// it returns `Ok`**, unless the store keeps none. Called at the first start, and when the server
-    /// ends with [`Fatal::RolledBack`](crate::Fatal::RolledBack). It must be kept with the log, the term
-    /// and the vote: whatever loses them must lose it too, and a copy of them for another server must not
-    /// have it.
+    /// Keeps this in the place of what [`disk_identity`](Self::disk_identity) returns. **Durable when it returns `Ok`**,
+    /// unless the store keeps none. Called once at each start, before anything is sent, and when the
+    /// server ends with [`Fatal::RolledBack`](crate::Fatal::RolledBack). It must be kept with the log,
+    /// the term and the vote: whatever loses them must lose it too, and a copy of them for another
+    /// server must not have it.
     ///
     /// # Errors
     /// As [`save_hard_state`](Self::save_hard_state); the server does not start.
-    async fn save_incarnation(&mut self, _incarnation: u64) -> Result<(), StoreError> {
+    async fn save_disk_identity(&mut self, _identity: &DiskIdentity) -> Result<(), StoreError> {
         Ok(())
     }
 }

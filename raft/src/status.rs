@@ -226,12 +226,12 @@ fn optional_seconds<S: Serializer>(
     time.map(|time| time.as_secs_f64()).serialize(serializer)
 }
 
-/// Serialises an incarnation as text.
+/// Serialises an incarnation, or a cluster, as text.
 fn incarnation<S: Serializer>(incarnation: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{incarnation:016x}"))
 }
 
-/// Serialises a configuration in its own form, but for the incarnations.
+/// Serialises a configuration in its own form, but for the cluster and the incarnations.
 fn members<S: Serializer>(
     IndexedConfiguration { index, configuration }: &IndexedConfiguration,
     serializer: S,
@@ -243,6 +243,8 @@ fn members<S: Serializer>(
     }
     #[derive(Serialize)]
     struct Members<'a> {
+        #[serde(serialize_with = "incarnation")]
+        cluster: u64,
         servers: Vec<Member<'a>>,
     }
     #[derive(Serialize)]
@@ -259,14 +261,15 @@ fn members<S: Serializer>(
         suffrage: server.suffrage,
         incarnation: server.incarnation,
     });
-    let configuration = Members { servers: members.collect() };
+    let cluster = configuration.cluster().0;
+    let configuration = Members { servers: members.collect(), cluster };
     Indexed { index: *index, configuration }.serialize(serializer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::configuration::{Configuration, Server};
+    use crate::configuration::{ClusterId, Configuration, Server};
 
     #[test]
     fn no_incarnation_is_rounded_by_readers_of_json() {
@@ -274,12 +277,14 @@ mod tests {
         let configuration = Configuration::new([
             Server { incarnation: odd, ..Server::voter("a", "h:1") },
             Server::nonvoter("b", "h:2"),
-        ]);
+        ])
+        .with_cluster(ClusterId(odd + 2));
         let known = IndexedConfiguration { index: LogIndex(7), configuration };
         // Nothing else may differ from the form that is written to disks.
         let mut expected = serde_json::to_value(&known).unwrap();
         expected["configuration"]["servers"][0]["incarnation"] = "0020000000000001".into();
         expected["configuration"]["servers"][1]["incarnation"] = "0000000000000000".into();
+        expected["configuration"]["cluster"] = "0020000000000003".into();
         assert_eq!(members(&known, serde_json::value::Serializer).unwrap(), expected);
 
         let wrong = WrongDisk { server: "a".into(), recorded: odd, actual: u64::MAX };

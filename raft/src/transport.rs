@@ -14,11 +14,34 @@ use tokio::sync::{
 
 use crate::{
     budget::Budget,
-    configuration::{Server, ServerAddress, ServerId},
+    configuration::{ClusterId, Server, ServerAddress, ServerId},
     error::TransportError,
     log::EntryPayload,
     rpc::{Envelope, Message},
 };
+
+/// Who a server is: what every message that it sends says of its sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub id: ServerId,
+    /// Which cluster it belongs to; [`ClusterId::NONE`] if it does not know one yet.
+    pub cluster: ClusterId,
+    /// Which disk it runs on; 0 if its store keeps no incarnation.
+    pub incarnation: u64,
+    /// Which start from that disk this is: the number of starts in the upper half, so that a later life
+    /// is a larger number, and a random number in the lower one, so that two lives that begin with the
+    /// same copy of a disk differ. 0 if its store keeps no incarnation.
+    pub life: u64,
+}
+
+impl Identity {
+    /// A server that belongs to no cluster yet and keeps no incarnation.
+    #[must_use]
+    pub fn new(id: impl Into<ServerId>) -> Self {
+        Self { id: id.into(), cluster: ClusterId::NONE, incarnation: 0, life: 0 }
+    }
+}
 
 /// Carries [`Message`]s between servers.
 ///
@@ -37,18 +60,17 @@ pub trait Transport: Send + Sync + 'static {
     /// The address other servers dial to reach this one.
     fn local_address(&self) -> ServerAddress;
 
-    /// Starts delivering received messages to `inbox`, in the name of server `id`. Whatever is sent
-    /// carries `incarnation` from now on (0: none), and what the [`Server`] that it is sent to has as
-    /// its own: see [`Envelope`]. Called once, by [`Raft::new`](crate::Raft::new).
+    /// Starts delivering received messages to `inbox`. Whatever is sent carries this identity from now
+    /// on, and the incarnation that the [`Server`] has to which it is sent: see [`Envelope`]. Called
+    /// once, by [`Raft::new`](crate::Raft::new).
     ///
     /// # Errors
     /// [`TransportError`] when the transport cannot start (a port in use) or was started before.
-    async fn start(
-        &self,
-        id: ServerId,
-        incarnation: u64,
-        inbox: Inbox,
-    ) -> Result<(), TransportError>;
+    async fn start(&self, identity: Identity, inbox: Inbox) -> Result<(), TransportError>;
+
+    /// The server belongs to this cluster from now on: it was bootstrapped, or a leader has taken it in.
+    /// Messages that are sent after this call say so.
+    fn set_cluster(&self, cluster: ClusterId);
 
     /// Sends a message at once or not at all. Never waits: called by the task that owns consensus.
     ///

@@ -54,6 +54,7 @@ fn snapshot(data: impl Into<Bytes>) -> InstallSnapshotRequest {
 
 const PROMISED: Promised = Promised {
     incarnation: 0x0807_0605_0403_0201,
+    life: 7,
     term: Term(3),
     matched: LogId { term: Term(2), index: LogIndex(5) },
 };
@@ -116,8 +117,10 @@ fn fixtures() -> Vec<(Message, &'static str)> {
                 is_pre_vote: true,
                 is_leadership_transfer: false,
                 promised: None,
+                configuration_index: LogIndex(1),
+                life: 9,
             }),
-            "04 03 02 05 01 00 00",
+            "04 03 02 05 01 00 00 01 09",
         ),
         (
             Message::RequestVoteReply(RequestVoteReply {
@@ -126,8 +129,9 @@ fn fixtures() -> Vec<(Message, &'static str)> {
                 is_pre_vote: false,
                 is_granted: true,
                 promised: Some(PROMISED),
+                life: 9,
             }),
-            "05 03 04 00 01 01 fd0102030405060708 03 02 05",
+            "05 03 04 00 01 01 fd0102030405060708 07 03 02 05 09",
         ),
         (Message::TimeoutNow(TimeoutNowRequest { term: Term(3) }), "06 03"),
         (

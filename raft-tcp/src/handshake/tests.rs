@@ -1,8 +1,12 @@
 use super::*;
 
+const CLUSTER: u64 = 0x2827_2625_2423_2221;
+
 fn identity() -> Identity {
     let (id, address, cluster_id) = ("b".into(), "h:2".into(), "c".to_owned());
-    Identity { id, address, cluster_id, incarnation: 0x0807_0605_0403_0201 }
+    let (incarnation, life) = (0x0807_0605_0403_0201, 0x1817_1615_1413_1211);
+    let cluster = Arc::new(AtomicU64::new(CLUSTER));
+    Identity { id, address, cluster_id, incarnation, life, cluster }
 }
 
 fn hello() -> Hello {
@@ -32,13 +36,15 @@ async fn reason(hello: &Hello) -> Reason {
 #[test]
 fn the_bytes_are_pinned() {
     let found = hello().encode();
-    let parts: [&[u8]; 6] = [
+    let parts: [&[u8]; 8] = [
         b"raft-tcp\x01\0\x01\0",
-        b"\x17\0\x02",
+        b"\x27\0\x02",
         b"\x01\0c\x01\0a\x03\0h:1",
         b"\x01\0b",
         b"\x01\x02\x03\x04\x05\x06\x07\x08",
-        b"\xaf\x3f\x3f\x04",
+        b"\x11\x12\x13\x14\x15\x16\x17\x18",
+        b"\x21\x22\x23\x24\x25\x26\x27\x28",
+        b"\x00\x7b\xdb\x35",
     ];
     assert_eq!(found, parts.concat());
     assert_eq!(encode_answer(&Ok(1)), b"RAFT-TCP\x01\0\0\0\0\xad\xde\x42\xfb");
@@ -54,10 +60,7 @@ async fn a_peer_is_let_in() {
         tokio::join!(dial(&mut client, &hello), accept(&mut server, &identity, |_| None));
     assert_eq!(dialled.unwrap(), 1);
     match accepted.unwrap() {
-        Decision::Accepted { from, address, incarnation, lane } => {
-            assert_eq!((from.as_str(), address.as_str(), lane), ("a", "h:1", Lane::Entries));
-            assert_eq!(incarnation, identity.incarnation);
-        }
+        Decision::Accepted(said) => assert_eq!(said, hello),
         refused @ Decision::Refused { .. } => panic!("{refused:?}"),
     }
 }
@@ -70,6 +73,7 @@ async fn strangers_are_refused_by_reason() {
         async move { reason(&hello).await }
     };
     assert_eq!(with(|h| h.cluster_id = "other".to_owned()).await, Reason::Cluster);
+    assert_eq!(with(|h| h.cluster = CLUSTER + 1).await, Reason::Cluster);
     assert_eq!(with(|h| h.from = String::new()).await, Reason::InvalidId);
     assert_eq!(with(|h| h.from = "x".repeat(256)).await, Reason::InvalidId);
     assert_eq!(with(|h| h.from = "b".to_owned()).await, Reason::OwnId);

@@ -155,6 +155,8 @@ pub(crate) struct RawHello {
     pub(crate) address: String,
     pub(crate) to: String,
     pub(crate) incarnation: u64,
+    pub(crate) life: u64,
+    pub(crate) number: u64,
     /// How many bytes are missing at the end of the body.
     pub(crate) cut: usize,
 }
@@ -170,6 +172,8 @@ pub(crate) fn hello(from: &str, to: &str) -> RawHello {
         address: "127.0.0.1:9".to_owned(),
         to: to.to_owned(),
         incarnation: 1,
+        life: 2,
+        number: 0,
         cut: 0,
     }
 }
@@ -181,7 +185,9 @@ impl RawHello {
             body.extend((text.len() as u16).to_le_bytes());
             body.extend(text.as_bytes());
         }
-        body.extend(self.incarnation.to_le_bytes());
+        for number in [self.incarnation, self.life, self.number] {
+            body.extend(number.to_le_bytes());
+        }
         body.truncate(body.len() - self.cut);
         let mut rest = Vec::new();
         rest.extend(self.oldest.to_le_bytes());

@@ -83,7 +83,8 @@ async fn a_dialler_that_means_another_server_is_refused() {
 async fn an_unknown_lane_and_a_too_long_hello_are_refused() {
     refused(|hello| hello.lane = 3, 1, "the hello names no lane").await;
     refused(|hello| hello.to = "x".repeat(5000), 1, "the hello is too long").await;
-    refused(|hello| hello.cut = 1, 1, "the hello ends before the incarnation").await;
+    refused(|hello| hello.cut = 1, 1, "the hello ends before its incarnation, life or cluster")
+        .await;
 }
 
 #[tokio::test]

@@ -229,6 +229,11 @@ pub enum Refusal {
     },
     /// The configuration would break a rule.
     Invalid(InvalidConfiguration),
+    /// The server that is to become a voter was not heard from: nobody knows its disk.
+    Unheard {
+        /// Who.
+        id: ServerId,
+    },
     /// The target of a transfer cannot lead.
     InvalidTarget {
         /// Why.

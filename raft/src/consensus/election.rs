@@ -66,7 +66,9 @@ impl Consensus {
 
     pub(super) fn advance_term(&mut self, term: Term) {
         assert!(self.hard_state.current_term < term, "law 6: the term falls to {term}");
-        self.note_term_left();
+        if self.question.is_some() {
+            self.no_vote_through = term;
+        }
         self.hard_state = HardState { current_term: term, voted_for: None };
         self.is_hard_state_dirty = true;
         self.vouched = LogIndex::ZERO;
@@ -107,7 +109,7 @@ impl Consensus {
                 self.timeouts.election += 1;
             }
             self.set_leader(None);
-            if may_campaign && !self.is_disk_stalled(now) {
+            if may_campaign && !self.is_disk_stalled(now) && !self.awaits_answers(now) {
                 self.campaign(now, false);
             } else {
                 self.set_role(RoleState::Follower);
@@ -179,6 +181,8 @@ impl Consensus {
             is_pre_vote,
             is_leadership_transfer: campaign.is_leadership_transfer,
             promised: None,
+            configuration_index: self.membership.latest().index,
+            life: self.life,
         };
         let voters = self.membership.voters().voters().map(|server| &server.id);
         let silent: Vec<ServerId> = voters
@@ -202,16 +206,17 @@ impl Consensus {
         from: &ServerId,
         request: &RequestVoteRequest,
     ) {
-        let insists = !request.is_leadership_transfer && self.insists_on_leader(now, from);
+        // Who has not heard yet what it has promised takes no part, not even by adopting the term: it
+        // could not vote in that one any more.
+        let insists = self.awaits_answers(now)
+            || !request.is_leadership_transfer && self.insists_on_leader(now, from);
         if !insists && !request.is_pre_vote && self.term() < request.term {
             self.become_follower(now, request.term);
         }
-        let is_free = !insists && !self.awaits_answers(now);
-        let is_granted = is_free && self.would_vote_for(from, request);
+        let is_granted = !insists && self.would_vote_for(from, request);
         if is_granted && !request.is_pre_vote {
             self.is_hard_state_dirty |= self.hard_state.voted_for.is_none();
             self.hard_state.voted_for = Some(from.clone());
-            self.voted_for_log = Some(request.last);
             self.set_role(RoleState::Follower);
             self.reset_election_deadline(now);
         }
@@ -227,7 +232,8 @@ impl Consensus {
             requested_term: request.term,
             is_pre_vote: request.is_pre_vote,
             is_granted,
-            promised: self.promised(from),
+            promised: self.promised_before(from, request.life),
+            life: request.life,
         };
         self.send_when_durable(now, from, Message::RequestVoteReply(reply), None);
         // It may have missed the news.
@@ -256,7 +262,10 @@ impl Consensus {
         } else {
             self.term() == request.term
                 && self.leader.is_none()
-                && self.hard_state.voted_for.as_ref().is_none_or(|id| id == candidate)
+                && match &self.hard_state.voted_for {
+                    Some(id) => id == candidate,
+                    None => self.no_vote_through < request.term,
+                }
         };
         is_free && self.log.last() <= request.last
     }
@@ -267,7 +276,10 @@ impl Consensus {
         from: &ServerId,
         reply: &RequestVoteReply,
     ) {
-        self.unanswered.remove(from);
+        // An answer to an earlier life says nothing of what came after it (law 12).
+        if reply.life == self.life {
+            self.answered(from);
+        }
         if self.term() < reply.term {
             self.become_follower(now, reply.term);
             return;

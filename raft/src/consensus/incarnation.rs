@@ -1,12 +1,16 @@
-//! Which disk a server runs on: whom to believe, and how the configuration comes to know it.
+//! The door: whose message counts. A message has to be of this cluster, from the disk that the
+//! configuration knows, and of the newest life of that disk; [`Consensus::admit`] asks all three before
+//! the rest of the core sees it.
 //!
-//! A server whose disk was wiped, or exchanged for another one's, has forgotten its vote and what it
-//! acknowledged; under its old name it could help to elect a leader that lacks what is committed
+//! **The cluster** is a number in every configuration, made at the bootstrap, see
+//! [`ClusterId`]. What comes from another one is dropped, whatever it says. A server that has no
+//! configuration belongs to none yet: it joins the cluster whose leader is the first to add it, and all
+//! it has to say before that are answers.
+//!
+//! **The disk.** A server whose disk was wiped, or exchanged for another one's, has forgotten its vote and
+//! what it acknowledged; under its old name it could help to elect a leader that lacks what is committed
 //! (laws 1, 4, 7). So a member is a name *and* an incarnation, the random number of its disk, as soon
 //! as the leader has recorded that in the configuration.
-//!
-//! **Whom to believe** is asked once, where messages enter, before the rest of the core sees them:
-//! [`Consensus::admit`].
 //!
 //! | message | must the sender be whom this server knows? | must this server be whom the sender knows? |
 //! |---|---|---|
@@ -14,25 +18,35 @@
 //! | a leader's | no: it was elected by majorities that were checked, and this server may be behind | yes |
 //! | a request for a vote | yes, unless its log is longer: then this server may be behind | yes |
 //!
-//! **How it is known.** Servers are added with the incarnation 0. The leader notes what its peers
-//! say of themselves in answers to heartbeats, and at a heartbeat appends a configuration that differs
-//! in nothing else. It is an entry like any other change of membership, so it waits for its turn.
+//! Servers are added with the incarnation 0. The leader notes what its peers say of themselves in answers
+//! to heartbeats, and at a heartbeat appends a configuration that differs in nothing else: a record. It
+//! changes no majority, so a change of the members need not wait for it, nor does whoever compares the
+//! index of the configuration notice it. Nobody becomes a voter by a change before that much is known.
 //!
-//! **Before that** a disk that is empty cannot be told from one that was wiped. A server with such a
-//! disk votes only for candidates that know it (and then it has a term: it has answered a leader), or
-//! whose log ends with the entry that bootstraps a cluster, and then for the same candidate again as long
-//! as that has got nothing but what it has led itself; otherwise a leader has to come first.
+//! Only the voters of a first configuration are unknown at first, and until then a disk that is empty
+//! cannot be told from one that was wiped. A server with such a disk votes only for candidates that know it
+//! (and then it has a term: it has answered a leader), or that have no newer configuration than the first.
+//!
+//! **The life** is what [`promised`](super::promised) is about.
 
-use super::{Consensus, time::Time};
+use super::{Consensus, action::Refusal, time::Time};
 use crate::{
-    configuration::{Configuration, ServerId},
-    log::{EntryPayload, LogId, LogIndex, Term},
-    rpc::{Envelope, HeartbeatReply, Message},
+    configuration::{ClusterId, Configuration, ServerId},
+    log::{EntryPayload, LogIndex, Term},
+    rpc::{Envelope, Message},
 };
 
 /// Why a message is not to be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch {
+    /// Its sender belongs to another cluster.
+    Cluster {
+        /// Which one; [`ClusterId::NONE`] if to none, which has nothing to say but answers.
+        sender: ClusterId,
+    },
+    /// It is of an earlier life of its sender: a late message, or the sender runs on an older copy of its
+    /// disk and has not heard yet that it does.
+    Over,
     /// Its sender runs on another disk than the one that is recorded here for it.
     Sender {
         /// The incarnation that is recorded.
@@ -47,7 +61,7 @@ pub enum Mismatch {
         is_outdated: bool,
     },
     /// This server has an empty disk that the candidate does not know, or knows from before, and the
-    /// candidate's log is not that of a new cluster.
+    /// candidate's cluster is not new.
     Empty,
 }
 
@@ -58,13 +72,25 @@ impl Consensus {
         self.incarnation
     }
 
-    /// Whether a message may be believed, and so be passed to
-    /// [`handle_message`](Self::handle_message). Changes nothing.
+    /// Which cluster this server belongs to; [`ClusterId::NONE`] as long as it knows of none.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.membership.latest().configuration.cluster()
+    }
+
+    /// Whether a message may be believed. Changes nothing.
     ///
     /// # Errors
     /// [`Mismatch`]: the message must be dropped.
     pub fn admit(&self, envelope: &Envelope) -> Result<(), Mismatch> {
-        let Envelope { from, incarnation, expects, message, .. } = envelope;
+        let Envelope { from, cluster, incarnation, expects, message, .. } = envelope;
+        let is_newcomer = !cluster.is_some() && message.is_answer();
+        if self.cluster().is_some() && *cluster != self.cluster() && !is_newcomer {
+            return Err(Mismatch::Cluster { sender: *cluster });
+        }
+        if self.is_over(envelope) {
+            return Err(Mismatch::Over);
+        }
         if !message.is_answer() && *expects != 0 && *expects != self.incarnation {
             let is_outdated = message.term() < self.term()
                 || matches!(message, Message::RequestVote(_)) && self.is_recorded();
@@ -73,9 +99,8 @@ impl Consensus {
         let is_sender_checked = match message {
             Message::RequestVote(request) => {
                 if (*expects == 0 || self.term() == Term(0))
-                    && self.is_blank()
-                    && LogIndex(1) < request.last.index
-                    && !self.has_made_leader(from, request.last)
+                    && self.is_empty()
+                    && LogIndex(1) < request.configuration_index
                 {
                     return Err(Mismatch::Empty);
                 }
@@ -91,37 +116,39 @@ impl Consensus {
         }
     }
 
-    /// The sender of this message, which was admitted and is about to be
-    /// [handled](Self::handle_message), runs on this disk.
-    pub fn handle_incarnation(&mut self, from: &ServerId, incarnation: u64, message: &Message) {
-        match message {
-            Message::HeartbeatReply(reply) => self.learn_incarnation(from, incarnation, reply),
-            Message::RequestVote(request) if request.is_pre_vote => {}
-            Message::Heartbeat(_) | Message::RequestVote(_) | Message::RequestVoteReply(_) => {
-                self.note_term(from, incarnation, message.term());
-            }
-            _ => {}
-        }
-    }
-
-    /// A leader that did not know records it: with the next change of the configuration, or at a
-    /// heartbeat.
+    /// A leader that did not know the sender's disk records it: with the next change of the
+    /// configuration, or at a heartbeat.
     ///
     /// Only the answer to a question asked since the sender is a member counts: a late one may be of
     /// an earlier membership, and of another disk.
-    fn learn_incarnation(&mut self, from: &ServerId, incarnation: u64, reply: &HeartbeatReply) {
-        let is_wanted = incarnation != 0
+    pub(super) fn learn_incarnation(&mut self, envelope: &Envelope) {
+        let Envelope { from, incarnation, message, .. } = envelope;
+        let Message::HeartbeatReply(reply) = message else { return };
+        let is_unknown = *incarnation != 0
             && reply.term == self.term()
-            && self
-                .membership
-                .latest()
-                .configuration
-                .server(from)
-                .is_some_and(|server| server.incarnation == 0);
-        let Some(leader) = self.role.leader_mut().filter(|_| is_wanted) else { return };
+            && self.recorded(from) == 0
+            && self.membership.latest().configuration.server(from).is_some();
+        let Some(leader) = self.role.leader_mut().filter(|_| is_unknown) else { return };
         let Some(progress) = leader.peers.get(from) else { return };
         if progress.is_current(reply.round) && reply.round <= leader.round {
-            leader.incarnations.entry(from.clone()).or_insert(incarnation);
+            leader.incarnations.entry(from.clone()).or_insert(*incarnation);
+        }
+    }
+
+    /// Nobody becomes a voter who was not heard from: its disk would not be known, and if it is empty it
+    /// could not even help to elect this server again.
+    pub(super) fn check_new_voters(&self, next: &Configuration) -> Result<(), Refusal> {
+        let Some(leader) = self.role.leader().filter(|_| self.incarnation != 0) else {
+            return Ok(());
+        };
+        let was_heard =
+            |id: &ServerId| leader.peers.get(id).is_some_and(|progress| progress.acked_round != 0);
+        let is_new = |id: &ServerId| !self.membership.is_voter(id) && *id != self.rules.id;
+        let mut unheard =
+            next.voters().filter(|it| it.incarnation == 0 && is_new(&it.id) && !was_heard(&it.id));
+        match unheard.next() {
+            Some(server) => Err(Refusal::Unheard { id: server.id.clone() }),
+            None => Ok(()),
         }
     }
 
@@ -130,7 +157,7 @@ impl Consensus {
     pub(super) fn record_incarnations(&mut self, now: Time) {
         let Some(leader) = self.role.leader() else { return };
         if self.commit_index < leader.term_start
-            || self.membership.is_changing()
+            || self.membership.is_unsettled()
             || self.check_proposals().is_err()
         {
             return;
@@ -183,18 +210,10 @@ impl Consensus {
         self.incarnation != 0 && self.recorded(&self.rules.id) == self.incarnation
     }
 
-    /// Whether this server keeps an incarnation and has nothing else: it knows of no cluster.
-    fn is_blank(&self) -> bool {
+    /// Whether this server keeps an incarnation and knows of no cluster: it has nothing else, but perhaps a
+    /// term and a vote.
+    pub(super) fn is_empty(&self) -> bool {
         self.incarnation != 0 && self.membership.latest().configuration.is_empty()
-    }
-
-    /// Whether this server, with nothing but that vote, has voted for the candidate, and the candidate has
-    /// the log that it had then, or one that ends with what it has led since. Its log was that of a new
-    /// cluster at first, so that is all it has: it may have lost the leadership before anybody had heard
-    /// from it.
-    pub(super) fn has_made_leader(&self, candidate: &ServerId, last: LogId) -> bool {
-        self.hard_state.voted_for.as_ref() == Some(candidate)
-            && (last.term == self.term() || self.voted_for_log == Some(last))
     }
 
     /// The incarnation that the configuration in force has for a server; 0 if it has none.

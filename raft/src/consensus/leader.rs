@@ -59,7 +59,7 @@ impl Consensus {
         let term_start = self.check_leader()?;
         self.check_proposals()?;
         let latest = self.membership.latest();
-        if let Some(given) = prev_index.filter(|given| *given != latest.index) {
+        if let Some(given) = prev_index.filter(|given| !self.membership.is_latest(*given)) {
             return Err(Refusal::StaleIndex { given, latest: latest.index });
         }
         if self.membership.is_changing() {
@@ -69,7 +69,12 @@ impl Consensus {
             return Err(Refusal::NotReady);
         }
         let next = latest.configuration.changed(change).map_err(Refusal::Invalid)?;
+        // What changes nothing may follow a record as little as another record.
+        if self.membership.is_unsettled() && next.has_members_of(&latest.configuration) {
+            return Err(Refusal::ChangeInProgress { index: latest.index });
+        }
         let next = self.with_known_incarnations(&next);
+        self.check_new_voters(&next)?;
         let index = self.append(now, vec![EntryPayload::Configuration(next)]);
         self.replicate_all(now);
         self.advance_commit(now);

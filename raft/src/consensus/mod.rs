@@ -54,10 +54,11 @@ mod time;
 mod transfer;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
+use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
 
 pub use self::{
@@ -71,14 +72,19 @@ pub use self::{
     time::Time,
 };
 use self::{
-    log_view::LogView, membership::Membership, outbox::Outbox, role::RoleState, transfer::Transfer,
+    log_view::LogView,
+    membership::Membership,
+    outbox::Outbox,
+    promised::{Known, Question},
+    role::RoleState,
+    transfer::Transfer,
 };
 use crate::{
     configuration::{Configuration, IndexedConfiguration, ServerId},
     error::Leader as LeaderInfo,
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
     observer::{Observation, Role},
-    rpc::{Message, Promised},
+    rpc::{Envelope, Message},
     stable::HardState,
     status::{PeerStatus, Timeouts},
 };
@@ -87,8 +93,11 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Consensus {
     rules: Rules,
-    /// Which disk it runs on; 0 if that is not kept.
+    /// Which disk it runs on, and which start from that this is; 0 if that is not kept.
     incarnation: u64,
+    life: u64,
+    /// The term, and the end of the log, that this life began with.
+    began_with: (Term, LogId),
     rng: Pcg64Mcg,
     /// Term and vote. Saved before anything that depends on them leaves (law 8).
     hard_state: HardState,
@@ -109,17 +118,15 @@ pub struct Consensus {
     leader_contact: Option<Time>,
     /// The last index a leader of the current term has vouched for; zero in a new term.
     vouched: LogIndex,
-    /// Where the log ended of the candidate that this server has voted for since it started.
-    voted_for_log: Option<LogId>,
-    /// What others have said of their disks to this server.
-    promised: BTreeMap<ServerId, Promised>,
-    /// Who has not answered yet what this server has promised, and how long it waits for that.
-    unanswered: BTreeSet<ServerId>,
-    answers_due: Time,
-    /// When those are asked again.
-    ask_again_at: Time,
-    /// Where the log ended when it left a term in which it has been since it started.
-    terms_left: BTreeMap<Term, LogIndex>,
+    /// What is known of the members' disks.
+    known: BTreeMap<ServerId, Known>,
+    /// What it has asked everybody at its start, as long as it waits for that.
+    question: Option<Question>,
+    /// Whether all have answered, for the simulator, which has to know that it was found out or not.
+    #[cfg(test)]
+    has_asked_all: bool,
+    /// It has been in this term before all had answered, and votes in it, and before it, for nobody.
+    no_vote_through: Term,
     /// Whether it has found its disk to be an older copy: nothing leaves it any more.
     is_rolled_back: bool,
     /// Since when a server that does not lead is waiting, and when it gives up.
@@ -162,7 +169,7 @@ impl Consensus {
     /// If the state machine says that it has applied more than the log has.
     #[must_use]
     pub fn new(rules: Rules, saved: Saved, seed: u64, now: Time) -> Self {
-        let Saved { hard_state, incarnation, mut log, mut membership, .. } = saved;
+        let Saved { hard_state, incarnation, life, mut log, mut membership, .. } = saved;
         let (commit_index, last_applied) = (saved.commit_index, saved.last_applied);
         log.restored();
         let last_applied = last_applied.max(log.snapshot().index);
@@ -172,6 +179,8 @@ impl Consensus {
         let mut consensus = Self {
             rules,
             incarnation,
+            life,
+            began_with: (hard_state.current_term, log.last()),
             rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5eed),
             hard_state,
             is_hard_state_dirty: false,
@@ -184,12 +193,11 @@ impl Consensus {
             leader: None,
             leader_contact: None,
             vouched: LogIndex::ZERO,
-            voted_for_log: None,
-            promised: BTreeMap::new(),
-            unanswered: BTreeSet::new(),
-            answers_due: now,
-            ask_again_at: now,
-            terms_left: BTreeMap::new(),
+            known: BTreeMap::new(),
+            question: None,
+            #[cfg(test)]
+            has_asked_all: false,
+            no_vote_through: Term(0),
             is_rolled_back: false,
             waiting_since: now,
             election_deadline: now,
@@ -228,6 +236,8 @@ impl Consensus {
         if self.term() < Term(1) {
             self.advance_term(Term(1));
         }
+        // Drawn from a copy, so that a number of its own changes nothing else.
+        let configuration = configuration.founding(self.rng.clone().random());
         self.append(now, vec![EntryPayload::Configuration(configuration)]);
         // The only voter of a cluster has nobody to wait for.
         if self.membership.voters().voters().count() == 1 {
@@ -237,11 +247,23 @@ impl Consensus {
         Ok(())
     }
 
-    /// A message has arrived, and was [admitted](Self::admit) if servers have incarnations.
+    /// A message has arrived, and was [admitted](Self::admit).
+    ///
+    /// # Panics
+    /// If the message proves that a law is broken, for example a second leader of one term.
+    pub fn receive(&mut self, now: Time, envelope: Envelope) {
+        self.learn_incarnation(&envelope);
+        self.hear(&envelope);
+        self.handle_message(now, &envelope.from, envelope.message);
+    }
+
+    /// What a message says, whoever has sent it: all of [`receive`](Self::receive) where servers keep no
+    /// incarnations.
     ///
     /// # Panics
     /// If the message proves that a law is broken, for example a second leader of one term.
     pub fn handle_message(&mut self, now: Time, from: &ServerId, message: Message) {
+        self.give_up_question(now);
         if self.has_forgotten(from, &message) {
             return;
         }
@@ -367,8 +389,7 @@ impl Consensus {
             self.next_election_timeout()
         };
         let transfer = self.transfer.as_ref().map(|transfer| transfer.deadline);
-        let question = Some(self.ask_again_at).filter(|_| !self.unanswered.is_empty());
-        role.into_iter().chain(transfer).chain(question).min()
+        role.into_iter().chain(transfer).chain(self.next_question()).min()
     }
 
     /// The next decision to carry out, in order; `None` when all are taken.

@@ -1,19 +1,23 @@
 //! An older copy of a disk: whose server it is, and how it comes to know what it has forgotten.
 //!
 //! Such a copy has the right incarnation, so [`incarnation`](super::incarnation) admits it. But others
-//! remember what the server has said: in which term it was, and what of the log it had. A leader
-//! remembers it of each follower, also when it leads no more; whoever hears from a leader, a candidate or a
-//! voter remembers its term. They say it back, in heartbeats and with everything about votes; so a server
-//! that starts asks everybody whether it would get a vote. What it finds there is true of its disk, however
-//! late it comes, because what is durable only grows within a term; so if its own state falls short of it,
-//! the disk is an older one, or has lost what it had acknowledged.
+//! remember what the disk has promised: in which term it was and, if it followed, what of the log it
+//! had. Each start from a disk is a *life* of it, with a number that grows. What is durable only grows, so
+//! a promise of an earlier life shows in what the disk had when this life began, however much later it
+//! is told; if it does not, the disk is an older one, or has lost what it acknowledged.
 //!
-//! Such a server ends, and its disk gets another incarnation first: from then on it is the disk of a
-//! stranger, for those too who were told nothing. It is remembered in memory only: when everybody who
-//! was told has been restarted, or cannot be reached at the start and for an election timeout after it,
-//! nobody notices.
+//! A server that starts asks everybody, because only the leader would speak by itself. An answer says
+//! what is remembered of earlier lives, and ends them for whoever gives it: what still comes of them is
+//! dropped at the door. So when all have answered, every promise of earlier lives is known, and it takes
+//! part in elections. Until then, or for an election timeout, it does not; and it never votes in a term
+//! that it was in before, unless the vote is on its disk.
+//!
+//! A server that finds its disk to be an older one ends, and the disk gets another incarnation first:
+//! from then on it is the disk of a stranger, for those too who were told nothing. Promises are remembered
+//! in memory only: when everybody who was told has been restarted, or cannot be reached at the start and
+//! for an election timeout after it, nobody notices.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::collections::BTreeSet;
 
 use rand::RngExt;
 
@@ -21,11 +25,27 @@ use super::{Consensus, action::Action, role::RoleState, time::Time};
 use crate::{
     configuration::ServerId,
     log::{LogId, Term},
-    rpc::{Message, Promised, RequestVoteRequest},
+    rpc::{Envelope, Message, Promised, RequestVoteRequest},
 };
 
-/// Terms of this life that are remembered at most. Who comes back after more than that is late.
-const MAX_REMEMBERED_TERMS: usize = 64;
+/// What is known of a member's disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// Its newest life that was heard from: earlier ones are over.
+    life: u64,
+    /// The furthest it has promised, in whichever life.
+    promised: Promised,
+}
+
+/// The question that a server asks everybody when it starts.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    /// Who has not answered.
+    unanswered: BTreeSet<ServerId>,
+    /// Until when it waits for them.
+    due: Time,
+    ask_again_at: Time,
+}
 
 impl Message {
     fn promised(&self) -> Option<Promised> {
@@ -41,85 +61,146 @@ impl Message {
 impl Consensus {
     /// What this server has been promised by that one.
     pub(super) fn promised(&self, by: &ServerId) -> Option<Promised> {
-        self.promised.get(by).copied()
+        self.known.get(by).map(|known| known.promised)
     }
 
-    /// A leader notes how far its followers have come in its term, and forgets the disks that are in use
-    /// no more.
+    /// The same for the one that asks from this life: it has to learn of a later one, too.
+    pub(super) fn promised_before(&self, by: &ServerId, life: u64) -> Option<Promised> {
+        let known = self.known.get(by)?;
+        let is_older = life < known.life;
+        let life = if is_older { known.life } else { known.promised.life };
+        Some(Promised { life, ..known.promised })
+    }
+
+    /// Whether a life of the sender's disk is over: a later one has been heard from. A start's question is
+    /// answered all the same, because the disk may have been rolled back to before that life.
+    pub(super) fn is_over(&self, envelope: &Envelope) -> bool {
+        let Envelope { from, incarnation, life, message, .. } = envelope;
+        let is_question = matches!(message, Message::RequestVote(request) if request.is_pre_vote);
+        !is_question
+            && self.known.get(from).is_some_and(|known| {
+                known.promised.incarnation == *incarnation && *life < known.life
+            })
+    }
+
+    /// The sender of this message, which was admitted, is alive, and says in which term it is.
+    pub(super) fn hear(&mut self, envelope: &Envelope) {
+        let Envelope { from, incarnation, life, message, .. } = envelope;
+        let (incarnation, life) = (*incarnation, *life);
+        if incarnation == 0 || incarnation != self.recorded(from) {
+            return;
+        }
+        let is_known = |it: &Known| (it.promised.incarnation, it.life) == (incarnation, life);
+        if !self.known.get(from).is_some_and(is_known) {
+            // Of the life that is over now.
+            self.note_promises();
+            let promised = Promised { incarnation, life, term: Term(0), matched: LogId::ZERO };
+            let known = self.known.entry(from.clone()).or_insert(Known { life, promised });
+            known.life = known.life.max(life);
+        }
+        let says_its_term = match message {
+            Message::RequestVote(request) => !request.is_pre_vote,
+            Message::Heartbeat(_) | Message::RequestVoteReply(_) => true,
+            _ => false,
+        };
+        if let Some(known) = self.known.get_mut(from).filter(|_| says_its_term) {
+            known.note(message.term(), LogId::ZERO);
+        }
+    }
+
+    /// A leader notes how far its followers have come in its term, and everybody forgets the disks that
+    /// are in use no more.
     pub(super) fn note_promises(&mut self) {
         let configuration = &self.membership.latest().configuration;
-        let recorded = |id: &ServerId| configuration.server(id).map_or(0, |it| it.incarnation);
-        self.promised.retain(|id, promised| promised.incarnation == recorded(id));
+        let is_in_use = |id: &ServerId, known: &mut Known| {
+            configuration.server(id).is_some_and(|it| it.incarnation == known.promised.incarnation)
+        };
+        self.known.retain(is_in_use);
         let Some(leader) = self.role.leader() else { return };
         for (id, progress) in &leader.peers {
-            let incarnation = recorded(id);
-            if incarnation == 0 || progress.acked_round == 0 {
+            let Some(known) = self.known.get_mut(id).filter(|_| progress.acked_round != 0) else {
                 continue;
-            }
+            };
             let index = progress.match_index;
             let matched = self.log.term_at(index).map(|term| LogId { term, index });
-            let promised =
-                Promised { incarnation, term: leader.term, matched: matched.unwrap_or_default() };
-            note(&mut self.promised, id, promised);
+            known.note(leader.term, matched.unwrap_or_default());
         }
     }
 
-    /// A leader, a candidate or a voter on this disk has said that it is in this term.
-    pub(super) fn note_term(&mut self, from: &ServerId, incarnation: u64, term: Term) {
-        if incarnation != 0 && incarnation == self.recorded(from) {
-            let promised = Promised { incarnation, term, matched: LogId::ZERO };
-            note(&mut self.promised, from, promised);
-        }
-    }
-
-    /// The term is about to grow.
-    pub(super) fn note_term_left(&mut self) {
-        if MAX_REMEMBERED_TERMS <= self.terms_left.len() {
-            self.terms_left.pop_first();
-        }
-        self.terms_left.insert(self.term(), self.log.last().index);
-    }
-
-    /// Asks everybody, because only the leader would speak by itself, and that may be a new one, who
-    /// knows nothing. Until they have answered, or an election timeout has passed, this server takes no
-    /// part in elections: it may have voted already, or have lost what the candidate lacks too.
+    /// Begins to ask everybody. A server that was in a term and knows nobody, like one whose first
+    /// snapshot was on its way, can only wait for a leader to speak.
     pub(super) fn begin_to_ask(&mut self, now: Time) {
-        if self.incarnation != 0 {
-            let peers = self.membership.peers(&self.rules.id);
-            self.unanswered = peers.into_iter().map(|peer| peer.id).collect();
-            self.answers_due = now + self.rules.election_timeout;
-            self.ask_again(now);
+        let peers = self.membership.peers(&self.rules.id);
+        let is_alone = !self.is_empty() && peers.is_empty();
+        if self.incarnation == 0 || self.term() == Term(0) || is_alone {
+            return;
         }
+        self.no_vote_through = self.term();
+        self.question = Some(Question {
+            unanswered: peers.into_iter().map(|peer| peer.id).collect(),
+            due: now + self.rules.election_timeout,
+            ask_again_at: now,
+        });
+        self.ask_again(now);
     }
 
     /// The question is that for a pre-vote, which changes nothing. A leader that knows that this server
     /// was removed answers with that. Asked again and again: the first may find no connection yet.
     pub(super) fn ask_again(&mut self, now: Time) {
-        if now < self.ask_again_at {
+        self.give_up_question(now);
+        let again_at = now + self.rules.heartbeat_interval;
+        let Some(question) = self.question.as_mut().filter(|it| it.ask_again_at <= now) else {
             return;
-        }
-        if !self.awaits_answers(now) {
-            self.unanswered.clear();
-            return;
-        }
-        self.ask_again_at = now + self.rules.heartbeat_interval;
-        let (term, last) = (self.term().next(), self.log.last());
-        for peer in self.unanswered.clone() {
+        };
+        question.ask_again_at = again_at;
+        let unanswered = question.unanswered.clone();
+        for peer in unanswered {
             let request = RequestVoteRequest {
-                term,
-                last,
+                term: self.term().next(),
+                last: self.log.last(),
                 is_pre_vote: true,
                 is_leadership_transfer: false,
                 promised: None,
+                configuration_index: self.membership.latest().index,
+                life: self.life,
             };
             self.send(&peer, Message::RequestVote(request));
         }
     }
 
+    /// Those who have not answered by now cannot be reached.
+    pub(super) fn give_up_question(&mut self, now: Time) {
+        self.question.take_if(|question| question.due <= now);
+    }
+
+    /// Somebody has answered what this life has asked.
+    pub(super) fn answered(&mut self, by: &ServerId) {
+        let Some(question) = &mut self.question else { return };
+        let was_last = question.unanswered.remove(by) && question.unanswered.is_empty();
+        if was_last {
+            self.question = None;
+            #[cfg(test)]
+            {
+                self.has_asked_all = true;
+            }
+        }
+    }
+
+    /// When the question is asked again, or given up.
+    pub(super) fn next_question(&self) -> Option<Time> {
+        self.question.as_ref().map(|question| question.ask_again_at.min(question.due))
+    }
+
     /// Whether somebody may still remember more of this disk than it has. Those who cannot be reached
     /// are not waited for longer than for a leader.
     pub(super) fn awaits_answers(&self, now: Time) -> bool {
-        !self.unanswered.is_empty() && now < self.answers_due
+        self.question.as_ref().is_some_and(|question| now < question.due)
+    }
+
+    /// Whether all have answered what it has asked at its start; `None` while it waits for them.
+    #[cfg(test)]
+    pub(super) fn has_all_answers(&self, now: Time) -> Option<bool> {
+        if self.awaits_answers(now) { None } else { Some(self.has_asked_all) }
     }
 
     /// Whether the message shows that the disk of this server is an older copy. Then it is that of a
@@ -128,7 +209,7 @@ impl Consensus {
         if self.is_rolled_back {
             return true;
         }
-        let promised = message.promised().filter(|promised| self.falls_short(from, promised));
+        let promised = message.promised().filter(|promised| self.falls_short(promised));
         let Some(promised) = promised else { return false };
         let mut incarnation = self.incarnation;
         while incarnation == self.incarnation {
@@ -144,36 +225,26 @@ impl Consensus {
         true
     }
 
-    /// Compares what was promised with what this server has in that term, or had when it left it. It may
-    /// have left it after it started and before this was heard.
-    fn falls_short(&self, of: &ServerId, promised: &Promised) -> bool {
-        let Promised { incarnation, term, matched } = *promised;
-        if incarnation == 0 || incarnation != self.incarnation {
-            return false;
-        }
-        let lacks_entry = match term.cmp(&self.term()) {
-            Ordering::Greater => return true,
-            Ordering::Equal => self.log.snapshot().index < matched.index && !self.log.has(matched),
-            Ordering::Less => match self.terms_left.get(&term) {
-                Some(end) => *end < matched.index,
-                // A term that it has passed over since it started.
-                None => return self.terms_left.keys().next().is_some_and(|first| *first < term),
-            },
-        };
-        // Whoever led that term is a member here, unless this server is the survivor of a cluster that
-        // was recovered, with a log that somebody has decided to cut.
-        let members = &self.membership.latest().configuration;
-        lacks_entry && (members.is_empty() || members.server(of).is_some())
+    /// Compares what an earlier life has promised with what this one began with. In one term a follower's
+    /// log only grows towards its leader's, so its end tells whether it has what was matched.
+    fn falls_short(&self, promised: &Promised) -> bool {
+        let Promised { incarnation, life, term, matched } = *promised;
+        let (began_in, last) = self.began_with;
+        incarnation != 0
+            && incarnation == self.incarnation
+            && life != self.life
+            // A life that this disk does not know of.
+            && (self.life < life || (began_in, last) < (term, matched))
     }
 }
 
-/// Keeps the promise, unless the same disk has promised more.
-fn note(known: &mut BTreeMap<ServerId, Promised>, by: &ServerId, promised: Promised) {
-    let reach = |it: &Promised| (it.term, it.matched.index);
-    match known.get_mut(by) {
-        Some(it) if it.incarnation == promised.incarnation && reach(&promised) < reach(it) => {}
-        Some(it) => *it = promised,
-        None => drop(known.insert(by.clone(), promised)),
+impl Known {
+    /// Keeps the promise of its newest life, unless the disk has promised as much before.
+    fn note(&mut self, term: Term, matched: LogId) {
+        let before = &mut self.promised;
+        if (before.term, before.matched.index) < (term, matched.index) {
+            *before = Promised { life: self.life, term, matched, ..*before };
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{log_view::LogView, membership::Membership};
 use crate::{
-    configuration::IndexedConfiguration,
+    configuration::{ClusterId, IndexedConfiguration},
     log::{Entry, LogId, LogIndex},
     stable::HardState,
 };
@@ -13,6 +13,7 @@ use crate::{
 pub struct Saved {
     pub(super) hard_state: HardState,
     pub(super) incarnation: u64,
+    pub(super) life: u64,
     pub(super) log: LogView,
     pub(super) membership: Membership,
     pub(super) commit_index: LogIndex,
@@ -31,6 +32,7 @@ impl Saved {
         Self {
             hard_state,
             incarnation: 0,
+            life: 0,
             log: LogView::new(snapshot),
             membership: Membership::new(configuration),
             commit_index: snapshot.index,
@@ -38,9 +40,16 @@ impl Saved {
         }
     }
 
-    /// Notes which disk this is: see [`StableStore::incarnation`](crate::StableStore::incarnation).
-    pub fn incarnation(&mut self, incarnation: u64) {
+    /// Notes which disk this is, and which start from it: see [`Identity`](crate::Identity).
+    pub fn disk(&mut self, incarnation: u64, life: u64) {
         self.incarnation = incarnation;
+        self.life = life;
+    }
+
+    /// Which cluster it is of; [`ClusterId::NONE`] if it has no configuration.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.membership.latest().configuration.cluster()
     }
 
     /// Notes that the log is known to be committed up to `index`; the part of it that the log has

@@ -1,5 +1,5 @@
 //! The description of a snapshot to bytes and back. The only module that knows the bytes;
-//! `SNAPSHOT_FORMAT.md` describes them and `meta-1.txt` pins them.
+//! `SNAPSHOT_FORMAT.md` describes them; `meta-1.txt` and `meta-2.txt` pin them.
 //!
 //! The file is an envelope: a magic word, a version, a checksum, a body. The checksum covers the
 //! *name* of the snapshot as well, so that a description found in another's place fails it. bincode
@@ -12,8 +12,11 @@ use crate::{
     snapshot::SnapshotMeta,
 };
 
-/// The format this release writes, and the newest it reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
+/// The newest format this release reads, and the one it writes.
+pub(super) const FORMAT_VERSION: u32 = 2;
+
+/// The format without the cluster, which is written if there is none.
+const WITHOUT_CLUSTER: u32 = 1;
 
 const MAGIC: &[u8] = b"raft-snapshot";
 
@@ -48,13 +51,20 @@ pub(super) fn encode(name: Name, description: &Description) -> Result<Vec<u8>, S
     body.extend_from_slice(&meta.size_bytes.to_be_bytes());
     body.extend_from_slice(&data_crc.to_be_bytes());
     body.extend_from_slice(&index.0.to_be_bytes());
-    body.extend_from_slice(&encode_configuration(configuration)?);
-    Ok(seal(name, FORMAT_VERSION, &body))
+    let mut members = encode_configuration(configuration)?;
+    let mut version = FORMAT_VERSION;
+    if !configuration.cluster().is_some() {
+        // It comes last, and none is one byte.
+        members.pop();
+        version = WITHOUT_CLUSTER;
+    }
+    body.extend_from_slice(&members);
+    Ok(seal(name, version, &body))
 }
 
 /// What the file of this name's snapshot says.
 pub(super) fn decode(name: Name, file: &[u8]) -> Result<Description, Unreadable> {
-    let mut body = unseal(name, file)?;
+    let (version, mut body) = unseal(name, file)?;
     let term = Term(u64::from_be_bytes(body.take()?));
     let last = LogId { term, index: LogIndex(u64::from_be_bytes(body.take()?)) };
     if last != name.last {
@@ -63,7 +73,11 @@ pub(super) fn decode(name: Name, file: &[u8]) -> Result<Description, Unreadable>
     let size_bytes = u64::from_be_bytes(body.take()?);
     let data_crc = u32::from_be_bytes(body.take()?);
     let index = LogIndex(u64::from_be_bytes(body.take()?));
-    let configuration = decode_configuration(body.0)?;
+    let mut members = body.0.to_vec();
+    if version == WITHOUT_CLUSTER {
+        members.push(0);
+    }
+    let configuration = decode_configuration(&members)?;
     let configuration = IndexedConfiguration { index, configuration };
     let meta = SnapshotMeta { id: name.id(), last, configuration, size_bytes };
     Ok(Description { meta, data_crc })
@@ -93,7 +107,7 @@ pub(super) fn seal(name: Name, version: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// The body of the envelope that belongs to the snapshot of this name.
-fn unseal(name: Name, file: &[u8]) -> Result<Fields<'_>, Unreadable> {
+fn unseal(name: Name, file: &[u8]) -> Result<(u32, Fields<'_>), Unreadable> {
     let Some(rest) = file.strip_prefix(MAGIC) else {
         return damaged(format!("it does not begin with {:?}", String::from_utf8_lossy(MAGIC)));
     };
@@ -106,10 +120,10 @@ fn unseal(name: Name, file: &[u8]) -> Result<Fields<'_>, Unreadable> {
             "checksum {stored:08x} is stored, but the bytes have {computed:08x}"
         ));
     }
-    if version != FORMAT_VERSION {
+    if !(WITHOUT_CLUSTER..=FORMAT_VERSION).contains(&version) {
         return Err(Unreadable::UnknownFormat(version));
     }
-    Ok(fields)
+    Ok((version, fields))
 }
 
 fn checksum(name: Name, version: u32, body: &[u8]) -> u32 {

@@ -16,13 +16,16 @@ use super::{
     name::Name,
 };
 use crate::{
-    configuration::{Configuration, IndexedConfiguration, Server},
+    configuration::{ClusterId, Configuration, IndexedConfiguration, Server},
     error::StoreError,
     log::{LogId, LogIndex},
     snapshot::{SnapshotId, SnapshotMeta, SnapshotSink, SnapshotStore},
 };
 
+/// Of no cluster, in format 1, and of one.
 const FIXTURE: &str = include_str!("meta-1.txt");
+const OF_A_CLUSTER: &str = include_str!("meta-2.txt");
+const CLUSTER: ClusterId = ClusterId(0x1817_1615_1413_1211);
 
 const ADVICE: &str = "leave it there; the server starts from an older snapshot if its log reaches \
                       back that far, and has to be set up anew from its peers if not";
@@ -147,42 +150,51 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn this_release_writes_and_reads_format_1() {
-    let dir = tempfile::tempdir().unwrap();
-    let last = LogId::new(259, 70_000);
-    let meta = finished(&open(&dir), last, b"123456789").await;
-    let file = dir.path().join("259-70000-1/meta");
-    let written: String =
-        fs::read(&file).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(unhex(FIXTURE), unhex(&written), "\n{written}");
-    assert_eq!(fs::read(dir.path().join("259-70000-1/data")).unwrap(), b"123456789");
+async fn this_release_writes_and_reads_both_formats() {
+    for (fixture, cluster) in [(FIXTURE, ClusterId::NONE), (OF_A_CLUSTER, CLUSTER)] {
+        let dir = tempfile::tempdir().unwrap();
+        let last = LogId::new(259, 70_000);
+        let IndexedConfiguration { index, configuration } = configuration();
+        let configuration = configuration.with_cluster(cluster);
+        let known = IndexedConfiguration { index, configuration };
+        let mut sink = open(&dir).create(last, known).await.unwrap();
+        sink.write_all(b"123456789").await.unwrap();
+        let meta = sink.finish().await.unwrap();
+        let file = dir.path().join("259-70000-1/meta");
+        let written: String =
+            fs::read(&file).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(unhex(fixture), unhex(&written), "\n{written}");
+        assert_eq!(fs::read(dir.path().join("259-70000-1/data")).unwrap(), b"123456789");
 
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("259-70000-1")).unwrap();
-    fs::write(dir.path().join("259-70000-1/meta"), unhex(FIXTURE)).unwrap();
-    fs::write(dir.path().join("259-70000-1/data"), b"123456789").unwrap();
-    let store = open(&dir);
-    assert_eq!(store.list().await.unwrap(), [meta]);
-    assert_eq!(read(&store, "259-70000-1").await.unwrap(), "123456789");
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("259-70000-1")).unwrap();
+        fs::write(dir.path().join("259-70000-1/meta"), unhex(fixture)).unwrap();
+        fs::write(dir.path().join("259-70000-1/data"), b"123456789").unwrap();
+        let store = open(&dir);
+        assert_eq!(store.list().await.unwrap(), [meta]);
+        assert_eq!(read(&store, "259-70000-1").await.unwrap(), "123456789");
+    }
 }
 
 #[test]
 fn every_flipped_bit_and_every_cut_of_a_description_is_found() {
     let name = Name::parse("259-70000-1").unwrap();
-    let bytes = unhex(FIXTURE);
-    assert!(meta::decode(name, &bytes).is_ok());
-    for position in 0..bytes.len() {
-        for bit in 0..8 {
-            let mut bytes = bytes.clone();
-            bytes[position] ^= 1 << bit;
-            let found = meta::decode(name, &bytes);
-            assert!(matches!(found, Err(Unreadable::Damaged(_))), "{position} {bit}: {found:?}");
+    for bytes in [FIXTURE, OF_A_CLUSTER].map(unhex) {
+        assert!(meta::decode(name, &bytes).is_ok());
+        for position in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut bytes = bytes.clone();
+                bytes[position] ^= 1 << bit;
+                let found = meta::decode(name, &bytes);
+                let is_damage = matches!(found, Err(Unreadable::Damaged(_)));
+                assert!(is_damage, "{position} {bit}: {found:?}");
+            }
+            let found = meta::decode(name, &bytes[..position]);
+            assert!(matches!(found, Err(Unreadable::Damaged(_))), "cut at {position}: {found:?}");
         }
-        let found = meta::decode(name, &bytes[..position]);
-        assert!(matches!(found, Err(Unreadable::Damaged(_))), "cut at {position}: {found:?}");
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(matches!(meta::decode(name, &longer), Err(Unreadable::Damaged(_))));
     }
-    let longer = [&bytes[..], &[0]].concat();
-    assert!(matches!(meta::decode(name, &longer), Err(Unreadable::Damaged(_))));
 }
 
 #[test]
@@ -247,7 +259,7 @@ async fn a_missing_file_is_found_by_opening() {
 async fn a_newer_format_is_refused_by_name_and_not_forgotten() {
     let dir = two().await;
     let place = dir.path().join("1-9-2");
-    let newer = meta::seal(Name::parse("1-9-2").unwrap(), 2, b"who knows");
+    let newer = meta::seal(Name::parse("1-9-2").unwrap(), 3, b"who knows");
     fs::write(place.join("meta"), newer).unwrap();
     let store = open(&dir);
     assert_eq!(store.list().await.unwrap()[0].last, LogId::new(1, 9));
@@ -255,7 +267,7 @@ async fn a_newer_format_is_refused_by_name_and_not_forgotten() {
     assert_eq!(
         error.to_string(),
         format!(
-            "refused: the snapshot in {} is in format 2, this release knows format 1; start the \
+            "refused: the snapshot in {} is in format 3, this release knows format 2; start the \
              release that wrote it, or a newer one",
             place.display()
         )

@@ -1,4 +1,4 @@
-//! Term, vote and incarnation in memory.
+//! Term, vote and the identity of the disk, in memory.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::InmemDisk;
 use crate::{
     error::StoreError,
-    stable::{HardState, StableStore},
+    stable::{DiskIdentity, HardState, StableStore},
 };
 
 /// A [`StableStore`] in memory. Cheap to clone; clones are handles onto the same record, so a node
@@ -28,7 +28,7 @@ pub struct InmemStableStore {
 struct Shared {
     record: Mutex<Option<HardState>>,
     keeps_incarnation: AtomicBool,
-    incarnation: Mutex<Option<u64>>,
+    identity: Mutex<Option<DiskIdentity>>,
     disk: InmemDisk,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Debug for InmemStableStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InmemStableStore")
             .field("record", &*self.shared.record.lock())
-            .field("incarnation", &*self.shared.incarnation.lock())
+            .field("identity", &*self.shared.identity.lock())
             .field("disk", &self.shared.disk)
             .finish()
     }
@@ -85,15 +85,15 @@ impl StableStore for InmemStableStore {
         Ok(())
     }
 
-    async fn incarnation(&mut self) -> Result<Option<u64>, StoreError> {
-        self.shared.disk.read("the incarnation")?;
-        Ok(*self.shared.incarnation.lock())
+    async fn disk_identity(&mut self) -> Result<Option<DiskIdentity>, StoreError> {
+        self.shared.disk.read("the identity of the disk")?;
+        Ok(self.shared.identity.lock().clone())
     }
 
-    async fn save_incarnation(&mut self, incarnation: u64) -> Result<(), StoreError> {
+    async fn save_disk_identity(&mut self, identity: &DiskIdentity) -> Result<(), StoreError> {
         if self.shared.keeps_incarnation.load(Ordering::Acquire) {
-            self.shared.disk.write("the incarnation").await?;
-            *self.shared.incarnation.lock() = Some(incarnation);
+            self.shared.disk.write("the identity of the disk").await?;
+            *self.shared.identity.lock() = Some(identity.clone());
         }
         Ok(())
     }

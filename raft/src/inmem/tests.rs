@@ -8,13 +8,13 @@ use tokio::{
 
 use super::*;
 use crate::{
-    configuration::{IndexedConfiguration, Server, ServerAddress},
+    configuration::{ClusterId, IndexedConfiguration, Server, ServerAddress},
     error::{StoreError, TransportError},
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogStore, Term},
     rpc::{Envelope, HeartbeatRequest, Message},
     snapshot::SnapshotStore,
     stable::{HardState, StableStore},
-    transport::{Inbox, Transport},
+    transport::{Identity, Inbox, Transport},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -252,7 +252,7 @@ fn round(message: &Message) -> u64 {
 async fn join(network: &InmemNetwork, name: &str) -> Peer {
     let (sender, inbox) = Inbox::new(100);
     let transport = network.transport(name);
-    transport.start(name.into(), 0, sender).await.unwrap();
+    transport.start(Identity::new(name), sender).await.unwrap();
     Peer { server: Server::voter(name, name), transport, inbox }
 }
 
@@ -467,13 +467,18 @@ async fn a_message_carries_its_sender() {
     let network = InmemNetwork::new();
     let (sender, mut inbox) = Inbox::new(1);
     let transport = network.transport("address of a");
-    transport.start("a".into(), 7, sender).await.unwrap();
+    transport
+        .start(Identity { incarnation: 7, life: 8, ..Identity::new("a") }, sender)
+        .await
+        .unwrap();
     let to = Server { incarnation: 9, ..Server::voter("a", "address of a") };
     transport.send(&to, heartbeat(1)).unwrap();
     let expected = Envelope {
         from: "a".into(),
         address: ServerAddress::from("address of a"),
+        cluster: ClusterId::NONE,
         incarnation: 7,
+        life: 8,
         expects: 9,
         message: heartbeat(1),
     };
@@ -484,16 +489,16 @@ async fn a_message_carries_its_sender() {
 async fn an_address_has_one_live_transport() {
     let (network, a, mut b, _c) = three().await;
     let (sender, _inbox) = Inbox::new(1);
-    let again = a.transport.start("a".into(), 0, sender.clone()).await.unwrap_err();
+    let again = a.transport.start(Identity::new("a"), sender.clone()).await.unwrap_err();
     assert_eq!(again.to_string(), "refused: the transport was started before");
     let second = network.transport("a");
-    let taken = second.start("a".into(), 0, sender.clone()).await.unwrap_err();
+    let taken = second.start(Identity::new("a"), sender.clone()).await.unwrap_err();
     assert_eq!(taken.to_string(), "refused: the address a is in use");
     let unstarted = second.send(&b.server, heartbeat(1)).unwrap_err();
     assert_eq!(unstarted.to_string(), "refused: the transport is not started");
 
     a.transport.close().await;
-    second.start("a".into(), 0, sender).await.unwrap();
+    second.start(Identity::new("a"), sender).await.unwrap();
     second.send(&b.server, heartbeat(2)).unwrap();
     a.transport.close().await;
     drop(a);

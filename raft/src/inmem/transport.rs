@@ -29,10 +29,10 @@ use tokio::{
 };
 
 use crate::{
-    configuration::{Server, ServerAddress, ServerId},
+    configuration::{ClusterId, Server, ServerAddress},
     error::TransportError,
     rpc::{Envelope, Message},
-    transport::{Inbox, Transport},
+    transport::{Identity, Inbox, Transport},
 };
 
 /// Messages under way in one delayed lane at most; then [`Transport::send`] is refused with
@@ -337,8 +337,9 @@ pub struct InmemTransport {
 }
 
 struct Started {
-    id: ServerId,
-    incarnation: u64,
+    identity: Identity,
+    /// The cluster it belongs to by now.
+    cluster: AtomicU64,
     start: u64,
     runtime: Handle,
 }
@@ -377,9 +378,11 @@ impl InmemTransport {
 
     fn envelope(&self, started: &Started, to: &Server, message: Message) -> Envelope {
         Envelope {
-            from: started.id.clone(),
+            from: started.identity.id.clone(),
             address: self.address.clone(),
-            incarnation: started.incarnation,
+            cluster: ClusterId(started.cluster.load(Ordering::Acquire)),
+            incarnation: started.identity.incarnation,
+            life: started.identity.life,
             expects: to.incarnation,
             message,
         }
@@ -437,12 +440,7 @@ impl Transport for InmemTransport {
         self.address.clone()
     }
 
-    async fn start(
-        &self,
-        id: ServerId,
-        incarnation: u64,
-        inbox: Inbox,
-    ) -> Result<(), TransportError> {
+    async fn start(&self, identity: Identity, inbox: Inbox) -> Result<(), TransportError> {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(TransportError::Closed);
         }
@@ -455,10 +453,17 @@ impl Transport for InmemTransport {
             return Err(refused(format!("the address {} is in use", self.address)));
         }
         let start = self.network.shared.started.fetch_add(1, Ordering::Relaxed);
-        let started = Started { id, incarnation, start, runtime };
+        let cluster = AtomicU64::new(identity.cluster.0);
+        let started = Started { identity, cluster, start, runtime };
         self.started.set(started).map_err(|_| refused("the transport was started before"))?;
         nodes.insert(self.address.clone(), Node { start, inbox });
         Ok(())
+    }
+
+    fn set_cluster(&self, cluster: ClusterId) {
+        if let Some(started) = self.started.get() {
+            started.cluster.store(cluster.0, Ordering::Release);
+        }
     }
 
     fn send(&self, to: &Server, message: Message) -> Result<(), TransportError> {
@@ -535,7 +540,7 @@ impl fmt::Debug for InmemTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InmemTransport")
             .field("address", &self.address)
-            .field("id", &self.started.get().map(|started| &started.id))
+            .field("id", &self.started.get().map(|started| &started.identity.id))
             .field("is_closed", &self.is_closed)
             .finish_non_exhaustive()
     }

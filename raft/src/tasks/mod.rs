@@ -93,7 +93,7 @@ use crate::{
     log_tail::LogTail,
     snapshot::SnapshotStore,
     stable::StableStore,
-    transport::{Inbox, Transport},
+    transport::{Identity, Inbox, Transport},
 };
 
 /// Reads back what is saved, starts the transport, and starts the tasks. Nothing is left running
@@ -108,6 +108,10 @@ pub(crate) async fn start<F: Fsm>(
 ) -> Result<Node<F::Response>, StartError> {
     config.validate()?;
     config.validate_for(transport.max_entries_bytes())?;
+    let seed = config.seed.unwrap_or_else(|| seed(&config));
+    let id = config.local_id.clone();
+    // Before anything is read that might be another server's, and durable before anything is sent.
+    let (incarnation, life) = start::identity(&mut stable_store, &id, seed).await?;
     let mut restored = start::restore(
         fsm,
         config.restore_on_start,
@@ -116,12 +120,10 @@ pub(crate) async fn start<F: Fsm>(
         &*snapshot_store,
     )
     .await?;
-    let seed = config.seed.unwrap_or_else(|| seed(&config));
-    // Durable before anything is sent.
-    let incarnation = start::incarnation(&mut stable_store, &config.local_id, seed).await?;
-    restored.saved.incarnation(incarnation);
+    restored.saved.disk(incarnation, life);
+    let identity = Identity { id, cluster: restored.saved.cluster(), incarnation, life };
     let (inbox, received) = Inbox::with_bytes(config.rpc_queue, config.rpc_queue_bytes);
-    transport.start(config.local_id.clone(), incarnation, inbox).await?;
+    transport.start(identity, inbox).await?;
     let stores = Stores {
         log: Box::new(log_store),
         stable: Box::new(stable_store),

@@ -18,7 +18,7 @@ use super::{
     shared::FailedTransfer,
 };
 use crate::{
-    configuration::{Server, ServerAddress, ServerId},
+    configuration::{ClusterId, Server, ServerAddress, ServerId},
     consensus::{AppendOrder, SnapshotOrder, Time},
     rpc::{InstallOutcome, Message},
     snapshot::SnapshotStore,
@@ -78,6 +78,11 @@ impl Peers {
     /// The largest message that can be sent to them, as the transport counts.
     pub(super) fn max_entries_bytes(&self) -> u64 {
         self.sources.transport.max_entries_bytes()
+    }
+
+    /// What is sent from now on is said in the name of this cluster.
+    pub(super) fn set_cluster(&self, cluster: ClusterId) {
+        self.sources.transport.set_cluster(cluster);
     }
 
     /// Where snapshots are kept.

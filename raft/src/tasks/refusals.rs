@@ -94,7 +94,10 @@ impl Refusals {
             Mismatch::Sender { recorded } => {
                 Some(WrongDisk { server: server.clone(), recorded, actual: refusal.incarnation })
             }
-            Mismatch::Receiver { .. } | Mismatch::Empty => None,
+            Mismatch::Receiver { .. }
+            | Mismatch::Empty
+            | Mismatch::Cluster { .. }
+            | Mismatch::Over => None,
         });
         let is_recorded = |disk: &WrongDisk| {
             let member = members.server(&disk.server);

@@ -194,6 +194,7 @@ pub(super) fn apply_error(refusal: &Refusal) -> ApplyError {
         | Refusal::NotReady
         | Refusal::StaleIndex { .. }
         | Refusal::Invalid(_)
+        | Refusal::Unheard { .. }
         | Refusal::InvalidTarget { .. }
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => ApplyError::NotLeader { leader: None },
@@ -209,6 +210,7 @@ pub(super) fn change_error(refusal: Refusal) -> ConfigurationError {
         Refusal::NotReady => ConfigurationError::NotReady,
         Refusal::StaleIndex { given, latest } => ConfigurationError::StaleIndex { given, latest },
         Refusal::Invalid(invalid) => ConfigurationError::Invalid(invalid),
+        Refusal::Unheard { id } => ConfigurationError::Unheard { id },
         Refusal::InvalidTarget { .. } | Refusal::AlreadyBootstrapped | Refusal::NotVoter => {
             ConfigurationError::NotLeader { leader: None }
         }
@@ -224,6 +226,7 @@ pub(super) fn verify_error(refusal: &Refusal) -> VerifyError {
         | Refusal::NotReady
         | Refusal::StaleIndex { .. }
         | Refusal::Invalid(_)
+        | Refusal::Unheard { .. }
         | Refusal::InvalidTarget { .. }
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => VerifyError::NotLeader { leader: None },
@@ -240,6 +243,7 @@ pub(super) fn transfer_error(refusal: Refusal) -> TransferError {
         | Refusal::NotReady
         | Refusal::StaleIndex { .. }
         | Refusal::Invalid(_)
+        | Refusal::Unheard { .. }
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => TransferError::NotLeader { leader: None },
     }
@@ -254,6 +258,7 @@ pub(super) fn restore_error(refusal: Refusal) -> RestoreError {
         Refusal::NotReady => RestoreError::NotReady,
         Refusal::StaleIndex { .. }
         | Refusal::Invalid(_)
+        | Refusal::Unheard { .. }
         | Refusal::InvalidTarget { .. }
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => RestoreError::NotLeader { leader: None },
@@ -271,6 +276,7 @@ pub(super) fn bootstrap_error(refusal: Refusal, id: &ServerId) -> BootstrapError
         | Refusal::ChangeInProgress { .. }
         | Refusal::NotReady
         | Refusal::StaleIndex { .. }
+        | Refusal::Unheard { .. }
         | Refusal::InvalidTarget { .. } => BootstrapError::AlreadyBootstrapped,
     }
 }

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    configuration::ClusterId,
     consensus::{Action, Consensus, Mismatch, Rules, Time, Write, WriteId},
     error::{
         BootstrapError, ConfigError, Fatal, Leader, ReloadError, RestoreError, SnapshotError,
@@ -360,10 +361,8 @@ impl<R: Send + 'static> Run<R> {
                 self.refuse(now, &envelope, mismatch);
                 continue;
             }
-            let Envelope { from, incarnation, message, .. } = envelope;
-            self.refusals.admitted(&from, incarnation);
-            self.core.handle_incarnation(&from, incarnation, &message);
-            self.core.handle_message(now, &from, message);
+            self.refusals.admitted(&envelope.from, envelope.incarnation);
+            self.core.receive(now, envelope);
             if self.refusals.own().is_some() && self.core.leader().is_some() {
                 self.refusals.recognised();
             }
@@ -377,6 +376,16 @@ impl<R: Send + 'static> Run<R> {
         let is_news = self.refusals.note(now, from, *incarnation, mismatch);
         let (server, kind) = (&self.shared.id, message.kind());
         let disk = match mismatch {
+            Mismatch::Over => {
+                tracing::debug!(%server, %from, kind, "of an earlier life of its sender");
+                return;
+            }
+            Mismatch::Cluster { sender } => {
+                if is_news {
+                    self.tell_of_stranger(envelope, sender);
+                }
+                return;
+            }
             Mismatch::Receiver { is_outdated: true, recorded } => {
                 if is_news {
                     tracing::debug!(%server, %from, kind, recorded, "does not know the newest members");
@@ -421,6 +430,25 @@ impl<R: Send + 'static> Run<R> {
             let (term, outcome) = (Term::default(), AppendOutcome::StaleTerm);
             let hint = AppendEntriesReply { term, round: 0, outcome };
             self.peers.send(from, Message::AppendEntriesReply(hint));
+        }
+    }
+
+    /// A server of another cluster has sent a message.
+    fn tell_of_stranger(&mut self, envelope: &Envelope, other: ClusterId) {
+        let Envelope { from, address, message, .. } = envelope;
+        let (server, own, kind) = (&self.shared.id, self.core.cluster(), message.kind());
+        if !other.is_some() {
+            tracing::debug!(%server, %from, kind, "its sender belongs to no cluster yet");
+            return;
+        }
+        tracing::error!(
+            target: "raft::wrong_cluster", %server, %from, %address, kind, cluster = %own, %other,
+            "a message was dropped: its sender belongs to another cluster; one of the two has the other's \
+             address among its members, or was bootstrapped with other members"
+        );
+        if !self.shared.observers.is_empty() {
+            let observation = Observation::WrongCluster { peer: from.clone(), own, other };
+            self.shared.observers.notify(&observation);
         }
     }
 
@@ -717,6 +745,7 @@ impl<R: Send + 'static> Run<R> {
             Observation::ConfigurationChanged { configuration } => {
                 let (index, members) = (configuration.index, &configuration.configuration);
                 tracing::info!(%server, %term, %index, %members, "configuration changed");
+                self.peers.set_cluster(self.core.cluster());
                 self.shared.published.publish_configuration(configuration);
                 // The leader may have an address now, or another one.
                 self.shared.published.publish_leader(self.core.leader());
@@ -753,6 +782,7 @@ impl<R: Send + 'static> Run<R> {
                 }
             }
             Observation::WrongIncarnation { .. }
+            | Observation::WrongCluster { .. }
             | Observation::SnapshotTaken { .. }
             | Observation::SnapshotSent { .. }
             | Observation::SnapshotReceiving { .. }

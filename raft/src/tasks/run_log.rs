@@ -17,10 +17,10 @@ use tokio::sync::mpsc;
 use super::{metrics::Metrics, shared::Shared};
 use crate::{
     consensus::{Write, WriteId},
-    error::Fatal,
+    error::{Fatal, StoreError},
     log::{Entries, LogIndex, LogStore},
     log_tail::Stamp,
-    stable::{HardState, StableStore},
+    stable::{DiskIdentity, HardState, StableStore},
 };
 
 /// Requests taken from the queue at once at most.
@@ -53,6 +53,17 @@ pub(super) struct RunLog {
 }
 
 impl RunLog {
+    /// Makes the disk that of a stranger.
+    async fn change_incarnation(&mut self, incarnation: u64) -> Result<(), StoreError> {
+        match self.stable_store.disk_identity().await? {
+            Some(known) => {
+                let identity = DiskIdentity { incarnation, ..known };
+                self.stable_store.save_disk_identity(&identity).await
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Runs until `run` is gone. What is queued by then is still written: it costs one write more,
     /// and saves the next start from asking its peers for it.
     pub(super) async fn run(
@@ -72,7 +83,7 @@ impl RunLog {
                     }
                     LogRequest::Compact { through } => compacted = compacted.max(Some(through)),
                     LogRequest::ChangeIncarnation(incarnation) => {
-                        if let Err(error) = self.stable_store.save_incarnation(incarnation).await {
+                        if let Err(error) = self.change_incarnation(incarnation).await {
                             let server = &self.shared.id;
                             tracing::error!(
                                 %server, %error,
@@ -101,7 +112,7 @@ impl RunLog {
         Ok(())
     }
 
-    async fn write(&mut self, batch: &mut Batch) -> Result<(), crate::StoreError> {
+    async fn write(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
         if let Some(hard_state) = batch.hard_state.take() {
             self.stable_store.save_hard_state(&hard_state).await?;
         }

@@ -21,7 +21,7 @@ use crate::{
     fsm::{Fsm, FsmError},
     log::{EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
-    stable::{HardState, StableStore},
+    stable::{DiskIdentity, HardState, StableStore},
 };
 
 /// What is read of the log at once.
@@ -120,23 +120,36 @@ pub(super) async fn restore<F: Fsm>(
     })
 }
 
-/// Which disk this is: the number that was given to it at the first start, or now if this is the
-/// first; 0 if the store keeps none. Equal seeds give equal numbers to servers of the same id, so
-/// that a run can be repeated.
-pub(super) async fn incarnation(
+/// Which disk this is, and which start from it, made durable before anything is sent; zeros if the store
+/// keeps neither. A new disk gets a random number. Equal seeds give equal numbers to servers of the same
+/// id, so that a run can be repeated.
+pub(super) async fn identity(
     stable_store: &mut impl StableStore,
     id: &ServerId,
     seed: u64,
-) -> Result<u64, StoreError> {
-    if let Some(known) = stable_store.incarnation().await? {
-        return Ok(known);
-    }
+) -> Result<(u64, u64), StartError> {
     let stream = u128::from(crc32fast::hash(id.as_str().as_bytes()));
-    let made =
-        Pcg64Mcg::new(u128::from(seed) << 64 | stream << 32 | 0xd15c).random_range(1..=u64::MAX);
-    stable_store.save_incarnation(made).await?;
+    let mut rng = Pcg64Mcg::new(u128::from(seed) << 64 | stream << 32 | 0xd15c);
+    let made: u64 = rng.random_range(1..=u64::MAX);
+    let known = stable_store.disk_identity().await?;
+    let new = DiskIdentity { server: id.clone(), incarnation: made, starts: 0 };
+    let mut identity = known.unwrap_or(new);
+    if identity.server.as_str().is_empty() {
+        // Made before stores noted whose they are.
+        identity.server = id.clone();
+    }
+    if identity.server != *id {
+        return Err(StartError::WrongServer { owner: identity.server, given: id.clone() });
+    }
+    identity.starts += 1;
+    stable_store.save_disk_identity(&identity).await?;
     // A store that keeps none has none now either.
-    Ok(stable_store.incarnation().await?.unwrap_or(0))
+    match stable_store.disk_identity().await? {
+        None => Ok((0, 0)),
+        Some(DiskIdentity { incarnation, starts, .. }) => {
+            Ok((incarnation, u64::from(starts) << 32 | u64::from(rng.random::<u32>())))
+        }
+    }
 }
 
 /// The entries after the snapshot that was restored are neither all in the log nor in a usable

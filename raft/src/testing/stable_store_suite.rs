@@ -2,9 +2,9 @@
 
 use super::kept;
 use crate::{
-    configuration::ServerId,
+    configuration::{Configuration, ServerId},
     log::Term,
-    stable::{HardState, StableStore},
+    stable::{DiskIdentity, HardState, StableStore},
 };
 
 /// Checks every promise of a [`StableStore`]. `fresh` makes a store that was never written; it is
@@ -14,8 +14,9 @@ use crate::{
 /// - What was saved last is read, however often, with every part unchanged: no vote, a vote, an id
 ///   of any text, the largest term.
 /// - A save replaces the whole record: an old vote never shows beside a new term.
-/// - A fresh store has no incarnation. What was saved last is read from then on, and no save of a
-///   hard state disturbs it, nor it a hard state; or the store keeps none, which is allowed.
+/// - A fresh store has no identity of its disk. What was saved last is read from then on, with every part
+///   unchanged, and no save of a hard state disturbs it, nor it a hard state; or the store keeps none,
+///   which is allowed.
 ///
 /// # Panics
 /// On the first broken promise, naming it.
@@ -30,7 +31,7 @@ pub async fn stable_store_suite<S: StableStore, Fut: Future<Output = S>>(
     }
     replaced(fresh().await).await;
     many_terms(fresh().await).await;
-    incarnation(fresh().await).await;
+    identity(fresh().await).await;
 }
 
 fn hard_state(term: u64, voted_for: Option<&str>) -> HardState {
@@ -90,26 +91,30 @@ async fn many_terms<S: StableStore>(mut store: S) {
     }
 }
 
-async fn incarnation<S: StableStore>(mut store: S) {
-    let read = kept(store.incarnation().await, "a fresh store can be read");
-    assert_eq!(read, None, "broken promise: a fresh store has no incarnation");
+async fn identity<S: StableStore>(mut store: S) {
+    let read = kept(store.disk_identity().await, "a fresh store can be read");
+    assert_eq!(read, None, "broken promise: a fresh store has no identity of its disk");
     saved(&mut store, &hard_state(3, Some("a"))).await;
-    kept(store.save_incarnation(u64::MAX - 1).await, "an incarnation can be saved");
-    let known = kept(store.incarnation().await, "an incarnation can be read");
+    let longest = "\u{e9}".repeat(Configuration::MAX_ID_BYTES / 2);
+    let first =
+        DiskIdentity { server: longest.into(), incarnation: u64::MAX - 1, starts: u32::MAX - 1 };
+    kept(store.save_disk_identity(&first).await, "an identity can be saved");
+    let known = kept(store.disk_identity().await, "an identity can be read");
     assert!(
-        known.is_none_or(|known| known == u64::MAX - 1),
-        "broken promise: an incarnation is read as it was saved, or none is kept"
+        known.as_ref().is_none_or(|known| *known == first),
+        "broken promise: an identity is read as it was saved, or none is kept"
     );
     let read = kept(store.hard_state().await, "what was saved can be read");
     assert_eq!(
         read,
         Some(hard_state(3, Some("a"))),
-        "broken promise: an incarnation disturbs no term and no vote"
+        "broken promise: an identity disturbs no term and no vote"
     );
     saved(&mut store, &hard_state(4, None)).await;
-    let read = kept(store.incarnation().await, "an incarnation can be read");
-    assert_eq!(read, known, "broken promise: a term and a vote disturb no incarnation");
-    kept(store.save_incarnation(7).await, "another incarnation can be saved");
-    let read = kept(store.incarnation().await, "an incarnation can be read");
-    assert_eq!(read, known.map(|_| 7), "broken promise: the incarnation saved last is read");
+    let read = kept(store.disk_identity().await, "an identity can be read");
+    assert_eq!(read, known, "broken promise: a term and a vote disturb no identity");
+    let other = DiskIdentity { server: "b".into(), incarnation: 7, starts: 1 };
+    kept(store.save_disk_identity(&other).await, "another identity can be saved");
+    let read = kept(store.disk_identity().await, "an identity can be read");
+    assert_eq!(read, known.map(|_| other), "broken promise: the identity saved last is read");
 }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{entries, entry, kept};
 use crate::{
-    configuration::{Configuration, IndexedConfiguration, Server, ServerId},
+    configuration::{ClusterId, Configuration, IndexedConfiguration, Server, ServerId},
     error::TransportError,
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
     rpc::{
@@ -15,13 +15,15 @@ use crate::{
         HeartbeatRequest, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Message,
         Promised, RemovedNotice, RequestVoteReply, RequestVoteRequest, TimeoutNowRequest,
     },
-    transport::{Inbox, Transport},
+    transport::{Identity, Inbox, Transport},
 };
 
 /// What must happen happens within this, on a loaded machine too.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long to wait for what may never come: a lost message, room in a lane.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// The cluster of everybody at first.
+const CLUSTER: ClusterId = ClusterId(1 << 63 | 5);
 /// The term of the messages that only find out whether there is a connection.
 const WARM_UP: Term = Term(u64::MAX);
 
@@ -56,6 +58,7 @@ pub async fn transport_suite<Fut: Future<Output = Vec<(Server, Arc<dyn Transport
     second_start(cluster(2).await).await;
     every_message(connected(cluster(3).await, 64).await).await;
     expectations(connected(cluster(2).await, 64).await).await;
+    clusters(connected(cluster(2).await, 64).await).await;
     large_messages(connected(cluster(2).await, 64).await).await;
     order(connected(cluster(2).await, 4).await).await;
     many_senders(connected(cluster(3).await, 16).await).await;
@@ -151,7 +154,7 @@ async fn started(cluster: Vec<(Server, Arc<dyn Transport>)>, capacity: usize) ->
             "broken promise: the local address is where others reach the server"
         );
         let (sender, inbox) = Inbox::new(capacity);
-        let started = transport.start(server.id.clone(), server.incarnation, sender).await;
+        let started = transport.start(identity(&server), sender).await;
         kept(started, "a transport starts");
         peers.push(Peer { server, transport, inbox });
     }
@@ -307,7 +310,8 @@ fn messages() -> Vec<Message> {
         installing(InstallOutcome::StaleTerm),
         Message::Removed(RemovedNotice { term, configuration_index: LogIndex(3) }),
     ];
-    let promised = Promised { incarnation: u64::MAX, term, matched: LogId::new(3, 1 << 40) };
+    let (incarnation, life, matched) = (u64::MAX, u64::MAX - 1, LogId::new(3, 1 << 40));
+    let promised = Promised { incarnation, life, term, matched };
     for (yes, no) in [(true, false), (false, true), (false, false)] {
         messages.push(Message::RequestVote(RequestVoteRequest {
             term,
@@ -315,6 +319,8 @@ fn messages() -> Vec<Message> {
             is_pre_vote: yes,
             is_leadership_transfer: no,
             promised: Some(promised),
+            configuration_index: LogIndex(1 << 41),
+            life: u64::MAX,
         }));
         messages.push(Message::RequestVoteReply(RequestVoteReply {
             term,
@@ -322,6 +328,7 @@ fn messages() -> Vec<Message> {
             is_pre_vote: yes,
             is_granted: no,
             promised: Some(promised),
+            life: u64::MAX - 2,
         }));
     }
     messages
@@ -338,6 +345,31 @@ fn assert_from(envelope: &Envelope, sender: &Server, message: &Message) {
         envelope.incarnation, sender.incarnation,
         "broken promise: a message carries its sender's incarnation"
     );
+    let Identity { life, cluster, .. } = identity(sender);
+    assert_eq!(envelope.life, life, "broken promise: a message carries its sender's life");
+    assert_eq!(envelope.cluster, cluster, "broken promise: a message carries its sender's cluster");
+}
+
+/// Who a server says it is.
+fn identity(server: &Server) -> Identity {
+    let (id, incarnation) = (server.id.clone(), server.incarnation);
+    Identity { id, cluster: CLUSTER, incarnation, life: incarnation ^ 1 << 40 }
+}
+
+/// Which cluster the sender says it belongs to changes while there are connections from it.
+async fn clusters(mut peers: Vec<Peer>) {
+    let (to, transport) = (peers[1].server.clone(), peers[0].transport.clone());
+    for lane in LANES {
+        for cluster in [CLUSTER, ClusterId(7), ClusterId(7), ClusterId(u64::MAX), CLUSTER] {
+            transport.set_cluster(cluster);
+            must_send(&*transport, lane, &to, heartbeat(1)).await;
+            let envelope = peers[1].recv("a message of another cluster arrives").await;
+            assert_eq!(
+                envelope.cluster, cluster,
+                "broken promise: a message sent after `set_cluster` is of that cluster"
+            );
+        }
+    }
 }
 
 /// What is expected of a receiver changes while there are connections to it.
@@ -362,7 +394,7 @@ async fn expectations(mut peers: Vec<Peer>) {
 async fn second_start(cluster: Vec<(Server, Arc<dyn Transport>)>) {
     let mut peers = connected(cluster, 16).await;
     let (sender, mut other) = Inbox::new(16);
-    let again = peers[0].transport.start(peers[0].server.id.clone(), 1, sender).await;
+    let again = peers[0].transport.start(identity(&peers[0].server), sender).await;
     assert!(again.is_err(), "broken promise: a second start is refused");
     let (server, transport) = (peers[1].server.clone(), peers[1].transport.clone());
     let to = peers[0].server.clone();
@@ -631,7 +663,7 @@ async fn closed_before_start(cluster: Vec<(Server, Arc<dyn Transport>)>) {
         assert_closed(&*transport, &server).await;
         let (sender, _inbox) = Inbox::new(1);
         assert!(
-            transport.start(server.id, 1, sender).await.is_err(),
+            transport.start(identity(&server), sender).await.is_err(),
             "broken promise: a closed transport does not start"
         );
     }

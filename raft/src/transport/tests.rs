@@ -9,7 +9,9 @@ use crate::{
 const TERM: Term = Term(1);
 
 fn envelope(message: Message) -> Envelope {
-    Envelope { from: "a".into(), address: "a".into(), incarnation: 0, expects: 0, message }
+    let (incarnation, life, expects) = (0, 0, 0);
+    let (from, address) = ("a".into(), "a".into());
+    Envelope { from, address, cluster: ClusterId::NONE, incarnation, life, expects, message }
 }
 
 /// A message whose entries count this many bytes, and itself another 32.

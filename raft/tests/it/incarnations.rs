@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use raft::{
-    Config, ConfigurationError, Fatal, Inbox, InvalidConfiguration, LogId, LogIndex, Message,
-    Observation, Observer, Raft, Role, Server, ServerId, StableStore, Suffrage, Term, Transport,
-    WrongDisk,
+    Config, ConfigurationError, DiskIdentity, Fatal, Identity, Inbox, InvalidConfiguration, LogId,
+    LogIndex, Message, Observation, Observer, Raft, Role, Server, ServerId, StableStore, Suffrage,
+    Term, Transport, WrongDisk,
     inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
     rpc::{HeartbeatRequest, Promised},
     testing::{Cluster, Journal},
@@ -66,7 +66,10 @@ async fn incarnations_are_recorded_once_and_for_good() {
     let index = leader.configuration().index;
     for id in ABC {
         let mut stable = cluster.stores(id).1;
-        assert_eq!(stable.incarnation().await.unwrap(), Some(recorded(&leader, id)));
+        assert_eq!(
+            stable.disk_identity().await.unwrap().map(|it| it.incarnation),
+            Some(recorded(&leader, id))
+        );
     }
     // Leader changes, a snapshot in the place of the log, and restarts change nothing.
     leader.leadership_transfer().await.unwrap();
@@ -182,7 +185,7 @@ async fn a_wiped_server_that_is_rejoined_counts_again() {
         let latest = leader.configuration().configuration;
         let member = latest.server(&wiped.as_str().into()).unwrap();
         assert_eq!((member.suffrage, member.address.as_str()), (suffrage, wiped.as_str()));
-        let disk = cluster.stores(&wiped).1.incarnation().await.unwrap().unwrap();
+        let disk = cluster.stores(&wiped).1.disk_identity().await.unwrap().unwrap().incarnation;
         assert!(member.incarnation == disk && disk != before);
         assert_eq!(raft.status().await.unwrap().wrong_disk, None);
         assert!(raft.fatal().is_none(), "it did not take its removal for its own");
@@ -384,7 +387,8 @@ async fn what_cannot_be_rejoined_is_refused() {
 async fn an_older_copy_of_a_disk_ends_the_node_and_gets_another_incarnation() {
     let network = InmemNetwork::new();
     let mut stable = InmemStableStore::new().keeping_incarnation();
-    stable.save_incarnation(11).await.unwrap();
+    let disk = DiskIdentity { server: "b".into(), incarnation: 11, starts: 3 };
+    stable.save_disk_identity(&disk).await.unwrap();
     let raft = Raft::new(
         Config::new("b"),
         Journal::default(),
@@ -396,8 +400,9 @@ async fn an_older_copy_of_a_disk_ends_the_node_and_gets_another_incarnation() {
     let raft = raft.await.unwrap();
     let leader = network.transport("a");
     let (inbox, _received) = Inbox::new(8);
-    leader.start("a".into(), 0, inbox).await.unwrap();
-    let promised = Promised { incarnation: 11, term: Term(5), matched: LogId::new(5, 9) };
+    leader.start(Identity::new("a"), inbox).await.unwrap();
+    let (term, matched) = (Term(5), LogId::new(5, 9));
+    let promised = Promised { incarnation: 11, life: 3 << 32, term, matched };
     let heartbeat = HeartbeatRequest {
         term: Term(5),
         round: 1,
@@ -414,7 +419,7 @@ async fn an_older_copy_of_a_disk_ends_the_node_and_gets_another_incarnation() {
         text.contains("it has told a that it had term 5 and entry 9@5, which it has no"),
         "{text}"
     );
-    let incarnation = stable.incarnation().await.unwrap();
+    let incarnation = stable.disk_identity().await.unwrap().map(|it| it.incarnation);
     assert!(incarnation.is_some_and(|incarnation| incarnation != 11), "{incarnation:?}");
     assert_eq!(stable.hard_state().await.unwrap(), None, "it has taken nothing over");
 }

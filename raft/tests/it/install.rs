@@ -9,9 +9,9 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use raft::{
-    Config, Configuration, Entries, Entry, EntryPayload, Fatal, Fsm, FsmError, FsmSnapshot, Inbox,
-    IndexedConfiguration, LogId, LogIndex, LogStore, Message, Observation, Raft, Received, Role,
-    Server, SnapshotError, SnapshotReader, SnapshotStore, Term, Transport,
+    Config, Configuration, Entries, Entry, EntryPayload, Fatal, Fsm, FsmError, FsmSnapshot,
+    Identity, Inbox, IndexedConfiguration, LogId, LogIndex, LogStore, Message, Observation, Raft,
+    Received, Role, Server, SnapshotError, SnapshotReader, SnapshotStore, Term, Transport,
     inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore, InmemTransport},
     rpc::{AppendEntriesRequest, HeartbeatRequest, InstallOutcome, InstallSnapshotRequest},
     testing::Journal,
@@ -93,7 +93,7 @@ impl Leader {
     async fn named(follower: &Follower, id: &str, term: u64) -> Self {
         let transport = follower.network.transport(id);
         let (inbox, received) = Inbox::new(64);
-        transport.start(id.into(), 0, inbox).await.unwrap();
+        transport.start(Identity::new(id), inbox).await.unwrap();
         Self { transport, received, term, transfer: 1 }
     }
 

@@ -25,6 +25,8 @@ async fn a_leader_is_not_verified_by_a_follower_of_a_newer_term() {
         is_pre_vote: false,
         is_leadership_transfer: true,
         promised: None,
+        configuration_index: raft::LogIndex(1),
+        life: 0,
     };
     stranger.tell(follower.id().as_str(), Message::RequestVote(request));
     settle().await;

@@ -62,6 +62,8 @@ async fn a_storm_of_pre_votes_does_not_stop_an_election() {
         is_pre_vote: true,
         is_leadership_transfer: false,
         promised: None,
+        configuration_index: raft::LogIndex(1),
+        life: 0,
     };
     let targets = ids(&others);
     let storm = tokio::spawn(async move {

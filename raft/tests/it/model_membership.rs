@@ -187,6 +187,8 @@ async fn a_nonvoter_of_a_higher_term_joins() {
         is_pre_vote: false,
         is_leadership_transfer: false,
         promised: None,
+        configuration_index: raft::LogIndex(1),
+        life: 0,
     };
     stranger.tell("d", Message::RequestVote(request));
     settle().await;

@@ -10,8 +10,8 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use raft::{
-    Applied, ApplyError, Entry, EntryPayload, Inbox, LogIndex, LogStore, Message, Outcome, Raft,
-    Role, Server, ServerAddress, ServerId, Term, Transport as _,
+    Applied, ApplyError, Entry, EntryPayload, Identity, Inbox, LogIndex, LogStore, Message,
+    Outcome, Raft, Role, Server, ServerAddress, ServerId, Term, Transport as _,
     inmem::InmemTransport,
     testing::{Cluster, Journal},
 };
@@ -68,7 +68,10 @@ impl Impostor {
     pub(crate) async fn of(cluster: &Cluster, id: &str) -> Self {
         let transport = cluster.network().transport(format!("impostor of {id}"));
         let (inbox, received) = Inbox::new(16);
-        transport.start(id.into(), 0, inbox).await.unwrap();
+        let known =
+            cluster.rafts().iter().map(|it| it.configuration().configuration.cluster()).max();
+        let identity = Identity { cluster: known.unwrap_or_default(), ..Identity::new(id) };
+        transport.start(identity, inbox).await.unwrap();
         Self { transport, _inbox: received }
     }
 

@@ -6,9 +6,10 @@ use std::{ops::RangeInclusive, sync::Arc};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use raft::{
-    Entries, HardState, Inbox, IndexedConfiguration, LogId, LogIndex, LogReader, LogStore, Message,
-    Server, ServerAddress, ServerId, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink,
-    SnapshotStore, StableStore, StoreError, Transport, TransportError,
+    ClusterId, DiskIdentity, Entries, HardState, Identity, Inbox, IndexedConfiguration, LogId,
+    LogIndex, LogReader, LogStore, Message, Server, ServerAddress, SnapshotId, SnapshotMeta,
+    SnapshotReader, SnapshotSink, SnapshotStore, StableStore, StoreError, Transport,
+    TransportError,
     inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore, InmemTransport},
     testing::{
         log_store_reopen_suite, log_store_suite, snapshot_store_suite, stable_store_suite,
@@ -194,8 +195,8 @@ async fn an_old_vote_beside_a_new_term_is_found() {
     assert_finds(stable_store_suite(fresh), "what was saved last is read").await;
 }
 
-/// A hard state that is saved takes the incarnation with it.
-struct ForgetfulStore(InmemStableStore, Option<u64>);
+/// A hard state that is saved takes the identity of the disk with it.
+struct ForgetfulStore(InmemStableStore, Option<DiskIdentity>);
 
 #[async_trait]
 impl StableStore for ForgetfulStore {
@@ -208,20 +209,20 @@ impl StableStore for ForgetfulStore {
         self.0.save_hard_state(hard_state).await
     }
 
-    async fn incarnation(&mut self) -> Result<Option<u64>, StoreError> {
-        Ok(self.1)
+    async fn disk_identity(&mut self) -> Result<Option<DiskIdentity>, StoreError> {
+        Ok(self.1.clone())
     }
 
-    async fn save_incarnation(&mut self, incarnation: u64) -> Result<(), StoreError> {
-        self.1 = Some(incarnation);
+    async fn save_disk_identity(&mut self, identity: &DiskIdentity) -> Result<(), StoreError> {
+        self.1 = Some(identity.clone());
         Ok(())
     }
 }
 
 #[tokio::test]
-async fn an_incarnation_that_is_lost_with_a_vote_is_found() {
+async fn an_identity_that_is_lost_with_a_vote_is_found() {
     let fresh = || async { ForgetfulStore(InmemStableStore::new(), None) };
-    assert_finds(stable_store_suite(fresh), "a term and a vote disturb no incarnation").await;
+    assert_finds(stable_store_suite(fresh), "a term and a vote disturb no identity").await;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -318,6 +319,9 @@ enum TransportDefect {
     CutsPieces,
     ExpectsNothing,
     ForgetsItsIncarnation,
+    ForgetsItsLife,
+    ForgetsItsCluster,
+    KeepsItsCluster,
     SendsWhenClosed,
     SpeaksOfThePeer,
 }
@@ -335,19 +339,22 @@ impl Transport for DefectiveTransport {
         self.inner.local_address()
     }
 
-    async fn start(
-        &self,
-        id: ServerId,
-        incarnation: u64,
-        inbox: Inbox,
-    ) -> Result<(), TransportError> {
-        let incarnation = match self.defect {
-            TransportDefect::ForgetsItsIncarnation => 0,
-            _ => incarnation,
-        };
-        match (self.defect, self.inner.start(id, incarnation, inbox).await) {
+    async fn start(&self, mut identity: Identity, inbox: Inbox) -> Result<(), TransportError> {
+        match self.defect {
+            TransportDefect::ForgetsItsIncarnation => identity.incarnation = 0,
+            TransportDefect::ForgetsItsLife => identity.life = 0,
+            TransportDefect::ForgetsItsCluster => identity.cluster = ClusterId::NONE,
+            _ => {}
+        }
+        match (self.defect, self.inner.start(identity, inbox).await) {
             (TransportDefect::StartsTwice, Err(TransportError::Refused { .. })) => Ok(()),
             (_, started) => started,
+        }
+    }
+
+    fn set_cluster(&self, cluster: ClusterId) {
+        if !matches!(self.defect, TransportDefect::KeepsItsCluster) {
+            self.inner.set_cluster(cluster);
         }
     }
 
@@ -407,6 +414,9 @@ async fn defects_of_a_transport_are_found() {
         (TransportDefect::CutsPieces, "a large message arrives unchanged"),
         (TransportDefect::ExpectsNothing, "the incarnation of the server it was sent to"),
         (TransportDefect::ForgetsItsIncarnation, "a message carries its sender's incarnation"),
+        (TransportDefect::ForgetsItsLife, "a message carries its sender's life"),
+        (TransportDefect::ForgetsItsCluster, "a message carries its sender's cluster"),
+        (TransportDefect::KeepsItsCluster, "a message sent after `set_cluster` is of that cluster"),
         (TransportDefect::SendsWhenClosed, "sending over a closed transport is Closed"),
         (TransportDefect::SpeaksOfThePeer, "a peer that is not there is Unreachable"),
     ] {

@@ -8,8 +8,8 @@ use crate::{
     log::{Entry, LogId, Term},
     observer::Role,
     rpc::{
-        AppendEntriesReply, AppendOutcome, HeartbeatRequest, RequestVoteReply, RequestVoteRequest,
-        TimeoutNowRequest,
+        AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, RequestVoteReply,
+        RequestVoteRequest, TimeoutNowRequest,
     },
     stable::HardState,
 };
@@ -47,7 +47,7 @@ fn server(disk: u64, incarnations: [u64; 3]) -> Consensus {
 fn blank_disk(disk: u64) -> Saved {
     let hard_state = HardState { current_term: TERM, voted_for: None };
     let mut saved = Saved::new(hard_state, LogId::ZERO, IndexedConfiguration::default());
-    saved.incarnation(disk);
+    saved.disk(disk, 7);
     saved
 }
 
@@ -77,6 +77,8 @@ fn vote(term: Term, last: LogId) -> Message {
         is_pre_vote,
         is_leadership_transfer,
         promised: None,
+        configuration_index: last.index,
+        life: 1,
     })
 }
 
@@ -88,11 +90,13 @@ fn granted(term: Term) -> Message {
         is_pre_vote,
         is_granted,
         promised: None,
+        life: 7,
     })
 }
 
 fn from_n2(incarnation: u64, expects: u64, message: Message) -> Envelope {
-    Envelope { from: n(2), address: "n2".into(), incarnation, expects, message }
+    let (from, address, cluster) = (n(2), "n2".into(), ClusterId::NONE);
+    Envelope { from, address, cluster, incarnation, life: 1, expects, message }
 }
 
 const LAST: LogId = LogId { term: Term(1), index: LogIndex(5) };
@@ -167,28 +171,111 @@ fn an_empty_disk_votes_for_a_new_cluster_or_for_who_knows_it() {
 }
 
 /// The first leader of a cluster that one server was bootstrapped for restarts before anybody has
-/// heard from it. Those who made it leader had refused it ever since, and nobody could be elected.
+/// heard from it. Those who made it leader refused it ever since, and nobody could be elected.
 #[test]
-fn an_empty_disk_votes_again_for_the_leader_it_has_made() {
-    let mut core = blank(10);
-    core.handle_message(Time(0), &n(2), vote(Term(3), LogId::new(1, 1)));
-    assert_eq!(core.hard_state().voted_for, Some(n(2)));
-    let again = |core: &Consensus, from: usize, last: LogId| {
-        let envelope = from_n2(22, 0, vote(last.term.next(), last));
-        core.admit(&Envelope { from: n(from), ..envelope })
+fn an_empty_disk_votes_again_for_whoever_leads_a_new_cluster() {
+    let core = blank(10);
+    let ask = |configuration_index| {
+        let Message::RequestVote(request) = vote(TERM.next(), LogId::new(2, 9)) else {
+            unreachable!()
+        };
+        let request = RequestVoteRequest { configuration_index, ..request };
+        core.admit(&from_n2(22, 0, Message::RequestVote(request)))
     };
-    assert_eq!(again(&core, 2, LogId::new(3, 2)), Ok(()));
-    assert_eq!(again(&core, 3, LogId::new(3, 2)), Err(Mismatch::Empty), "another candidate");
-    assert_eq!(
-        again(&core, 2, LogId::new(4, 2)),
-        Err(Mismatch::Empty),
-        "entries of another leader"
-    );
-    assert_eq!(again(&core, 2, LogId::new(2, 9)), Err(Mismatch::Empty), "sent by a later leader");
-    core.handle_message(Time(0), &n(2), vote(Term(4), LogId::new(3, 2)));
-    assert_eq!(again(&core, 2, LogId::new(3, 2)), Ok(()), "it was not elected, and asks again");
-    assert_eq!(again(&core, 2, LogId::new(3, 3)), Err(Mismatch::Empty));
-    assert_eq!(again(&core, 2, LogId::new(4, 3)), Ok(()));
+    assert_eq!(ask(LogIndex(1)), Ok(()));
+    assert_eq!(ask(LogIndex(2)), Err(Mismatch::Empty));
+}
+
+/// Whatever it says: nothing of it may be believed.
+#[test]
+fn a_server_takes_nothing_from_another_cluster() {
+    let of = |cluster: u64, message: Message| Envelope {
+        cluster: ClusterId(cluster),
+        ..from_n2(22, 11, message)
+    };
+    let mut ours = server(11, DISKS);
+    ours.membership.install(IndexedConfiguration {
+        index: LogIndex(1),
+        configuration: configuration(DISKS).with_cluster(ClusterId(8)),
+    });
+    for message in [heartbeat(TERM), vote(TERM, LONGER), granted(TERM), heartbeat(Term(9))] {
+        assert_eq!(ours.admit(&of(8, message.clone())), Ok(()));
+        let foreign = Err(Mismatch::Cluster { sender: ClusterId(9) });
+        assert_eq!(ours.admit(&of(9, message.clone())), foreign);
+        // A newcomer only answers.
+        let nobody = Err(Mismatch::Cluster { sender: ClusterId::NONE });
+        let expected = if message.is_answer() { Ok(()) } else { nobody };
+        assert_eq!(ours.admit(&of(0, message.clone())), expected);
+        // Whoever belongs to none yet hears everybody.
+        assert_eq!(blank(11).admit(&of(9, message)), Ok(()));
+    }
+}
+
+#[test]
+fn a_cluster_is_another_one_with_other_members_and_one_server_alone_is_always_another() {
+    let founded = |ids: &[&str], salt| {
+        Configuration::new(ids.iter().map(|id| Server::voter(*id, *id))).founding(salt).cluster()
+    };
+    assert_eq!(founded(&["a", "b"], 1), founded(&["b", "a"], 2));
+    assert_ne!(founded(&["a", "b"], 1), founded(&["a", "c"], 1));
+    assert_ne!(founded(&["a", "b"], 1), founded(&["ab", "b"], 1));
+    assert_ne!(founded(&["a"], 1), founded(&["a"], 2));
+    assert_eq!(founded(&["a"], 1), founded(&["a"], 1));
+    let own = Configuration::new([Server::voter("a", "a")]).with_cluster(ClusterId(7));
+    assert_eq!(own.founding(3).cluster(), ClusterId(7));
+    let pinned = founded(&["a", "b"], 1);
+    assert_eq!(pinned.to_string(), "c87d1b129027c74d", "it must be the same in every release");
+}
+
+/// A server whose disk is not known cannot help to elect this one again.
+#[test]
+fn nobody_becomes_a_voter_before_it_was_heard_from() {
+    let mut core = server(11, DISKS);
+    let now = campaign(&mut core, true);
+    matched(&mut core, now, 2);
+    let add = |id: &str| ConfigurationChange::AddVoter { id: id.into(), address: id.into() };
+    let unheard = Err(Refusal::Unheard { id: "n4".into() });
+    assert_eq!(core.change_configuration(now, &add("n4"), None), unheard);
+    let nonvoter = ConfigurationChange::AddNonvoter { id: "n4".into(), address: "n4".into() };
+    core.change_configuration(now, &nonvoter, None).expect("a change");
+    settle(&mut core, now);
+    matched(&mut core, now, 2);
+    assert_eq!(core.change_configuration(now, &add("n4"), None), unheard);
+    let round = core.role.leader().expect("it leads").round;
+    let reply = Message::HeartbeatReply(reply(round, core.term()));
+    core.receive(now, Envelope { from: "n4".into(), ..from_n2(44, 11, reply) });
+    core.change_configuration(now, &add("n4"), None).expect("a change");
+    let known = core.latest_configuration().configuration.server(&"n4".into()).cloned();
+    assert_eq!(known.map(|it| (it.is_voter(), it.incarnation)), Some((true, 44)));
+}
+
+/// A program that adds two servers one after the other is not told to try again because the leader has
+/// recorded the disk of the first in between, nor is one that has looked at the members before.
+#[test]
+fn a_record_is_in_nobodys_way() {
+    let mut core = server(11, [11, 22, 0]);
+    let mut now = campaign(&mut core, true);
+    matched(&mut core, now, 2);
+    let seen = core.latest_configuration().index;
+    let term = core.term();
+    heard(&mut core, 3, 33, 1, term);
+    assert_eq!(tick(&mut core, &mut now), [configuration(DISKS)]);
+    assert!(seen < core.latest_configuration().index);
+    let add = |id: &str| ConfigurationChange::AddNonvoter { id: id.into(), address: id.into() };
+    core.change_configuration(now, &add("n4"), Some(seen)).expect("the record is not committed");
+    let again = core.change_configuration(now, &add("n5"), None);
+    assert!(matches!(again, Err(Refusal::ChangeInProgress { .. })), "{again:?}");
+    settle(&mut core, now);
+    matched(&mut core, now, 2);
+    let stale = core.change_configuration(now, &add("n5"), Some(seen));
+    assert!(matches!(stale, Err(Refusal::StaleIndex { .. })), "{stale:?}");
+    core.change_configuration(now, &add("n5"), None).expect("the change is committed");
+}
+
+/// Says that a server runs on a disk, in the answer to a heartbeat.
+fn heard(core: &mut Consensus, from: usize, incarnation: u64, round: u64, term: Term) {
+    let envelope = from_n2(incarnation, 11, Message::HeartbeatReply(reply(round, term)));
+    core.learn_incarnation(&Envelope { from: n(from), ..envelope });
 }
 
 /// Carries out every write at once; returns the configurations that were appended.
@@ -215,8 +302,14 @@ fn campaign(core: &mut Consensus, votes: bool) -> Time {
         let requested_term = core.term().next();
         for (term, is_pre_vote) in [(core.term(), true), (requested_term, false)] {
             let is_granted = true;
-            let reply =
-                RequestVoteReply { term, requested_term, is_pre_vote, is_granted, promised: None };
+            let reply = RequestVoteReply {
+                term,
+                requested_term,
+                is_pre_vote,
+                is_granted,
+                promised: None,
+                life: 7,
+            };
             core.handle_message(now, &n(2), Message::RequestVoteReply(reply));
             settle(core, now);
         }
@@ -243,21 +336,21 @@ fn a_leader_records_all_it_knows_in_one_entry_when_it_may() {
     let mut core = server(11, [0; 3]);
     let mut now = campaign(&mut core, true);
     let term = core.term();
-    core.handle_incarnation(&n(2), 22, &Message::HeartbeatReply(reply(1, term)));
-    core.handle_incarnation(&n(2), 99, &Message::HeartbeatReply(reply(1, term)));
-    core.handle_incarnation(&n(3), 0, &Message::HeartbeatReply(reply(1, term)));
-    core.handle_incarnation(&n(3), 98, &Message::HeartbeatReply(reply(1, Term(1))));
-    core.handle_incarnation(&n(3), 97, &Message::HeartbeatReply(reply(9, term)));
-    core.handle_incarnation(&"x".into(), 96, &Message::HeartbeatReply(reply(1, term)));
+    heard(&mut core, 2, 22, 1, term);
+    heard(&mut core, 2, 99, 1, term);
+    heard(&mut core, 3, 0, 1, term);
+    heard(&mut core, 3, 98, 1, Term(1));
+    heard(&mut core, 3, 97, 9, term);
+    heard(&mut core, 7, 96, 1, term);
     assert_eq!(tick(&mut core, &mut now), [], "it has not committed in its term");
     matched(&mut core, now, 2);
     assert_eq!(tick(&mut core, &mut now), [configuration([11, 22, 0])]);
-    core.handle_incarnation(&n(3), 33, &Message::HeartbeatReply(reply(1, term)));
+    heard(&mut core, 3, 33, 1, term);
     assert_eq!(tick(&mut core, &mut now), [], "the last one is not committed");
     matched(&mut core, now, 2);
     assert_eq!(tick(&mut core, &mut now), [configuration(DISKS)]);
     matched(&mut core, now, 2);
-    core.handle_incarnation(&n(3), 34, &Message::HeartbeatReply(reply(1, term)));
+    heard(&mut core, 3, 34, 1, term);
     assert_eq!(tick(&mut core, &mut now), [], "what is recorded stays");
 }
 
@@ -267,8 +360,8 @@ fn a_change_of_membership_records_what_is_known_and_forgets_who_is_removed() {
     let mut now = campaign(&mut core, true);
     let term = core.term();
     matched(&mut core, now, 2);
-    core.handle_incarnation(&n(2), 22, &Message::HeartbeatReply(reply(1, term)));
-    core.handle_incarnation(&n(3), 33, &Message::HeartbeatReply(reply(1, term)));
+    heard(&mut core, 2, 22, 1, term);
+    heard(&mut core, 3, 33, 1, term);
     let remove = ConfigurationChange::RemoveServer { id: n(3) };
     core.change_configuration(now, &remove, None).expect("a change");
     let two = [
@@ -276,7 +369,7 @@ fn a_change_of_membership_records_what_is_known_and_forgets_who_is_removed() {
         Server { incarnation: 22, ..Server::voter("n2", "n2") },
     ];
     assert_eq!(settle(&mut core, now), [Configuration::new(two.clone())]);
-    core.handle_incarnation(&n(3), 33, &Message::HeartbeatReply(reply(1, term)));
+    heard(&mut core, 3, 33, 1, term);
     matched(&mut core, now, 2);
     let add = ConfigurationChange::AddNonvoter { id: n(3), address: "n3".into() };
     core.change_configuration(now, &add, None).expect("a change");
@@ -287,10 +380,10 @@ fn a_change_of_membership_records_what_is_known_and_forgets_who_is_removed() {
     assert_eq!(settle(&mut core, now), [back(0)]);
     matched(&mut core, now, 2);
     // Late, from before the removal: it may be of the old disk.
-    core.handle_incarnation(&n(3), 33, &Message::HeartbeatReply(reply(1, term)));
+    heard(&mut core, 3, 33, 1, term);
     assert_eq!(tick(&mut core, &mut now), []);
     let round = core.role.leader().expect("it leads").round;
-    core.handle_incarnation(&n(3), 44, &Message::HeartbeatReply(reply(round, term)));
+    heard(&mut core, 3, 44, round, term);
     assert_eq!(tick(&mut core, &mut now), [back(44)]);
 }
 
@@ -328,7 +421,7 @@ fn a_store_without_incarnation_changes_nothing() {
     matched(&mut core, now, 2);
     for _ in 0..3 {
         let term = core.term();
-        core.handle_incarnation(&n(2), 0, &Message::HeartbeatReply(reply(1, term)));
+        heard(&mut core, 2, 0, 1, term);
         assert_eq!(tick(&mut core, &mut now), []);
         matched(&mut core, now, 2);
     }

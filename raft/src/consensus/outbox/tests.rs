@@ -28,6 +28,7 @@ fn vote(term: u64) -> Message {
         is_pre_vote: false,
         is_granted: true,
         promised: None,
+        life: 0,
     })
 }
 

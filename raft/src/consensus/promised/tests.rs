@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     config::Config,
-    configuration::{Configuration, IndexedConfiguration, Server},
+    configuration::{ClusterId, Configuration, IndexedConfiguration, Server},
     consensus::{Mismatch, Rules, Saved, Time, WriteId},
     log::{Entry, EntryPayload, LogIndex},
     observer::Role,
@@ -15,6 +15,10 @@ use crate::{
 const TERM: Term = Term(4);
 /// How n1, n2 and n3 are known.
 const DISKS: [u64; 3] = [11, 22, 33];
+/// An earlier life of n1's disk, its present one, and that of the others.
+const BEFORE: u64 = 6;
+const LIFE: u64 = 7;
+const OTHERS: u64 = 5;
 
 fn n(number: usize) -> ServerId {
     format!("n{number}").into()
@@ -41,12 +45,19 @@ fn started() -> Consensus {
         payload: EntryPayload::Noop,
     });
     saved.push(&entries);
-    saved.incarnation(DISKS[0]);
+    saved.disk(DISKS[0], LIFE);
     Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0))
 }
 
+/// What n1 has promised in an earlier life.
 fn promise(incarnation: u64, term: u64, matched: (u64, u64)) -> Promised {
-    Promised { incarnation, term: Term(term), matched: LogId::new(matched.0, matched.1) }
+    let (term, matched) = (Term(term), LogId::new(matched.0, matched.1));
+    Promised { incarnation, life: BEFORE, term, matched }
+}
+
+/// What n1 remembers of another server.
+fn noted(incarnation: u64, term: u64, matched: (u64, u64)) -> Promised {
+    Promised { life: OTHERS, ..promise(incarnation, term, matched) }
 }
 
 fn heartbeat(term: u64, promised: Option<Promised>) -> Message {
@@ -62,6 +73,8 @@ fn request(term: u64, promised: Option<Promised>) -> Message {
         is_pre_vote,
         is_leadership_transfer,
         promised,
+        configuration_index: LogIndex(1),
+        life: OTHERS,
     })
 }
 
@@ -72,13 +85,21 @@ fn reply(term: u64, promised: Option<Promised>) -> Message {
         is_pre_vote: false,
         is_granted: true,
         promised,
+        life: LIFE,
     })
+}
+
+fn envelope(from: usize, life: u64, message: Message) -> Envelope {
+    let (from, incarnation, expects) = (n(from), DISKS[from - 1], DISKS[0]);
+    let (address, cluster) = ("x".into(), ClusterId::NONE);
+    Envelope { from, address, cluster, incarnation, life, expects, message }
 }
 
 /// A message of that member arrives, from the disk that is known.
 fn receive(core: &mut Consensus, now: Time, from: usize, message: Message) {
-    core.handle_incarnation(&n(from), DISKS[from - 1], &message);
-    core.handle_message(now, &n(from), message);
+    let envelope = envelope(from, OTHERS, message);
+    core.admit(&envelope).expect("it is admitted");
+    core.receive(now, envelope);
 }
 
 /// Carries everything out at once; returns what was sent, and who accused this server.
@@ -119,9 +140,11 @@ fn only_a_disk_that_falls_short_of_its_own_promise_is_an_older_copy() {
         (promise(11, 4, (3, 5)), false),
         (promise(11, 4, (3, 4)), false),
         (promise(11, 4, (0, 0)), false),
-        // It is in the snapshot.
         (promise(11, 4, (1, 2)), false),
-        (promise(11, 4, (1, 1)), false),
+        // Of this life: what it has since lost, it has not.
+        (Promised { life: LIFE, ..promise(11, 9, (9, 9)) }, false),
+        // Of a life that this disk knows nothing of.
+        (Promised { life: LIFE + 1, ..promise(11, 1, (0, 0)) }, true),
         // A later leader may have truncated it.
         (promise(11, 3, (3, 9)), false),
         // Another disk's.
@@ -129,6 +152,7 @@ fn only_a_disk_that_falls_short_of_its_own_promise_is_an_older_copy() {
     ] {
         for message in [heartbeat, request, reply] {
             let mut core = server();
+            core.question = None;
             core.handle_message(Time(1), &n(2), message(7, Some(promised)));
             let accuser = settle(&mut core, Time(1)).1;
             assert_eq!(accuser, is_older.then(|| n(2)), "{promised:?} {}", message(7, None));
@@ -157,21 +181,11 @@ fn a_server_that_starts_asks_everybody_what_it_has_promised() {
             is_pre_vote: true,
             is_granted: true,
             promised: None,
+            life: LIFE,
         };
         core.handle_message(Time(1), &id, Message::RequestVoteReply(reply));
     }
     assert_eq!((core.role(), core.term()), (Role::Follower, TERM));
-}
-
-/// A server of which a new cluster was made, with a log that was cut, while one of the old cluster
-/// still runs.
-#[test]
-fn what_a_stranger_remembers_of_the_log_is_not_held_against_it() {
-    let mut core = server();
-    core.handle_message(Time(1), &"old".into(), heartbeat(4, Some(promise(11, 4, (3, 6)))));
-    assert_eq!(settle(&mut core, Time(1)).1, None);
-    core.handle_message(Time(1), &"new".into(), request(8, Some(promise(11, 8, (0, 0)))));
-    assert_eq!(settle(&mut core, Time(1)).1, Some("new".into()), "a term is never cut");
 }
 
 /// Whoever remembers may be slower than a candidate. Those who do not answer are not waited for longer
@@ -214,9 +228,7 @@ fn an_older_copy_votes_for_nobody_and_does_not_campaign() {
     let (sent, accuser) = settle(&mut core, Time(1));
     assert_eq!((sent.len(), accuser), (0, Some(n(2))));
     for message in [request(8, None), heartbeat(8, None)] {
-        let (incarnation, expects) = (DISKS[1], DISKS[0]);
-        let envelope = Envelope { from: n(2), address: "n2".into(), incarnation, expects, message };
-        let refused = core.admit(&envelope);
+        let refused = core.admit(&envelope(2, OTHERS, message));
         assert!(matches!(refused, Err(Mismatch::Receiver { recorded: 11, .. })), "{refused:?}");
     }
     let end = Time(60_000_000);
@@ -232,7 +244,7 @@ fn an_older_copy_votes_for_nobody_and_does_not_campaign() {
 #[test]
 fn what_a_leader_was_told_is_said_back_also_when_it_leads_no_more() {
     let mut core = server();
-    core.unanswered.clear();
+    core.question = None;
     let now = core.next_timeout().expect("it campaigns");
     core.campaign(now, true);
     let sent = settle(&mut core, now).0;
@@ -240,27 +252,27 @@ fn what_a_leader_was_told_is_said_back_also_when_it_leads_no_more() {
     receive(&mut core, now, 2, reply(5, None));
     assert_eq!(core.role(), Role::Leader);
     let sent = settle(&mut core, now).0;
-    assert_eq!(said_to(&sent, &n(2)), Some(promise(22, 5, (0, 0))), "it has voted in this term");
+    assert_eq!(said_to(&sent, &n(2)), Some(noted(22, 5, (0, 0))), "it has voted in this term");
     assert_eq!(said_to(&sent, &n(3)), None);
 
     let outcome = AppendOutcome::Matched { match_index: LogIndex(6) };
     let matched = AppendEntriesReply { term: Term(5), round: 1, outcome };
-    core.handle_message(now, &n(2), Message::AppendEntriesReply(matched));
+    receive(&mut core, now, 2, Message::AppendEntriesReply(matched));
     settle(&mut core, now);
     let now = core.next_timeout().expect("a heartbeat");
     core.handle_timeout(now);
     let sent = settle(&mut core, now).0;
-    assert_eq!(said_to(&sent, &n(2)), Some(promise(22, 5, (5, 6))));
+    assert_eq!(said_to(&sent, &n(2)), Some(noted(22, 5, (5, 6))));
 
     // What came after the last heartbeat is not lost with the leadership.
     let index = core.propose(now, vec![EntryPayload::Noop]).expect("it leads");
     settle(&mut core, now);
     let outcome = AppendOutcome::Matched { match_index: index };
     let matched = AppendEntriesReply { term: Term(5), round: 2, outcome };
-    core.handle_message(now, &n(2), Message::AppendEntriesReply(matched));
-    core.handle_message(now, &n(3), heartbeat(6, None));
+    receive(&mut core, now, 2, Message::AppendEntriesReply(matched));
+    receive(&mut core, now, 3, heartbeat(6, None));
     settle(&mut core, now);
-    let known = promise(22, 5, (5, 7));
+    let known = noted(22, 5, (5, 7));
     core.handle_message(now, &n(2), request(6, None));
     assert_eq!(
         said_to(&settle(&mut core, now).0, &n(2)),
@@ -276,9 +288,10 @@ fn what_a_leader_was_told_is_said_back_also_when_it_leads_no_more() {
 #[test]
 fn promises_of_a_disk_that_is_no_member_any_more_are_forgotten() {
     let mut core = server();
-    core.note_term(&n(2), 22, Term(9));
-    core.note_term(&n(3), 33, Term(9));
-    assert_eq!(core.promised(&n(2)), Some(promise(22, 9, (0, 0))));
+    receive(&mut core, Time(1), 2, reply(9, None));
+    receive(&mut core, Time(1), 3, reply(9, None));
+    settle(&mut core, Time(1));
+    assert_eq!(core.promised(&n(2)), Some(noted(22, 9, (0, 0))));
     let members = [(n(1), 11), (n(2), 23), (n(3), 33)]
         .map(|(id, incarnation)| Server { incarnation, ..Server::voter(id.clone(), id.as_str()) });
     let entry = Entry {
@@ -289,28 +302,150 @@ fn promises_of_a_disk_that_is_no_member_any_more_are_forgotten() {
     core.append_entries(Time(1), None, vec![entry].into());
     core.note_promises();
     assert_eq!(core.promised(&n(2)), None);
-    assert_eq!(core.promised(&n(3)), Some(promise(33, 9, (0, 0))));
+    assert_eq!(core.promised(&n(3)), Some(noted(33, 9, (0, 0))));
     // Nor is anything noted of a disk that is not known.
-    core.note_term(&"n4".into(), 44, Term(9));
-    core.note_term(&n(2), 22, Term(9));
+    core.hear(&envelope(2, OTHERS, reply(9, None)));
+    core.hear(&Envelope { from: "n4".into(), ..envelope(2, OTHERS, reply(9, None)) });
     assert_eq!((core.promised(&"n4".into()), core.promised(&n(2))), (None, None));
 }
 
-/// A leader that knows nothing is quicker than the one that remembers: by then the server is in a term
-/// in which it has promised nothing.
+/// A late message of an earlier life says nothing any more: what it promises may be forgotten, and
+/// nobody would be told of it. That is so as soon as the disk was heard from in a later life.
 #[test]
-fn what_was_promised_in_a_term_that_is_left_is_compared_too() {
+fn what_comes_of_an_earlier_life_is_dropped() {
+    let mut core = server();
+    let late = || envelope(2, OTHERS - 1, reply(4, None));
+    assert_eq!(core.admit(&late()), Ok(()));
+    receive(&mut core, Time(1), 2, heartbeat(4, None));
+    assert_eq!(core.admit(&late()), Err(Mismatch::Over));
+    assert_eq!(core.admit(&envelope(2, OTHERS - 1, heartbeat(9, None))), Err(Mismatch::Over));
+    assert_eq!(core.admit(&envelope(2, OTHERS + 1, heartbeat(4, None))), Ok(()));
+    // Another disk of that server is none of its business.
+    let other = Envelope { incarnation: 99, ..envelope(2, 1, heartbeat(9, None)) };
+    assert_eq!(core.admit(&other), Ok(()));
+}
+
+/// It is started from a copy that was made before its last start, and has to learn of that.
+#[test]
+fn the_question_of_an_earlier_life_is_answered_with_the_later_one() {
+    let mut core = server();
+    receive(&mut core, Time(1), 2, heartbeat(4, None));
+    let Message::RequestVote(asked) = request(5, None) else { unreachable!() };
+    let question = RequestVoteRequest { is_pre_vote: true, life: OTHERS - 1, ..asked };
+    let question = envelope(2, OTHERS - 1, Message::RequestVote(question));
+    core.admit(&question).expect("a question is admitted");
+    core.receive(Time(1), question);
+    let (sent, _) = settle(&mut core, Time(1));
+    assert_eq!(said_to(&sent, &n(2)).map(|it| it.life), Some(OTHERS));
+    let answers = |it: &(ServerId, Message)| match &it.1 {
+        Message::RequestVoteReply(reply) => Some(reply.life),
+        _ => None,
+    };
+    assert_eq!(sent.iter().find_map(answers), Some(OTHERS - 1), "which life it answers");
+}
+
+/// What is remembered of an earlier life is not hidden by the next one saying the same.
+#[test]
+fn a_promise_stays_that_of_the_first_life_that_has_made_it() {
+    let mut core = server();
+    receive(&mut core, Time(1), 2, reply(4, None));
+    core.receive(Time(1), envelope(2, OTHERS + 1, reply(4, None)));
+    assert_eq!(core.promised(&n(2)), Some(noted(22, 4, (0, 0))));
+    core.receive(Time(1), envelope(2, OTHERS + 1, reply(5, None)));
+    let later = Promised { life: OTHERS + 1, ..noted(22, 5, (0, 0)) };
+    assert_eq!(core.promised(&n(2)), Some(later));
+}
+
+/// The vote that it has given there may be one that its disk has forgotten.
+#[test]
+fn a_server_votes_in_no_term_in_which_it_was_before_all_had_answered() {
+    // The term that it begins with; and one that an answer has raised while it waited.
+    for (raised, term) in [(4, 4), (6, 6), (6, 5)] {
+        let mut core = started();
+        receive(&mut core, Time(1), 2, reply(raised, None));
+        receive(&mut core, Time(1), 3, reply(4, None));
+        receive(&mut core, Time(1), 3, request(term, None));
+        assert!(!has_granted(&settle(&mut core, Time(1)).0), "{raised} {term}");
+        receive(&mut core, Time(1), 3, request(raised + 1, None));
+        assert!(has_granted(&settle(&mut core, Time(1)).0), "{raised} {term}");
+    }
+    // A vote on the disk is given again.
+    let mut core = started();
+    core.hard_state.voted_for = Some(n(3));
+    for id in [2, 3] {
+        receive(&mut core, Time(1), id, reply(4, None));
+    }
+    receive(&mut core, Time(1), 3, request(4, None));
+    assert!(has_granted(&settle(&mut core, Time(1)).0));
+}
+
+/// Its answer comes late, over a connection to the server as it was before.
+#[test]
+fn an_answer_to_an_earlier_life_is_none() {
+    let mut core = started();
+    let Message::RequestVoteReply(late) = reply(4, None) else { unreachable!() };
+    let late = |from| {
+        let reply = RequestVoteReply { life: BEFORE, ..late.clone() };
+        envelope(from, OTHERS, Message::RequestVoteReply(reply))
+    };
+    core.receive(Time(1), late(2));
+    core.receive(Time(1), late(3));
+    assert!(core.awaits_answers(Time(1)));
+    receive(&mut core, Time(1), 2, reply(4, None));
+    receive(&mut core, Time(1), 3, reply(4, None));
+    assert!(!core.awaits_answers(Time(1)));
+}
+
+/// Other settings may bring the end of its patience forward, but not that of the wait.
+#[test]
+fn a_server_that_awaits_answers_does_not_campaign() {
+    let mut core = started();
+    settle(&mut core, Time(0));
+    let mut rules = core.rules.clone();
+    rules.election_timeout /= 10;
+    rules.heartbeat_interval /= 10;
+    rules.pre_vote = false;
+    core.set_rules(Time(1), rules);
+    let due = core.question.as_ref().expect("it waits").due;
+    while let Some(now) = core.next_timeout().filter(|now| *now < due) {
+        core.handle_timeout(now);
+        settle(&mut core, now);
+        assert_eq!((core.role(), core.term()), (Role::Follower, TERM), "at {now}");
+    }
+    let end = due + core.rules.election_timeout * 2;
+    while let Some(now) = core.next_timeout().filter(|now| *now <= end) {
+        core.handle_timeout(now);
+        settle(&mut core, now);
+    }
+    assert_eq!(core.role(), Role::Candidate);
+}
+
+/// Like one whose first snapshot was on its way: it has answered a leader, and perhaps acknowledged.
+#[test]
+fn a_server_with_a_term_and_an_empty_log_waits_for_a_leader_to_speak() {
+    let hard_state = HardState { current_term: TERM, voted_for: None };
+    let mut saved = Saved::new(hard_state, LogId::ZERO, IndexedConfiguration::default());
+    saved.disk(DISKS[0], LIFE);
+    let mut core = Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0));
+    core.handle_message(Time(1), &n(2), request(5, None));
+    assert!(!has_granted(&settle(&mut core, Time(1)).0));
+    let due = Time(0) + core.rules.election_timeout;
+    core.handle_message(due, &n(2), request(5, None));
+    assert!(has_granted(&settle(&mut core, due).0));
+}
+
+/// A leader that knows nothing is quicker than the one that remembers: by then the server is in a term
+/// in which it has promised nothing. What it began with tells all the same.
+#[test]
+fn what_was_promised_is_compared_with_what_this_life_began_with() {
     for (promised, is_older) in [
         (promise(11, 4, (3, 6)), true),
         (promise(11, 4, (3, 5)), false),
-        (promise(11, 4, (1, 1)), false),
-        // It has passed over this term.
         (promise(11, 5, (0, 0)), true),
-        // It has been in this one since.
-        (promise(11, 6, (0, 0)), false),
-        (promise(11, 6, (6, 6)), true),
-        (promise(11, 7, (0, 0)), false),
+        (promise(11, 6, (0, 0)), true),
+        (promise(11, 7, (0, 0)), true),
         (promise(11, 3, (3, 9)), false),
+        (Promised { life: LIFE, ..promise(11, 7, (0, 0)) }, false),
     ] {
         let mut core = server();
         core.handle_message(Time(1), &n(2), heartbeat(6, None));
@@ -320,25 +455,12 @@ fn what_was_promised_in_a_term_that_is_left_is_compared_too() {
     }
 }
 
-#[test]
-fn only_so_many_terms_are_remembered() {
-    let mut core = server();
-    for term in 5..=5 + MAX_REMEMBERED_TERMS as u64 {
-        core.handle_message(Time(1), &n(2), heartbeat(term, None));
-    }
-    assert_eq!(core.terms_left.len(), MAX_REMEMBERED_TERMS);
-    core.handle_message(Time(2), &n(3), request(5, Some(promise(11, 4, (3, 6)))));
-    assert_eq!(settle(&mut core, Time(2)).1, None, "nobody knows any more");
-    core.handle_message(Time(2), &n(3), request(5, Some(promise(11, 5, (3, 6)))));
-    assert_eq!(settle(&mut core, Time(2)).1, Some(n(3)));
-}
-
 /// A log that is lost takes the members with it.
 #[test]
 fn a_server_that_knows_no_member_is_told_by_anybody() {
     let hard_state = HardState { current_term: TERM, voted_for: None };
     let mut saved = Saved::new(hard_state, LogId::ZERO, IndexedConfiguration::default());
-    saved.incarnation(DISKS[0]);
+    saved.disk(DISKS[0], LIFE);
     let mut core = Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0));
     core.handle_message(Time(1), &n(2), heartbeat(4, Some(promise(11, 4, (3, 5)))));
     assert_eq!(settle(&mut core, Time(1)).1, Some(n(2)));
@@ -388,16 +510,17 @@ fn the_term_of_a_leader_is_remembered_by_its_followers() {
     receive(&mut core, Time(1), 2, heartbeat(5, None));
     settle(&mut core, Time(1));
     receive(&mut core, Time(2), 2, request(5, None));
-    assert_eq!(said_to(&settle(&mut core, Time(2)).0, &n(2)), Some(promise(22, 5, (0, 0))));
+    assert_eq!(said_to(&settle(&mut core, Time(2)).0, &n(2)), Some(noted(22, 5, (0, 0))));
     // Less is not news, whoever says it and when.
-    core.promised.insert(n(2), promise(22, 5, (5, 7)));
-    core.note_term(&n(2), 22, Term(5));
-    core.note_term(&n(2), 22, Term(4));
-    assert_eq!(core.promised(&n(2)), Some(promise(22, 5, (5, 7))));
+    let known = |promised| Known { life: OTHERS, promised };
+    core.known.insert(n(2), known(noted(22, 5, (5, 7))));
+    core.hear(&envelope(2, OTHERS, heartbeat(5, None)));
+    core.hear(&envelope(2, OTHERS, heartbeat(4, None)));
+    assert_eq!(core.promised(&n(2)), Some(noted(22, 5, (5, 7))));
     // What another disk has said is none of this one's.
-    core.promised.insert(n(2), promise(21, 9, (5, 7)));
-    core.note_term(&n(2), 22, Term(5));
-    assert_eq!(core.promised(&n(2)), Some(promise(22, 5, (0, 0))));
+    core.known.insert(n(2), known(noted(21, 9, (5, 7))));
+    core.hear(&envelope(2, OTHERS, heartbeat(5, None)));
+    assert_eq!(core.promised(&n(2)), Some(noted(22, 5, (0, 0))));
 }
 
 /// A copy from just after the bootstrap is an older one, too.
@@ -411,7 +534,7 @@ fn a_server_that_was_only_bootstrapped_asks_too() {
         index: LogIndex(1),
         payload: EntryPayload::Configuration(members),
     }]);
-    saved.incarnation(DISKS[0]);
+    saved.disk(DISKS[0], LIFE);
     let mut core = Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0));
     assert_eq!(settle(&mut core, Time(0)).0.len(), 2);
     receive(&mut core, Time(1), 2, request(9, None));
@@ -424,11 +547,11 @@ fn a_blank_copy_of_a_disk_that_is_known_votes_for_nobody_who_has_led() {
     for (term, is_admitted) in [(0, false), (1, true)] {
         let hard_state = HardState { current_term: Term(term), voted_for: None };
         let mut saved = Saved::new(hard_state, LogId::ZERO, IndexedConfiguration::default());
-        saved.incarnation(DISKS[0]);
+        saved.disk(DISKS[0], LIFE);
         let core = Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0));
-        let (incarnation, expects) = (DISKS[1], DISKS[0]);
-        let (from, address, message) = (n(2), "n2".into(), request(9, None));
-        let envelope = Envelope { from, address, incarnation, expects, message };
+        let Message::RequestVote(request) = request(9, None) else { unreachable!() };
+        let request = RequestVoteRequest { configuration_index: LogIndex(9), ..request };
+        let envelope = envelope(2, OTHERS, Message::RequestVote(request));
         assert_eq!(core.admit(&envelope).is_ok(), is_admitted, "in term {term}");
     }
 }
@@ -438,7 +561,9 @@ fn a_blank_copy_of_a_disk_that_is_known_votes_for_nobody_who_has_led() {
 fn the_question_is_repeated_until_all_have_answered_or_have_had_the_time() {
     let asked = |core: &mut Consensus| {
         let mut asked = Vec::new();
-        while let Some(now) = core.next_timeout().filter(|now| *now < core.answers_due) {
+        while let Some(now) =
+            core.next_timeout().filter(|now| *now < Time(0) + core.rules.election_timeout)
+        {
             core.handle_timeout(now);
             asked.extend(settle(core, now).0.into_iter().map(|(to, _)| to));
         }
@@ -476,7 +601,10 @@ fn a_server_that_awaits_answers_is_handed_no_leadership() {
 #[test]
 fn a_leader_answers_with_the_newest_it_knows() {
     let mut core = server();
-    let now = core.next_timeout().filter(|now| *now < core.answers_due).expect("it asks again");
+    let now = core
+        .next_timeout()
+        .filter(|now| *now < Time(0) + core.rules.election_timeout)
+        .expect("it asks again");
     core.campaign(now, true);
     settle(&mut core, now);
     receive(&mut core, now, 2, reply(5, None));
@@ -486,7 +614,7 @@ fn a_leader_answers_with_the_newest_it_knows() {
     receive(&mut core, now, 2, Message::AppendEntriesReply(matched));
     settle(&mut core, now);
     receive(&mut core, now, 2, request(5, None));
-    assert_eq!(said_to(&settle(&mut core, now).0, &n(2)), Some(promise(22, 5, (5, 6))));
+    assert_eq!(said_to(&settle(&mut core, now).0, &n(2)), Some(noted(22, 5, (5, 6))));
 }
 
 /// What a write had to be durable for is not released after the accusation either.

@@ -78,6 +78,7 @@ fn leader() -> (Consensus, Time) {
             is_pre_vote,
             is_granted: true,
             promised: None,
+            life: 0,
         });
         settle(&mut core, now);
         core.handle_message(now, &"b".into(), reply);

@@ -49,7 +49,13 @@ impl World {
             }
             Action::Diverged { snapshot, entry } => self.diverged(server, snapshot, entry),
             Action::RolledBack { told, promised, .. } => {
-                Err(format!("law 7: a disk has lost what it told {told} it had: {promised}"))
+                ensure!(
+                    self.servers[server].rolled_back.is_some(),
+                    "law 7: a disk has lost what it told {told} it had: {promised}"
+                );
+                self.stats.found_out += 1;
+                self.take_out_of_service(server);
+                Ok(())
             }
             Action::Compact { through } => self.compact(server, through),
             Action::Restore { snapshot } => self.restore(server, snapshot),
@@ -104,10 +110,12 @@ impl World {
     }
 
     fn observe(&mut self, server: usize, observation: &Observation) -> Check {
-        ensure!(
-            !matches!(observation, Observation::PeerLostEntries { .. }),
-            "law 7: a disk has lost what was acknowledged: {observation:?}"
-        );
+        if let Observation::PeerLostEntries { peer } = observation {
+            ensure!(
+                self.servers[server_of(peer)].rolled_back.is_some(),
+                "law 7: a disk has lost what was acknowledged: {observation:?}"
+            );
+        }
         let Observation::RoleChanged { role, term } = observation else { return Ok(()) };
         let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         if *role != Role::Leader {
@@ -170,7 +178,8 @@ impl World {
                 is_reconfigured = true;
                 let before = alive.log.configuration();
                 let committed = &self.checks.committed;
-                let before_id = alive.log.id(before.index).or(committed.id(before.index));
+                let settled = alive.log.settled_before(next).index;
+                let before_id = alive.log.id(settled).or(committed.id(settled));
                 let before_id = before_id.unwrap_or_default();
                 configurations::appended(entry.id(), next, &before, before_id, committed)?;
                 if let Some(term) = alive.leading {
@@ -249,6 +258,7 @@ impl World {
             alive.reported = at;
         }
         self.sync(server);
+        self.maybe_back_up(server);
         self.at_moment(server, Moment::Synced);
         if is_adopted {
             self.at_moment(server, Moment::Adopted);
@@ -310,7 +320,9 @@ impl World {
         let envelope = Envelope {
             from: id_of(server),
             address: address_of(server),
+            cluster: alive.core.cluster(),
             incarnation: it.disk.image.incarnation,
+            life: alive.life,
             expects,
             message,
         };
@@ -382,11 +394,7 @@ impl World {
                 self.refuse(server, &envelope, mismatch)?;
                 continue;
             }
-            let Envelope { from, incarnation, message, .. } = envelope;
-            self.call(server, |core, now| {
-                core.handle_incarnation(&from, incarnation, &message);
-                core.handle_message(now, &from, message);
-            })?;
+            self.call(server, |core, now| core.receive(now, envelope))?;
         }
         Ok(())
     }
@@ -503,7 +511,7 @@ impl World {
         for id in acknowledged {
             acknowledged::acknowledged(id, &self.checks.committed, |holder, id| {
                 let stands_for = |last| self.checks.committed.stands_for(last, id);
-                self.image_of(holder).is_some_and(|image| image.covers(id, stands_for))
+                self.images_of(holder).any(|image| image.covers(id, stands_for))
             })?;
         }
         self.call(server, |core, now| Consensus::handle_applied(core, now, end))
@@ -530,7 +538,7 @@ impl World {
                 self.checks.committed.stands_for(snapshot, last)
                     || self.checks.committed.is_open_restore(snapshot) && snapshot.term == term
             };
-            let has = self.image_of(it).is_some_and(|image| {
+            let has = self.images_of(it).any(|image| {
                 image.covers(last, stands_for) && term <= image.hard_state.current_term
             });
             (it, has)

@@ -22,6 +22,8 @@ use crate::{
 pub(super) struct Image {
     /// Which disk this is; 0 if that is not kept.
     pub(super) incarnation: u64,
+    /// How often it was started from.
+    pub(super) starts: u64,
     pub(super) hard_state: HardState,
     pub(super) log: Log,
     /// How far the log was noted to be committed.
@@ -153,7 +155,6 @@ impl Image {
         self.log.learn_configuration(&snapshot.configuration);
         let configuration = snapshot.configuration.clone();
         let mut saved = Saved::new(self.hard_state.clone(), snapshot.applied, configuration);
-        saved.incarnation(self.incarnation);
         saved.push(self.log.entries());
         saved.committed(self.commit_index);
         match &self.kept {

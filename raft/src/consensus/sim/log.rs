@@ -1,7 +1,7 @@
 //! A log that begins after a base: what a server has in memory, and what its disk has.
 
 use crate::{
-    configuration::IndexedConfiguration,
+    configuration::{Configuration, IndexedConfiguration},
     log::{Entry, EntryPayload, LogId, LogIndex, Term},
 };
 
@@ -100,7 +100,7 @@ impl Log {
         self.configuration_at(self.last().index)
     }
 
-    fn configuration_at(&self, index: LogIndex) -> IndexedConfiguration {
+    pub(super) fn configuration_at(&self, index: LogIndex) -> IndexedConfiguration {
         let newest = self.configurations.iter().rfind(|it| **it <= index);
         match newest.and_then(|index| self.get(*index)).map(|entry| (entry.index, &entry.payload)) {
             Some((index, EntryPayload::Configuration(configuration))) => {
@@ -108,6 +108,22 @@ impl Log {
             }
             _ => self.before.clone(),
         }
+    }
+
+    /// The configuration that a new one must find committed: the newest one, or, if the new one changes the
+    /// members, the one since which they are what they are.
+    pub(super) fn settled_before(&self, next: &Configuration) -> IndexedConfiguration {
+        let mut settled = self.configuration();
+        while !next.has_members_of(&settled.configuration) {
+            let earlier = self.configuration_at(settled.index.prev());
+            if earlier.index == settled.index
+                || !settled.configuration.has_members_of(&earlier.configuration)
+            {
+                break;
+            }
+            settled = earlier;
+        }
+        settled
     }
 
     /// Whether both logs end alike and agree on what both of them have.

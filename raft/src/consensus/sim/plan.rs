@@ -130,6 +130,9 @@ pub(super) struct Disks {
     pub(super) loss_per_mille: u64,
     /// How often that one is exchanged for one with an earlier state, and not for an empty one.
     pub(super) rollback_per_mille: u64,
+    /// How often a crash has the disk exchanged for an older copy of itself, which is known by the same
+    /// incarnation, where somebody can find that out.
+    pub(super) older_copy_per_mille: u64,
     /// How long an operator waits between two steps of taking servers back.
     pub(super) rejoin_pause: u64,
 }
@@ -199,8 +202,10 @@ impl Plan {
         if 0 < plan.restores.per_mille {
             plan.disks.loss_per_mille = 0;
             plan.dead = 0;
+        } else if plan.disks.keep_incarnations {
+            plan.disks.older_copy_per_mille = dice.pick(&[0, 0, 300, 1000]);
         }
-        if 0 < plan.disks.loss_per_mille {
+        if 0 < plan.disks.loss_per_mille + plan.disks.older_copy_per_mille {
             // They would be too many.
             plan.dead = 0;
         }
@@ -273,6 +278,7 @@ fn disks(dice: &mut Dice) -> Disks {
         keep_incarnations,
         loss_per_mille: if keep_incarnations { loss_per_mille } else { 0 },
         rollback_per_mille: dice.pick(&[0, 500]),
+        older_copy_per_mille: 0,
         rejoin_pause: ELECTION_TIMEOUT / 2 * dice.pick(&[1, 2, 6]),
     }
 }

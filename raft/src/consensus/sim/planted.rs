@@ -127,6 +127,7 @@ impl World {
             let other = self.dice.below(self.servers.len());
             envelope.from = id_of(other);
             envelope.incarnation = self.servers[other].disk.image.incarnation;
+            envelope.life = self.servers[other].alive.as_ref().map_or(0, |alive| alive.life);
         }
         let core = self.servers[to].core();
         let term = core.map_or(Term(0), |core| core.term());

@@ -41,13 +41,29 @@ pub(super) struct Server {
     pub(super) is_diverged: bool,
     /// An earlier state of its disk.
     pub(super) backup: Option<Image>,
+    /// An earlier state of its disk that may take its place under the same incarnation.
+    pub(super) copy: Option<Copy>,
+    /// What its disk had, if an older copy has taken its place: until it is known that this one has kept
+    /// everything that it has promised, or has not.
+    pub(super) rolled_back: Option<Copy>,
+    /// When it was started last.
+    pub(super) booted_at: u64,
     /// What it was before it was removed, because it has lost its disk, and is to be again.
     pub(super) rejoins_as: Option<Suffrage>,
+}
+
+/// What was on a disk at some moment.
+#[derive(Clone, Debug)]
+pub(super) struct Copy {
+    pub(super) image: Image,
+    pub(super) at: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Alive {
     pub(super) core: Consensus,
+    /// What it says of itself which start from its disk it is.
+    pub(super) life: u64,
     pub(super) log: Log,
     /// How many truncations there were: an order of before one is void.
     pub(super) generation: u64,
@@ -127,6 +143,9 @@ impl Server {
             has_lost_disks: false,
             is_diverged: false,
             backup: None,
+            copy: None,
+            rolled_back: None,
+            booted_at: 0,
             rejoins_as: None,
         }
     }
@@ -134,14 +153,21 @@ impl Server {
     /// Starts it with what is on its disk.
     pub(super) fn boot(&mut self, now: u64, dice: &mut Dice) {
         self.life += 1;
+        self.booted_at = now;
         self.clock.start = dice.within(0..=10_000_000);
         self.clock.booted = now;
-        let (saved, machine) = self.disk.image.start();
+        let (mut saved, machine) = self.disk.image.start();
+        let image = &mut self.disk.image;
+        image.starts += u64::from(image.incarnation != 0);
+        let life =
+            if image.incarnation == 0 { 0 } else { image.starts << 32 | dice.number() >> 32 };
+        saved.disk(image.incarnation, life);
         let log = self.disk.image.log.clone();
         let local = self.clock.local(now);
         let core = Consensus::new(self.rules.clone(), saved, dice.number(), local);
         self.alive = Some(Alive {
             core,
+            life,
             log,
             generation: 0,
             last_write: WriteId(0),

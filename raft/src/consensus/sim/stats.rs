@@ -146,6 +146,16 @@ stats! {
     wrong_receivers,
     /// or asking an empty one for a vote.
     empty_voters,
+    /// Disks that were exchanged for an older copy of themselves; of these, those that were found out, those
+    /// that had promised nothing more, and those that nobody could find out.
+    older_copies,
+    found_out,
+    harmless_copies,
+    unnoticed_copies,
+    /// Messages of an earlier life of their sender.
+    over,
+    /// Messages of another cluster.
+    foreign,
     /// Seeds that ended with a new cluster that only its first leader has heard of.
     unheard,
 }

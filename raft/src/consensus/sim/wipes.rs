@@ -1,14 +1,16 @@
 //! Disks that are lost, and the operator who takes their servers back.
 //!
 //! A crash may take a server's disk with it: it comes back under its name on an empty one, or on one
-//! with an earlier state, and either has another incarnation. What it promised is gone, and the laws
-//! must hold all the same. An operator then does what `rejoin.rs` does: out of the configuration with
+//! with an earlier state, and either has another incarnation; or on an older copy of its own, which has
+//! the incarnation that the others know. What it promised is gone, and the laws must hold all the same. An
+//! operator then does what `rejoin.rs` does: out of the configuration with
 //! the old disk, in again as a nonvoter with the new one, and when that has caught up, a voter again.
 
 use super::{
     checks::{Check, DiskId, is_majority},
     disk::Image,
     planted::Bug,
+    server::Copy,
     world::{World, address_of, id_of, server_of},
 };
 use crate::{
@@ -24,10 +26,16 @@ impl World {
         (server, self.servers[server].disk.image.incarnation)
     }
 
-    /// What is, or was at last, on a disk.
-    pub(super) fn image_of(&self, disk: DiskId) -> Option<&Image> {
+    /// What is, or was at last, on a disk; and what was there before an older copy took its place.
+    pub(super) fn images_of(&self, disk: DiskId) -> impl Iterator<Item = &Image> {
+        let it = &self.servers[disk.0];
         let is_there = disk == self.disk_of(disk.0);
-        if is_there { Some(&self.servers[disk.0].disk.image) } else { self.lost_disks.get(&disk) }
+        let (now, before) = if is_there {
+            (Some(&it.disk.image), it.rolled_back.as_ref().map(|before| &before.image))
+        } else {
+            (self.lost_disks.get(&disk), None)
+        };
+        now.into_iter().chain(before)
     }
 
     /// The disk by which a configuration knows its member, whichever it is if it does not.
@@ -61,6 +69,14 @@ impl World {
                 self.stats.empty_voters += 1;
                 false
             }
+            Mismatch::Over => {
+                self.stats.over += 1;
+                false
+            }
+            Mismatch::Cluster { .. } => {
+                self.stats.foreign += 1;
+                false
+            }
         };
         let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         if !is_to_be_told || !alive.corrected.insert(envelope.from.clone()) {
@@ -74,15 +90,104 @@ impl World {
     /// A server has crashed: perhaps its disk is gone.
     pub(super) fn maybe_lose_disk(&mut self, server: usize) {
         let plan = self.plan.disks;
-        if self.is_calm || plan.loss_per_mille == 0 {
+        let is_off = plan.loss_per_mille + plan.older_copy_per_mille == 0;
+        let is_older = self.servers[server].rolled_back.is_some();
+        if is_off || self.is_calm && !is_older {
             return;
         }
-        if self.dice.chance(plan.loss_per_mille) && self.may_lose_disk(server) {
+        if is_older {
+            // It was not known yet whether it has kept what it promised.
+            self.exchange_disk(server, Image::default());
+            return;
+        }
+        if self.dice.chance(plan.older_copy_per_mille) && self.may_be_older(server) {
+            self.put_older_copy_back(server);
+        } else if self.dice.chance(plan.loss_per_mille) && self.may_lose_disk(server) {
             self.lose_disk(server);
         } else if self.dice.coin() {
             let it = &mut self.servers[server];
             it.backup = Some(it.disk.image.clone());
         }
+    }
+
+    /// Makes a copy of a disk that everybody knows.
+    pub(super) fn maybe_back_up(&mut self, server: usize) {
+        if self.plan.disks.older_copy_per_mille == 0 || self.is_calm || !self.dice.chance(30) {
+            return;
+        }
+        if self.servers[server].rolled_back.is_none() && self.is_known_to_all(server) {
+            let (image, at) = (self.servers[server].disk.image.clone(), self.now);
+            self.servers[server].copy = Some(Copy { image, at });
+        }
+    }
+
+    /// Whether every server that matters knows this one by its disk.
+    fn is_known_to_all(&self, server: usize) -> bool {
+        let (id, disk) = (id_of(server), self.disk_of(server));
+        let knows = |it: &IndexedConfiguration| {
+            it.configuration.server(&id).is_some_and(|it| (server, it.incarnation) == disk)
+        };
+        disk.1 != 0 && self.configurations_in_force().iter().all(|(_, it)| knows(it))
+    }
+
+    /// Whether somebody finds out that an older copy of its disk has forgotten what was promised: all who
+    /// were told remember it, are asked, and can be asked. What a leader has on its own disk nobody is told.
+    fn may_be_older(&self, server: usize) -> bool {
+        let Some(Copy { image, at }) = &self.servers[server].copy else { return false };
+        let others = || self.servers.iter().enumerate().filter(|(other, _)| *other != server);
+        let members = image.log.configuration().configuration;
+        let same =
+            |(_, it): &(usize, IndexedConfiguration)| it.configuration.has_members_of(&members);
+        let is_member = |other: usize| members.server(&id_of(other)).is_some();
+        image.incarnation == self.disk_of(server).1
+            && !self.checks.election.has_led(image.hard_state.current_term, server)
+            && self.configurations_in_force().iter().all(same)
+            && others().all(|(other, it)| {
+                !is_member(other)
+                    || it.alive.is_some() && it.booted_at <= *at && it.rolled_back.is_none()
+            })
+            && self.may_lose_disk(server)
+    }
+
+    fn put_older_copy_back(&mut self, server: usize) {
+        let Some(Copy { image, .. }) = self.servers[server].copy.take() else { return };
+        let last = image.log.last();
+        self.say(server, format_args!("!! an older copy of its disk, which ends with {last}"));
+        self.stats.older_copies += 1;
+        let at = self.now;
+        let it = &mut self.servers[server];
+        it.monotonic = <_>::default();
+        let image = std::mem::replace(&mut it.disk.image, image);
+        it.rolled_back = Some(Copy { image, at });
+    }
+
+    /// Those who have been told more than an older copy knows of answer it, or it is found out. If one of
+    /// them cannot, or forgets it, nothing is promised: the server is taken out of service.
+    pub(super) fn look_at_older_copies(&mut self) {
+        for server in 0..self.servers.len() {
+            let Some(Copy { at, .. }) = self.servers[server].rolled_back else { continue };
+            let mut others = self.servers.iter().enumerate().filter(|(other, _)| *other != server);
+            let somebody_forgets = others.any(|(_, it)| it.alive.is_none() || at < it.booted_at);
+            let (now, it) = (self.now, &self.servers[server]);
+            let Some(alive) = &it.alive else { continue };
+            let local = it.clock.local(now);
+            match alive.core.has_all_answers(local) {
+                Some(true) => {
+                    self.stats.harmless_copies += 1;
+                    self.servers[server].rolled_back = None;
+                }
+                None if !somebody_forgets => {}
+                Some(false) | None => {
+                    self.stats.unnoticed_copies += 1;
+                    self.take_out_of_service(server);
+                }
+            }
+        }
+    }
+
+    /// The server ends, and its disk is another one from then on.
+    pub(super) fn take_out_of_service(&mut self, server: usize) {
+        self.crash(server);
     }
 
     fn lose_disk(&mut self, server: usize) {
@@ -106,6 +211,9 @@ impl World {
         let it = &mut self.servers[server];
         let lost = std::mem::replace(&mut it.disk.image, Image { incarnation, ..image });
         it.monotonic = <_>::default();
+        // Of two, the one that has more is what was there at last.
+        let lost = it.rolled_back.take().map_or(lost, |before| before.image);
+        it.copy = None;
         it.has_lost_disks = true;
         self.lost_disks.insert(disk, lost);
     }
@@ -185,11 +293,8 @@ impl World {
                         let Some(core) = self.servers[server_of(&voter.id)].core() else {
                             return false;
                         };
-                        let has_made_leader =
-                            core.has_made_leader(candidate.id(), candidate.last());
                         core.last() <= candidate.last()
-                            && (candidate.last().index <= LogIndex(1)
-                                || has_made_leader
+                            && (candidate.latest_configuration().index <= LogIndex(1)
                                 || self.may_vote(voter))
                     })
             })

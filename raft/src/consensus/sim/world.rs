@@ -234,7 +234,9 @@ impl World {
         if 0 < self.plan.reload_pause {
             self.schedule(self.plan.reload_pause, Event::Reload);
         }
-        if 0 < self.plan.disks.loss_per_mille + self.plan.restores.per_mille {
+        let disks = &self.plan.disks;
+        let lost = disks.loss_per_mille + disks.older_copy_per_mille;
+        if 0 < lost + self.plan.restores.per_mille {
             self.schedule(self.plan.disks.rejoin_pause, Event::Operator);
         }
         if 0 < self.plan.faults.pause {
@@ -411,6 +413,7 @@ impl World {
             self.perform(server, action)?;
         }
         self.look_at(server, led)?;
+        self.look_at_older_copies();
         self.set_timer(server);
         Ok(())
     }

@@ -168,6 +168,7 @@ impl World {
         let saved = Saved {
             hard_state,
             incarnation: 0,
+            life: 0,
             log,
             membership: Membership::new(members),
             commit_index: LogIndex::ZERO,
@@ -591,6 +592,8 @@ mod votes {
                                     is_pre_vote: flags & 1 != 0,
                                     is_leadership_transfer: flags & 2 != 0,
                                     promised: None,
+                                    configuration_index: LogIndex(1),
+                                    life: 0,
                                 };
                                 check(&world, &core, &state, &request);
                                 cases += 1;
@@ -662,6 +665,7 @@ mod votes {
             is_pre_vote: request.is_pre_vote,
             is_granted,
             promised: None,
+            life: 0,
         });
         let is_changed = (state.term, state.vote) != (expected.term, expected.vote);
         let at_once = decided(&mut core);
@@ -711,6 +715,7 @@ mod votes {
             term: Term(bits as u64 / 4 % 3 + 1),
             requested_term: Term(bits as u64 / 12 % 3 + 1),
             promised: None,
+            life: 0,
         };
         let from = bits / 36 + 2;
         let state = State { role, vote: 1, ..State::follower(term, &[1]) };
@@ -757,6 +762,7 @@ mod votes {
                     term: Term(term),
                     requested_term: Term(requested),
                     promised: None,
+                    life: 0,
                 };
                 let leader = usize::from(role == Role::Leader);
                 let state = State { role, leader, vote: 1, ..State::follower(2, &[1, 2]) };

@@ -75,6 +75,8 @@ fn request_vote(term: u64, last: (u64, u64)) -> RequestVoteRequest {
         is_pre_vote: false,
         is_leadership_transfer: false,
         promised: None,
+        configuration_index: LogIndex(1),
+        life: 0,
     }
 }
 
@@ -99,6 +101,7 @@ pub(super) fn vote_reply(term: u64, requested: u64, is_granted: bool) -> Message
         is_pre_vote: false,
         is_granted,
         promised: None,
+        life: 0,
     })
 }
 
@@ -109,6 +112,7 @@ pub(super) fn pre_vote_reply(term: u64, requested: u64, is_granted: bool) -> Mes
         is_pre_vote: true,
         is_granted,
         promised: None,
+        life: 0,
     })
 }
 

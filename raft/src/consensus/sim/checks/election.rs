@@ -17,6 +17,11 @@ impl Election {
         Ok(())
     }
 
+    /// Whether the server was elected in this term.
+    pub(crate) fn has_led(&self, term: Term, server: usize) -> bool {
+        self.leaders.get(&term) == Some(&server)
+    }
+
     /// Whether the server was elected in a term after this one.
     pub(crate) fn has_led_after(&self, term: Term, server: usize) -> bool {
         self.leaders.range(term.next()..).any(|(_, leader)| *leader == server)

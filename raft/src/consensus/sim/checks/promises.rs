@@ -124,6 +124,7 @@ mod tests {
             is_pre_vote: false,
             is_granted: true,
             promised: None,
+            life: 0,
         })
     }
 
@@ -143,6 +144,8 @@ mod tests {
             is_pre_vote: false,
             is_leadership_transfer: false,
             promised: None,
+            configuration_index: LogIndex(1),
+            life: 0,
         });
         says("b", &candidacy).unwrap_err();
     }
