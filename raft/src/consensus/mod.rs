@@ -236,8 +236,10 @@ impl Consensus {
         if self.term() < Term(1) {
             self.advance_term(Term(1));
         }
-        // Drawn from a copy, so that a number of its own changes nothing else.
-        let configuration = configuration.founding(self.rng.clone().random());
+        // The same again if the first write is lost; else drawn from a copy, so that it changes nothing else.
+        let is_known = self.incarnation != 0;
+        let salt = if is_known { self.incarnation } else { self.rng.clone().random() };
+        let configuration = configuration.founding(salt);
         self.append(now, vec![EntryPayload::Configuration(configuration)]);
         // The only voter of a cluster has nobody to wait for.
         if self.membership.voters().voters().count() == 1 {

@@ -37,7 +37,8 @@ impl Consensus {
     ) -> Result<(LogId, IndexedConfiguration), Refusal> {
         let term_start = self.check_leader()?;
         self.check_proposals()?;
-        if self.membership.is_changing() {
+        // The restored state takes the latest configuration with it, so that has to be committed.
+        if self.membership.is_unsettled() {
             return Err(Refusal::ChangeInProgress { index: self.membership.latest().index });
         }
         if self.commit_index < term_start {

@@ -9,12 +9,14 @@ use super::{
     },
     faults::Moment,
     machine::Job,
+    plan::ELECTION_TIMEOUT,
     planted::Bug,
     world::{Event, World, address_of, id_of, server_of},
 };
 use crate::{
+    configuration::ClusterId,
     consensus::{Action, AppendOrder, Consensus, Write, WriteId},
-    log::{Entries, EntryPayload, LogId, LogIndex},
+    log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
     observer::{Observation, Role},
     rpc::{AppendEntriesRequest, AppendOutcome, Envelope, InstallOutcome, Message},
 };
@@ -111,8 +113,9 @@ impl World {
 
     fn observe(&mut self, server: usize, observation: &Observation) -> Check {
         if let Observation::PeerLostEntries { peer } = observation {
+            let it = &self.servers[server_of(peer)];
             ensure!(
-                self.servers[server_of(peer)].rolled_back.is_some(),
+                it.rolled_back.is_some() || it.has_lost_disks,
                 "law 7: a disk has lost what was acknowledged: {observation:?}"
             );
         }
@@ -225,7 +228,7 @@ impl World {
         let at = self.now + self.dice.within(speed.min_sync..=speed.max_sync.max(speed.min_sync));
         if !self.is_calm && self.dice.chance(speed.stall_per_mille) {
             self.stats.stalls += 1;
-            let stall = self.dice.within(0..=10 * super::plan::ELECTION_TIMEOUT);
+            let stall = self.dice.within(0..=10 * ELECTION_TIMEOUT);
             it.disk_stalled_until = it.disk_stalled_until.max(self.now + stall);
         }
         let life = it.life;
@@ -350,6 +353,40 @@ impl World {
             self.schedule(at, Event::Deliver { to, envelope: envelope.clone() });
         }
         self.replay_to_another_session(to, envelope);
+        if self.dice.chance(self.network.weather.foreign_per_mille) {
+            self.send_foreign(envelope.clone());
+        }
+    }
+
+    /// Somebody of another cluster speaks: of any term, in the name of anybody, with entries of its own.
+    fn send_foreign(&mut self, mut envelope: Envelope) {
+        envelope.cluster = ClusterId(envelope.cluster.0 ^ 1 << 62);
+        let term = |term: &mut Term| term.0 += [0, 0, 1, 40][(envelope.life % 4) as usize];
+        match &mut envelope.message {
+            Message::AppendEntries(request) => {
+                term(&mut request.term);
+                let claim = EntryPayload::Barrier;
+                let (entry_term, index) = (request.term, request.prev.index.next());
+                let entry = Entry { term: entry_term, index, payload: claim };
+                request.entries = vec![entry].into();
+                request.commit_index = index;
+            }
+            Message::Heartbeat(request) => term(&mut request.term),
+            Message::RequestVote(request) => {
+                term(&mut request.term);
+                request.last.term.0 += 1;
+            }
+            Message::TimeoutNow(request) => term(&mut request.term),
+            Message::InstallSnapshot(piece) => term(&mut piece.term),
+            Message::RequestVoteReply(reply) => term(&mut reply.term),
+            Message::AppendEntriesReply(_)
+            | Message::HeartbeatReply(_)
+            | Message::InstallSnapshotReply(_)
+            | Message::Removed(_) => {}
+        }
+        let to = self.dice.below(self.servers.len());
+        let at = self.now + self.dice.within(0..=ELECTION_TIMEOUT);
+        self.schedule(at, Event::Deliver { to, envelope });
     }
 
     fn report_unreachable(&mut self, server: usize, peer: usize) {
@@ -373,7 +410,13 @@ impl World {
         }
         self.say(to, format_args!("<- {} {}", envelope.from, envelope.message));
         let envelope = self.forge(to, envelope);
+        let own = self.first_configuration().cluster();
         let Some(alive) = &mut self.servers[to].alive else { return Ok(()) };
+        if envelope.cluster.is_some() && envelope.cluster != own && !alive.core.cluster().is_some()
+        {
+            // Whoever belongs to no cluster joins the one that asks first, which may be the wrong one.
+            return Ok(());
+        }
         alive.known.entry(envelope.from.clone()).or_default();
         if alive.inbox.len() < MAX_INBOX {
             alive.inbox.push_back(envelope);

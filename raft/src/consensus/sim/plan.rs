@@ -58,6 +58,9 @@ pub(super) struct Weather {
     pub(super) reports_unreachable: bool,
     /// Whether a large order is sometimes sent in several messages.
     pub(super) splits_orders: bool,
+    /// How often somebody of another cluster, with the address of one of these servers among its own, sends
+    /// something like what these send each other.
+    pub(super) foreign_per_mille: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -303,6 +306,7 @@ fn weather(dice: &mut Dice) -> Weather {
         keeps_order: dice.chance(300),
         reports_unreachable: dice.coin(),
         splits_orders: dice.coin(),
+        foreign_per_mille: dice.pick(&[0, 0, 0, 20]),
     }
 }
 

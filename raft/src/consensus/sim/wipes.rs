@@ -9,9 +9,10 @@
 use super::{
     checks::{Check, DiskId, is_majority},
     disk::Image,
+    plan::ELECTION_TIMEOUT,
     planted::Bug,
     server::Copy,
-    world::{World, address_of, id_of, server_of},
+    world::{Event, World, address_of, id_of, server_of},
 };
 use crate::{
     configuration::{self, Configuration, ConfigurationChange, IndexedConfiguration, Suffrage},
@@ -110,14 +111,22 @@ impl World {
         }
     }
 
-    /// Makes a copy of a disk that everybody knows.
+    /// Makes a copy of a disk that everybody knows, and has the server crash soon.
     pub(super) fn maybe_back_up(&mut self, server: usize) {
-        if self.plan.disks.older_copy_per_mille == 0 || self.is_calm || !self.dice.chance(30) {
+        let it = &self.servers[server];
+        let is_fresh = |copy: &Copy| self.now < copy.at + ELECTION_TIMEOUT;
+        let is_off = self.plan.disks.older_copy_per_mille == 0 || self.is_calm;
+        if is_off || it.rolled_back.is_some() || it.copy.as_ref().is_some_and(is_fresh) {
             return;
         }
-        if self.servers[server].rolled_back.is_none() && self.is_known_to_all(server) {
-            let (image, at) = (self.servers[server].disk.image.clone(), self.now);
-            self.servers[server].copy = Some(Copy { image, at });
+        if !self.dice.chance(100) || !self.is_known_to_all(server) {
+            return;
+        }
+        let (image, at) = (self.servers[server].disk.image.clone(), self.now);
+        self.servers[server].copy = Some(Copy { image, at });
+        if self.dice.chance(300) {
+            let at = self.now + self.dice.around(ELECTION_TIMEOUT / 3);
+            self.schedule(at, Event::Crash { server });
         }
     }
 
@@ -303,7 +312,7 @@ impl World {
     /// The next step of taking servers back, and the time of the one after.
     pub(super) fn operator(&mut self) -> Check {
         let next = self.now + 1 + self.dice.around(self.plan.disks.rejoin_pause);
-        self.schedule(next, super::world::Event::Operator);
+        self.schedule(next, Event::Operator);
         let Some(leader) = self.newest_leader() else { return Ok(()) };
         if self.now < self.servers[leader].frozen_until {
             return Ok(());

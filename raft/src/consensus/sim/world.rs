@@ -368,17 +368,19 @@ impl World {
             && self.servers[server].core().is_some_and(|core| core.last() == LogId::ZERO)
     }
 
-    fn first_configuration(&self) -> Configuration {
+    pub(super) fn first_configuration(&self) -> Configuration {
         let voters = (0..self.plan.voters).map(|it| (it, true));
         let nonvoters = (0..self.plan.nonvoters).map(|it| (it + self.plan.voters, false));
-        Configuration::new(voters.chain(nonvoters).map(|(server, is_voter)| {
+        let members = voters.chain(nonvoters).map(|(server, is_voter)| {
             let (id, address) = (id_of(server), address_of(server));
             if is_voter {
                 configuration::Server::voter(id, address)
             } else {
                 configuration::Server::nonvoter(id, address)
             }
-        }))
+        });
+        // The same whenever it is made: a first write may be lost, and be repeated.
+        Configuration::new(members).founding(1)
     }
 
     /// Tells the core a fact, and carries out what it decides.
