@@ -160,7 +160,7 @@ impl<F: Fsm> Raft<F> {
     /// [`StartError`]; nothing is left running. [`Config`](StartError::Config): change the
     /// setting. [`Store`](StartError::Store): mend the store. [`Snapshot`](StartError::Snapshot):
     /// there are snapshots but none can be used; what the log was compacted to would be lost
-    /// without one. [`AheadOfLog`](StartError::AheadOfLog): the state machine does not belong to
+    /// without one, and [`RestoreFailure`](crate::RestoreFailure) says what is to be mended. [`AheadOfLog`](StartError::AheadOfLog): the state machine does not belong to
     /// these stores. [`Transport`](StartError::Transport): free the address.
     ///
     /// # Panics

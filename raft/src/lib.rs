@@ -92,8 +92,8 @@ pub use self::{
     },
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
-        RecoverError, ReloadError, RestoreError, SnapshotError, StartError, StoreError,
-        TransferError, TransportError, VerifyError,
+        RecoverError, ReloadError, RestoreError, RestoreFailure, SnapshotError, StartError,
+        StoreError, TransferError, TransportError, VerifyError,
     },
     file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},

@@ -45,6 +45,7 @@ mod send_snapshot;
 mod shared;
 mod start;
 mod vain;
+mod watched;
 
 use std::{
     any::Any,
@@ -83,6 +84,7 @@ pub(crate) use self::{
     request::{Change, Request, RestoreData},
     shared::{End, Shared},
     start::{contradicts, gap, is_replaced, usable_snapshots},
+    watched::Watched,
 };
 use crate::{
     config::Config,
