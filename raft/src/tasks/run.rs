@@ -172,6 +172,7 @@ impl<R: Send + 'static> Run<R> {
             self.end_if_removed();
             self.shared.run_busy.end(|| self.shared.clock.now());
         }
+        self.sampler.count_lost(&self.core, &self.shared, &self.metrics);
     }
 
     /// Answers whoever still waits, with the end of the node, and closes the other tasks' queues.
