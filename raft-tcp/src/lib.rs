@@ -47,6 +47,7 @@
 
 mod backoff;
 mod codec;
+mod connect;
 mod connection;
 mod frame;
 mod handshake;
@@ -57,6 +58,7 @@ mod server;
 mod transport;
 
 pub use self::{
+    connect::connect,
     options::{MAX_ID_BYTES, TcpOptions},
     transport::{BindError, TcpTransport},
 };

@@ -21,6 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     backoff::Backoff,
+    connect::connect,
     connection::{Ended, FrameReader, FrameWriter, ended},
     frame::Kind,
     handshake::{self, HandshakeError, Identity, Lane, Reason},
@@ -212,8 +213,6 @@ impl Peer {
 enum DialError {
     #[error("it cannot be dialled: {0}")]
     Connect(io::Error),
-    #[error("it cannot be dialled: no answer within {0:?}")]
-    ConnectTimeout(Duration),
     #[error("no end of the handshake within {0:?}")]
     HandshakeTimeout(Duration),
     #[error(transparent)]
@@ -232,10 +231,7 @@ impl DialError {
 
 async fn dial(peer: &Peer, lane: Lane, dialler: &Dialler) -> Result<TcpStream, DialError> {
     let limit = dialler.options.connect_timeout;
-    let mut stream = timeout(limit, TcpStream::connect(peer.address.as_str()))
-        .await
-        .map_err(|_| DialError::ConnectTimeout(limit))?
-        .map_err(DialError::Connect)?;
+    let mut stream = connect(peer.address.as_str(), limit).await.map_err(DialError::Connect)?;
     stream.set_nodelay(true).map_err(DialError::Connect)?;
     let hello = dialler.identity.hello(lane, &peer.id);
     let limit = dialler.options.handshake_timeout;
