@@ -98,7 +98,10 @@ fn all_failed(mut failures: Vec<(SocketAddr, io::Error)>) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{
+        future::{Ready, ready},
+        sync::Mutex,
+    };
 
     use tokio::time::sleep;
 
@@ -129,8 +132,8 @@ mod tests {
         (ended, turns.into_inner().unwrap())
     }
 
-    async fn refused() -> io::Result<u16> {
-        Err(io::ErrorKind::ConnectionRefused.into())
+    fn refused() -> Ready<io::Result<u16>> {
+        ready(Err(io::ErrorKind::ConnectionRefused.into()))
     }
 
     async fn dead() -> io::Result<u16> {

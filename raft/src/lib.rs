@@ -107,6 +107,9 @@ pub use self::{
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, Timeouts, WrongDisk},
+    status::{
+        LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, Timeouts, WrongAddress,
+        WrongDisk,
+    },
     transport::{Inbox, Received, Transport},
 };

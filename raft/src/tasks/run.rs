@@ -149,6 +149,7 @@ impl<R> Turn<R> {
 impl<R: Send + 'static> Run<R> {
     /// Runs until the node ends.
     pub(super) async fn run(&mut self, mail: &mut Mail<R>) {
+        self.peers.check_own_address(&self.core.latest_configuration().configuration);
         self.show_and_act(self.shared.clock.now());
         while !self.shared.end.has_begun() {
             self.wait(mail).await;
@@ -719,6 +720,7 @@ impl<R: Send + 'static> Run<R> {
                 let (index, members) = (configuration.index, &configuration.configuration);
                 tracing::info!(%server, %term, %index, %members, "configuration changed");
                 self.shared.published.publish_configuration(configuration);
+                self.peers.check_own_address(members);
                 // The leader may have an address now, or another one.
                 self.shared.published.publish_leader(self.core.leader());
             }
@@ -803,6 +805,7 @@ impl<R: Send + 'static> Run<R> {
             timeouts: core.timeouts(),
             config: Arc::clone(&self.shared.config.borrow()),
             peers,
+            wrong_address: self.peers.wrong_address().cloned(),
             wrong_disk: self.refusals.own().cloned(),
             wrong_disks: self.wrong_disks(now),
         }
