@@ -26,6 +26,11 @@
 //!   messages one way: from the server that dialled it.
 //! - **Nothing is queued without limit.** `send` answers at once; `send_entries` waits for room as
 //!   long as the peer is there. A receiver that is saturated stops reading, and TCP passes that on.
+//! - **A name is dialled whole**: every address it has gets its turn within
+//!   [`TcpOptions::connect_timeout`], so that one that is dead does not hide those after it.
+//! - **A server that has moved is reached where it calls from**, as long as it does and its address does not
+//!   work: the cluster can elect a leader, and be told of the new address. A server whose address works is
+//!   never called elsewhere.
 //! - **A lost peer costs nothing.** Its queues are emptied, sends are refused as unreachable, and it
 //!   is dialled again after waits that double up to [`TcpOptions::backoff_max`]. Any sign of life
 //!   from it ends the wait. The first messages to a new peer wait for the connection to it.
@@ -47,6 +52,7 @@
 
 mod backoff;
 mod codec;
+mod connect;
 mod connection;
 mod frame;
 mod handshake;
@@ -57,6 +63,7 @@ mod server;
 mod transport;
 
 pub use self::{
+    connect::connect,
     options::{MAX_ID_BYTES, TcpOptions},
     transport::{BindError, TcpTransport},
 };

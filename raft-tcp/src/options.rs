@@ -38,7 +38,8 @@ pub struct TcpOptions {
     /// The name of the cluster: connections from and to servers of another cluster are refused.
     /// 1 to 255 bytes; the same on all servers.
     pub cluster_id: String,
-    /// How long dialling may take, name lookup included. Default 1 s; 10 ms to 1 min.
+    /// How long dialling may take, name lookup included; all addresses of a name get their turn in this
+    /// time. Default 1 s; 10 ms to 1 min.
     pub connect_timeout: Duration,
     /// How long the handshake may take, on both sides. Default 1 s; 10 ms to 1 min.
     pub handshake_timeout: Duration,

@@ -4,6 +4,8 @@
 //! without jitter. Any sign of life of the peer, on any connection in either direction, ends the
 //! wait and starts the doubling afresh. While there is no hope the queues are shut.
 
+mod elsewhere;
+
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
@@ -19,8 +21,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 
+use self::elsewhere::Way;
 use crate::{
     backoff::Backoff,
+    connect::connect,
     connection::{Ended, FrameReader, FrameWriter, ended},
     frame::Kind,
     handshake::{self, HandshakeError, Identity, Lane, Reason},
@@ -41,6 +45,10 @@ pub(crate) struct Peers {
 struct State {
     dialler: Option<Dialler>,
     peers: BTreeMap<ServerId, Arc<Peer>>,
+    /// Where those are who are connected to this server, as they say.
+    seen: BTreeMap<ServerId, ServerAddress>,
+    /// The ways to peers that are out of reach at their addresses and are seen elsewhere.
+    ways: BTreeMap<ServerId, Way>,
     closed: bool,
 }
 
@@ -60,20 +68,81 @@ impl Peers {
         self.state.lock().dialler = Some(dialler);
     }
 
-    /// The peer at its address, which is dialled if that has not been done before.
+    /// The peer at its address, which is dialled if that has not been done before; or the way to where it
+    /// is seen, if it cannot be reached there.
     pub(crate) fn get(&self, server: &Server) -> Result<Arc<Peer>, TransportError> {
         let mut state = self.state.lock();
-        if state.closed {
+        let peer = state.at_its_address(server)?;
+        if peer.is_out_of_reach()
+            && let Some(way) = state.way(server)
+        {
+            return Ok(way);
+        }
+        Ok(peer)
+    }
+
+    /// A server is connected to this one, and says where it can be dialled.
+    pub(crate) fn seen_at(&self, id: &ServerId, address: &ServerAddress) {
+        self.state.lock().seen.insert(id.clone(), address.clone());
+    }
+
+    /// A server is not connected to this one any more.
+    pub(crate) fn not_seen(&self, id: &ServerId) {
+        self.state.lock().seen.remove(id);
+    }
+
+    /// Why the peer cannot be reached, if it was tried and cannot.
+    pub(crate) fn trouble(&self, id: &ServerId) -> Option<Arc<str>> {
+        let peer = Arc::clone(self.state.lock().peers.get(id)?);
+        peer.urgent.hopeless_because().or_else(|| peer.entries.hopeless_because())
+    }
+
+    /// The peer was heard of. While it is reached elsewhere that says nothing of its address.
+    pub(crate) fn sign_of_life(&self, id: &ServerId) {
+        let state = self.state.lock();
+        if let Some(peer) = state.peers.get(id)
+            && !state.ways.get(id).is_some_and(Way::is_connected)
+        {
+            peer.sign_of_life();
+        }
+    }
+
+    pub(crate) fn forget(&self, id: &ServerId) {
+        let mut state = self.state.lock();
+        let way = state.ways.remove(id).map(|way| way.peer);
+        for peer in state.peers.remove(id).into_iter().chain(way) {
+            peer.end();
+        }
+    }
+
+    /// Ends all peers; there will be no others.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let ways = std::mem::take(&mut state.ways).into_values().map(|way| way.peer);
+        for peer in std::mem::take(&mut state.peers).into_values().chain(ways) {
+            peer.end();
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+}
+
+impl State {
+    fn at_its_address(&mut self, server: &Server) -> Result<Arc<Peer>, TransportError> {
+        if self.closed {
             return Err(TransportError::Closed);
         }
-        if let Some(peer) = state.peers.get(&server.id) {
+        if let Some(peer) = self.peers.get(&server.id) {
             if peer.address == server.address {
                 return Ok(Arc::clone(peer));
             }
             info!(peer = %peer.id, from = %peer.address, to = %server.address, "a peer has moved");
             peer.end();
         }
-        let Some(dialler) = &state.dialler else { return refused("the transport is not started") };
+        let Some(dialler) = &self.dialler else { return refused("the transport is not started") };
         let (id, bytes) = (&server.id, server.id.as_str().len());
         if *id == dialler.identity.id {
             return refused(format!("server {id} sends to itself"));
@@ -86,40 +155,27 @@ impl Peers {
             let task = keep_connected(Arc::clone(&peer), lane, dialler.clone());
             dialler.tracker.spawn_on(task, &dialler.runtime);
         }
-        state.peers.insert(server.id.clone(), Arc::clone(&peer));
+        self.peers.insert(server.id.clone(), Arc::clone(&peer));
         Ok(peer)
     }
 
-    /// Why the peer cannot be reached, if it was tried and cannot.
-    pub(crate) fn trouble(&self, id: &ServerId) -> Option<Arc<str>> {
-        let peer = Arc::clone(self.state.lock().peers.get(id)?);
-        peer.urgent.hopeless_because().or_else(|| peer.entries.hopeless_because())
-    }
-
-    /// The peer was heard of.
-    pub(crate) fn sign_of_life(&self, id: &ServerId) {
-        if let Some(peer) = self.state.lock().peers.get(id) {
-            peer.sign_of_life();
+    /// The way to where this server is seen, if that is not its address.
+    fn way(&mut self, to: &Server) -> Option<Arc<Peer>> {
+        let address = self.seen.get(&to.id).filter(|seen| **seen != to.address)?;
+        let dialler = self.dialler.as_ref()?;
+        if let Some(way) = self.ways.get(&to.id) {
+            if way.leads_to(address) && way.is_open() {
+                return Some(Arc::clone(&way.peer));
+            }
+            if way.is_fresh(dialler) {
+                return None;
+            }
+            way.peer.end();
         }
-    }
-
-    pub(crate) fn forget(&self, id: &ServerId) {
-        if let Some(peer) = self.state.lock().peers.remove(id) {
-            peer.end();
-        }
-    }
-
-    /// Ends all peers; there will be no others.
-    pub(crate) fn close(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        for peer in std::mem::take(&mut state.peers).into_values() {
-            peer.end();
-        }
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.state.lock().closed
+        let way = Way::new(to, address, dialler);
+        let peer = Arc::clone(&way.peer);
+        self.ways.insert(to.id.clone(), way);
+        Some(peer)
     }
 }
 
@@ -167,6 +223,12 @@ impl Peer {
         }
     }
 
+    /// Whether attempts to reach it have failed, and none has succeeded since.
+    fn is_out_of_reach(&self) -> bool {
+        let is_connected = self.urgent.is_connected() || self.entries.is_connected();
+        !is_connected && !self.troubles.lock().is_empty()
+    }
+
     fn sign_of_life(&self) {
         self.urgent.sign_of_life();
         self.entries.sign_of_life();
@@ -212,8 +274,6 @@ impl Peer {
 enum DialError {
     #[error("it cannot be dialled: {0}")]
     Connect(io::Error),
-    #[error("it cannot be dialled: no answer within {0:?}")]
-    ConnectTimeout(Duration),
     #[error("no end of the handshake within {0:?}")]
     HandshakeTimeout(Duration),
     #[error(transparent)]
@@ -232,10 +292,7 @@ impl DialError {
 
 async fn dial(peer: &Peer, lane: Lane, dialler: &Dialler) -> Result<TcpStream, DialError> {
     let limit = dialler.options.connect_timeout;
-    let mut stream = timeout(limit, TcpStream::connect(peer.address.as_str()))
-        .await
-        .map_err(|_| DialError::ConnectTimeout(limit))?
-        .map_err(DialError::Connect)?;
+    let mut stream = connect(peer.address.as_str(), limit).await.map_err(DialError::Connect)?;
     stream.set_nodelay(true).map_err(DialError::Connect)?;
     let hello = dialler.identity.hello(lane, &peer.id);
     let limit = dialler.options.handshake_timeout;

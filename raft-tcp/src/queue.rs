@@ -75,6 +75,16 @@ impl Queue {
         }
     }
 
+    /// Whether it takes messages.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(&*self.state.lock(), State::Open { .. })
+    }
+
+    /// Whether somebody takes them out: the peer is connected.
+    pub(crate) fn is_connected(&self) -> bool {
+        matches!(&*self.state.lock(), State::Open { receiver: None, .. })
+    }
+
     /// Takes a message if there is room for it now.
     pub(crate) fn try_push(&self, message: Message, expects: u64) -> Result<(), Rejected> {
         match &*self.state.lock() {

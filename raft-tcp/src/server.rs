@@ -253,6 +253,7 @@ impl Acceptor {
         if let Some(before) = accepted.lanes.insert((id.clone(), *lane), connection) {
             before.replaced.cancel();
         }
+        self.peers.seen_at(id, &dialler.address);
         (serial, replaced)
     }
 
@@ -261,6 +262,10 @@ impl Acceptor {
         let key = (dialler.id.clone(), dialler.lane);
         if accepted.lanes.get(&key).is_some_and(|current| current.serial == serial) {
             accepted.lanes.remove(&key);
+        }
+        let is_here = |lane| accepted.lanes.contains_key(&(dialler.id.clone(), lane));
+        if ![Lane::Urgent, Lane::Entries].into_iter().any(is_here) {
+            self.peers.not_seen(&dialler.id);
         }
     }
 

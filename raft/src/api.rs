@@ -90,7 +90,7 @@ use crate::{
 /// | `raft.is_leader` | gauge | 0 or 1 |  | whether this server leads |
 /// | `raft.term` | gauge | terms |  | the server's term |
 /// | `raft.peers` | gauge | servers |  | other members of the configuration in force |
-/// | `raft.last_contact_seconds` | gauge | seconds |  | how long ago a follower heard from its leader; 0 on a leader, and before the first time |
+/// | `raft.last_contact_seconds` | gauge | seconds |  | how long ago a follower heard from its leader; 0 on a leader, absent before the first time |
 /// | `raft.election.timeouts` | counter | timeouts |  | how often it gave up waiting for a leader or for votes |
 /// | `raft.election.seconds` | histogram | seconds |  | from the first question for votes to leadership, by the winner |
 /// | `raft.leader.lease_timeouts` | counter | timeouts |  | how often it gave up leading because no majority answered |
@@ -104,9 +104,9 @@ use crate::{
 /// | `raft.log.last_index` | gauge | index |  | the last entry in the log, durable or not |
 /// | `raft.log.commit_index` | gauge | index |  | the last entry known to be committed |
 /// | `raft.log.applied_index` | gauge | index |  | the last entry applied |
-/// | `raft.log.oldest_age_seconds` | gauge | seconds |  | for how long the oldest entry has been in the log, at least; 0 for an empty log |
+/// | `raft.log.oldest_age_seconds` | gauge | seconds |  | for how long the oldest entry has been in the log, at least; absent for an empty log |
 /// | `raft.fsm.restore_seconds` | histogram | seconds |  | replacing the state by a snapshot, at the start or later |
-/// | `raft.fsm.last_restore_seconds` | gauge | seconds |  | how long the newest of these took |
+/// | `raft.fsm.last_restore_seconds` | gauge | seconds |  | how long the newest of these took; absent before the first |
 /// | `raft.fsm.view_seconds` | histogram | seconds |  | taking a view for a snapshot, during which nothing is applied |
 /// | `raft.fsm.saturation` | gauge | 0 to 1 |  | share of the last second in which the state machine was at work |
 /// | `raft.run.saturation` | gauge | 0 to 1 |  | share of the last second in which the task that owns consensus was at work |
@@ -128,7 +128,7 @@ use crate::{
 /// | `raft.peer.lag_entries` | gauge | entries | `peer` | entries of the leader's log the peer is not known to have |
 /// | `raft.peer.inflight` | gauge | messages | `peer` | messages with entries under way to the peer |
 /// | `raft.peer.last_contact_seconds` | gauge | seconds | `peer` | how long ago the peer was sent the last message it has answered |
-/// | `raft.peer.round_trip_seconds` | gauge | seconds | `peer` | how long its newest answer to a heartbeat took |
+/// | `raft.peer.round_trip_seconds` | gauge | seconds | `peer` | how long its newest answer to a heartbeat took; absent before the first |
 /// | `raft.peer.is_stalled` | gauge | 0 or 1 | `peer` | whether the peer answers but takes nothing of what it lacks |
 ///
 /// Source: hashicorp/raft `Raft`.
@@ -160,7 +160,7 @@ impl<F: Fsm> Raft<F> {
     /// [`StartError`]; nothing is left running. [`Config`](StartError::Config): change the
     /// setting. [`Store`](StartError::Store): mend the store. [`Snapshot`](StartError::Snapshot):
     /// there are snapshots but none can be used; what the log was compacted to would be lost
-    /// without one. [`AheadOfLog`](StartError::AheadOfLog): the state machine does not belong to
+    /// without one, and [`RestoreFailure`](crate::RestoreFailure) says what is to be mended. [`AheadOfLog`](StartError::AheadOfLog): the state machine does not belong to
     /// these stores. [`Transport`](StartError::Transport): free the address.
     ///
     /// # Panics

@@ -45,8 +45,8 @@ pub enum Fatal {
     /// nothing about the lost one. Mend the disk, then start the node again from what is on it.
     #[error("the node stopped because its storage failed: {0}")]
     Store(#[source] StoreError),
-    /// A snapshot that the leader has sent could not be restored into the state machine, whose state
-    /// is lost with that. Mend the state machine, then start the node again: it restores the newest
+    /// The state machine did not take a snapshot that the leader has sent, and its state is lost with
+    /// that. (If the snapshot store could not read it, it is [`Store`](Self::Store).) Mend the state machine, then start the node again: it restores the newest
     /// snapshot it can.
     #[error(
         "the node stopped because the snapshot that ends with {last} was not restored: {reason}"
@@ -262,7 +262,22 @@ pub enum StartError {
     Snapshot {
         /// How many were tried.
         tried: usize,
-        /// Why the newest one failed.
+        /// Why the newest one failed: what is to be mended.
+        reason: RestoreFailure,
+    },
+}
+
+/// Why a snapshot could not be restored into the state machine.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreFailure {
+    /// The snapshot store could not open it, or not read all of it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state machine did not take what was read.
+    #[error("the state machine did not take it: {reason}")]
+    Fsm {
+        /// What it said.
         reason: String,
     },
 }
@@ -360,8 +375,8 @@ pub enum RecoverError {
     Snapshot {
         /// How many were tried.
         tried: usize,
-        /// Why the newest one failed.
-        reason: String,
+        /// Why the newest one failed: what is to be mended.
+        reason: RestoreFailure,
     },
     /// The state machine could not take or write a view of its state.
     #[error("cannot recover: the state machine could not be snapshot: {reason}")]
@@ -609,7 +624,7 @@ pub enum SnapshotError {
         /// The last entry covered by the newer snapshot.
         last: LogId,
     },
-    /// The state machine could not take or write its view.
+    /// The state machine could not take or write its view, and not because the store failed.
     #[error("the state machine could not be snapshot: {reason}")]
     Fsm {
         /// What it said.

@@ -110,7 +110,9 @@ pub trait Fsm: Send + 'static {
     ///
     /// # Errors
     /// Whatever kept the state from being restored. At start an older snapshot is tried; later the
-    /// node ends with [`Fatal::Restore`](crate::Fatal::Restore), because the state is lost.
+    /// node ends with [`Fatal::Restore`](crate::Fatal::Restore), because the state is lost. An error of the
+    /// reader is known to be the snapshot store's, in whatever wrapping it is returned: then the node ends
+    /// with [`Fatal::Store`](crate::Fatal::Store).
     fn restore(
         &mut self,
         _reader: SnapshotReader,
@@ -127,7 +129,8 @@ pub trait FsmSnapshot: Send + 'static {
     /// before the next piece is prepared.
     ///
     /// # Errors
-    /// Whatever kept it from being written: the snapshot is given up and the node goes on.
+    /// Whatever kept it from being written: the snapshot is given up and the node goes on. An error of
+    /// the sink is known to be the snapshot store's, in whatever wrapping it is returned.
     async fn persist(
         self: Box<Self>,
         sink: &mut (dyn AsyncWrite + Send + Unpin),

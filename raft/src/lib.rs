@@ -92,8 +92,8 @@ pub use self::{
     },
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
-        RecoverError, ReloadError, RestoreError, SnapshotError, StartError, StoreError,
-        TransferError, TransportError, VerifyError,
+        RecoverError, ReloadError, RestoreError, RestoreFailure, SnapshotError, StartError,
+        StoreError, TransferError, TransportError, VerifyError,
     },
     file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},
@@ -107,6 +107,9 @@ pub use self::{
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
     stable::{DiskIdentity, HardState, StableStore},
-    status::{LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, Timeouts, WrongDisk},
+    status::{
+        LogMarks, PeerStatus, ProgressState, SnapshotProgress, Status, Timeouts, WrongAddress,
+        WrongDisk,
+    },
     transport::{Identity, Inbox, Received, Transport},
 };

@@ -28,7 +28,7 @@ use crate::{
     log::{Entries, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     snapshot::{SnapshotMeta, SnapshotStore},
     stable::{HardState, StableStore},
-    tasks::{Offline, contradicts, gap, is_replaced},
+    tasks::{Offline, Watched, contradicts, gap, is_replaced},
 };
 
 /// What is read of the log at once.
@@ -417,10 +417,13 @@ async fn write_snapshot<F: Fsm>(
 ) -> Result<SnapshotMeta, RecoverError> {
     let failed = |error: crate::FsmError| RecoverError::Fsm { reason: error.to_string() };
     let view = machine.view(configuration.clone()).await.map_err(failed)?;
-    let mut sink = store.create(last, configuration).await?;
-    if let Err(error) = view.persist(&mut sink).await {
+    let (mut sink, failure) = Watched::new(store.create(last, configuration).await?);
+    let persisted = view.persist(&mut sink).await;
+    let sink = sink.into_inner();
+    let written = failure.check(|| format!("cannot write the snapshot that ends with {last}"));
+    if let Err(error) = written.map_err(Into::into).and(persisted.map_err(failed)) {
         sink.cancel().await;
-        return Err(failed(error));
+        return Err(error);
     }
     Ok(sink.finish().await?)
 }

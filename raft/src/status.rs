@@ -103,6 +103,9 @@ pub struct Status {
     pub config: Arc<Config>,
     /// On a leader, how far each other server has come; empty on others.
     pub peers: Vec<PeerStatus>,
+    /// Set when this server listens elsewhere than the members' list says: it has moved, and the
+    /// list does not know yet. Its questions are answered, but nobody calls it by itself.
+    pub wrong_address: Option<WrongAddress>,
     /// Set when this server's disk is not the one that its cluster knows it by: it was wiped,
     /// exchanged, or belongs to another server. Nobody listens to it until it is
     /// [rejoined](crate::Raft::rejoin_server).
@@ -110,6 +113,27 @@ pub struct Status {
     /// The servers that this one does not listen to, for the same reason, as far as it has heard from
     /// them in the last minutes.
     pub wrong_disks: Vec<WrongDisk>,
+}
+
+/// A server that listens elsewhere than the members' list says. Its text says so, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WrongAddress {
+    /// Where the configuration in force here has it.
+    pub listed: ServerAddress,
+    /// Where it can be dialled, as its transport says.
+    pub actual: ServerAddress,
+}
+
+impl std::fmt::Display for WrongAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { listed, actual } = self;
+        write!(
+            f,
+            "this server listens at {actual}, but the members' list has it at {listed}, where the others \
+             call it: if it has moved, add it again at its new address (Raft::add_voter or add_nonvoter)"
+        )
+    }
 }
 
 /// A server that runs on another disk than the one its cluster knows it by. Its text says so, and

@@ -4,6 +4,7 @@
 mod back_pressure;
 mod common;
 mod conformance;
+mod elsewhere;
 mod hostile;
 mod incarnations;
 mod lifecycle;

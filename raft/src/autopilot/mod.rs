@@ -105,7 +105,7 @@ impl AutopilotConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AutopilotState {
-    /// Whether the server leads; if not, nothing below is known.
+    /// Whether the server leads; if not, or if it has ended, nothing below is known.
     pub is_leader: bool,
     /// Whether every server is healthy.
     pub is_healthy: bool,
@@ -215,8 +215,11 @@ struct Pilot<F: Fsm> {
 impl<F: Fsm> Pilot<F> {
     async fn run(mut self) {
         loop {
-            // The server has ended when it has no status any more.
-            let Ok(status) = self.raft.status().await else { return };
+            let Ok(status) = self.raft.status().await else {
+                // The server has ended: nothing of what was known is true any more.
+                *self.state.lock() = AutopilotState::default();
+                return;
+            };
             let now = Instant::now();
             let state = self.memory.look(now, &self.config, &status);
             let decision = self.memory.decide(&self.config, &status, &state);
@@ -227,6 +230,7 @@ impl<F: Fsm> Pilot<F> {
             tokio::select! {
                 biased;
                 () = self.stop.notified() => return,
+                _ = self.raft.ended() => {}
                 () = tokio::time::sleep(self.config.interval) => {}
             }
         }

@@ -67,6 +67,7 @@ fn status(members: &[Member]) -> Status {
         timeouts: Timeouts::default(),
         config: Arc::new(crate::Config::new("a")),
         peers: members.iter().map(peer).collect(),
+        wrong_address: None,
         wrong_disk: None,
         wrong_disks: Vec::new(),
     }

@@ -4,6 +4,12 @@
 //! recorder installed later than the node counts nothing of it. Without a recorder each of them is a
 //! branch. What is told here once for a batch or a message is told at once; marks, lags and queues
 //! are looked at once a second, see `sample`.
+//!
+//! A gauge keeps its last value in the recorder for as long as the process lives, and the node may end
+//! long before. So a figure that is not known, and every figure of a node that has ended or of a peer
+//! that is not led any more, is *absent*: [`UNKNOWN`] where any number would be a statement, 0 where that
+//! is what there is of it.
+//!
 //! The table is on [`Raft`](crate::Raft) and in `docs/metrics.md`, and a test compares.
 
 mod described;
@@ -90,6 +96,32 @@ const ROLES: [&str; 4] = ["follower", "pre-candidate", "candidate", "leader"];
 /// The queues of a node, in the order of [`Load::queues`].
 const QUEUES: [&str; 5] = ["requests", "inbox_urgent", "inbox_entries", "writes", "unapplied"];
 
+/// The value of a gauge of which nothing is known: no index, no term, no length of time.
+const UNKNOWN: f64 = f64::NAN;
+
+fn seconds_or_unknown(time: Option<Duration>) -> f64 {
+    time.map_or(UNKNOWN, |time| time.as_secs_f64())
+}
+
+/// Gauges, and what each shows while its figure is absent.
+#[derive(Default)]
+struct Gauges(Vec<(Gauge, f64)>);
+
+impl Gauges {
+    /// Takes note of a gauge, which is absent from now on until it is set.
+    fn add(&mut self, gauge: Gauge, absent: f64) -> Gauge {
+        gauge.set(absent);
+        self.0.push((gauge.clone(), absent));
+        gauge
+    }
+
+    fn clear(&self) {
+        for (gauge, absent) in &self.0 {
+            gauge.set(*absent);
+        }
+    }
+}
+
 /// What a look at the node has found, beside marks and peers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
@@ -99,12 +131,12 @@ pub(super) struct Load {
     /// The share of time in which `run`, `run_fsm` and `run_log` were at work.
     pub(super) saturation: [f64; 3],
     pub(super) oldest_age: Option<Duration>,
-    pub(super) observer_drops: u64,
 }
 
 /// One server's handles. The fields have the names of the metrics.
 pub(super) struct Metrics {
     server: String,
+    gauges: Gauges,
     requests: [Counter; CALLS.len()],
     apply_entries: Counter,
     apply_batch_entries: Histogram,
@@ -157,8 +189,11 @@ impl Metrics {
         described::describe();
         let server = || id.as_str().to_owned();
         let counter = |name: &'static str| counter!(name, "server" => server());
-        let gauge = |name: &'static str| gauge!(name, "server" => server());
         let histogram = |name: &'static str| histogram!(name, "server" => server());
+        let mut gauges = Gauges::default();
+        let mut gauge = |name: &'static str, absent: f64| {
+            gauges.add(gauge!(name, "server" => server()), absent)
+        };
         Self {
             server: server(),
             requests: CALLS.map(|of| counter!("raft.requests", "server" => server(), "call" => of)),
@@ -169,32 +204,34 @@ impl Metrics {
             commit_latency_seconds: histogram("raft.commit.latency_seconds"),
             role_changes: ROLES
                 .map(|of| counter!("raft.role_changes", "server" => server(), "role" => of)),
-            is_leader: gauge("raft.is_leader"),
-            term: gauge("raft.term"),
-            peers: gauge("raft.peers"),
-            last_contact_seconds: gauge("raft.last_contact_seconds"),
+            is_leader: gauge("raft.is_leader", 0.0),
+            term: gauge("raft.term", UNKNOWN),
+            peers: gauge("raft.peers", UNKNOWN),
+            last_contact_seconds: gauge("raft.last_contact_seconds", UNKNOWN),
             election_timeouts: counter("raft.election.timeouts"),
             election_seconds: histogram("raft.election.seconds"),
-            wrong_disks: gauge("raft.wrong_disks"),
+            wrong_disks: gauge("raft.wrong_disks", 0.0),
             leader_lease_timeouts: counter("raft.leader.lease_timeouts"),
             leader_write_stalls: counter("raft.leader.write_stalls"),
             log_append_batches: histogram("raft.log.append_batches"),
             log_append_entries: counter("raft.log.append_entries"),
             log_write_seconds: histogram("raft.log.write_seconds"),
             log_compact_seconds: histogram("raft.log.compact_seconds"),
-            log_first_index: gauge("raft.log.first_index"),
-            log_last_index: gauge("raft.log.last_index"),
-            log_commit_index: gauge("raft.log.commit_index"),
-            log_applied_index: gauge("raft.log.applied_index"),
-            log_oldest_age_seconds: gauge("raft.log.oldest_age_seconds"),
+            log_first_index: gauge("raft.log.first_index", UNKNOWN),
+            log_last_index: gauge("raft.log.last_index", UNKNOWN),
+            log_commit_index: gauge("raft.log.commit_index", UNKNOWN),
+            log_applied_index: gauge("raft.log.applied_index", UNKNOWN),
+            log_oldest_age_seconds: gauge("raft.log.oldest_age_seconds", UNKNOWN),
             fsm_restore_seconds: histogram("raft.fsm.restore_seconds"),
-            fsm_last_restore_seconds: gauge("raft.fsm.last_restore_seconds"),
+            fsm_last_restore_seconds: gauge("raft.fsm.last_restore_seconds", UNKNOWN),
             fsm_view_seconds: histogram("raft.fsm.view_seconds"),
-            fsm_saturation: gauge("raft.fsm.saturation"),
-            run_saturation: gauge("raft.run.saturation"),
-            log_saturation: gauge("raft.log.saturation"),
-            queue_length: QUEUES
-                .map(|of| gauge!("raft.queue.length", "server" => server(), "queue" => of)),
+            fsm_saturation: gauge("raft.fsm.saturation", 0.0),
+            run_saturation: gauge("raft.run.saturation", 0.0),
+            log_saturation: gauge("raft.log.saturation", 0.0),
+            queue_length: QUEUES.map(|of| {
+                let length = gauge!("raft.queue.length", "server" => server(), "queue" => of);
+                gauges.add(length, 0.0)
+            }),
             snapshot_take_seconds: histogram("raft.snapshot.take_seconds"),
             snapshot_persist_seconds: histogram("raft.snapshot.persist_seconds"),
             snapshot_persist_bytes: counter("raft.snapshot.persist_bytes"),
@@ -210,6 +247,7 @@ impl Metrics {
                 .map(|of| counter!("raft.messages.received", "server" => server(), "kind" => of)),
             transport_send_errors: counter("raft.transport.send_errors"),
             observer_dropped: counter("raft.observer.dropped"),
+            gauges,
         }
     }
 
@@ -217,14 +255,23 @@ impl Metrics {
     pub(super) fn peer(&self, id: &ServerId) -> PeerMetrics {
         let server = || self.server.clone();
         let peer = || id.as_str().to_owned();
-        let gauge = |name: &'static str| gauge!(name, "server" => server(), "peer" => peer());
+        let mut gauges = Gauges::default();
+        let mut gauge = |name: &'static str, absent: f64| {
+            gauges.add(gauge!(name, "server" => server(), "peer" => peer()), absent)
+        };
         PeerMetrics {
-            lag_entries: gauge("raft.peer.lag_entries"),
-            inflight: gauge("raft.peer.inflight"),
-            last_contact_seconds: gauge("raft.peer.last_contact_seconds"),
-            round_trip_seconds: gauge("raft.peer.round_trip_seconds"),
-            is_stalled: gauge("raft.peer.is_stalled"),
+            lag_entries: gauge("raft.peer.lag_entries", 0.0),
+            inflight: gauge("raft.peer.inflight", 0.0),
+            last_contact_seconds: gauge("raft.peer.last_contact_seconds", UNKNOWN),
+            round_trip_seconds: gauge("raft.peer.round_trip_seconds", UNKNOWN),
+            is_stalled: gauge("raft.peer.is_stalled", 0.0),
+            gauges,
         }
+    }
+
+    /// The node has ended, or is about to: none of its figures is there any more.
+    pub(super) fn clear(&self) {
+        self.gauges.clear();
     }
 
     /// Counts a turn's requests.
@@ -276,6 +323,8 @@ impl Metrics {
     }
 
     pub(super) fn role_changed(&self, role: Role) {
+        // At once: for a second after each election two servers would seem to lead.
+        self.is_leader.set(f64::from(u8::from(role == Role::Leader)));
         let [follower, pre_candidate, candidate, leader] = &self.role_changes;
         let counter = match role {
             Role::Follower => follower,
@@ -356,23 +405,29 @@ impl Metrics {
         self.log_applied_index.set(marks.applied.0 as f64);
     }
 
-    /// What part this server plays, among how many others, and since when it has not heard from its
+    /// In which term this server is, among how many others, and since when it has not heard from its
     /// leader.
-    pub(super) fn part(&self, is_leader: bool, term: u64, peers: usize, silence: Duration) {
-        self.is_leader.set(f64::from(u8::from(is_leader)));
+    pub(super) fn part(&self, term: u64, peers: usize, silence: Option<Duration>) {
         self.term.set(term as f64);
         self.peers.set(peers as f64);
-        self.last_contact_seconds.set(silence.as_secs_f64());
+        self.last_contact_seconds.set(seconds_or_unknown(silence));
     }
 
     pub(super) fn wrong_disks(&self, count: usize) {
         self.wrong_disks.set(count as f64);
     }
 
-    pub(super) fn timeouts(&self, timeouts: Timeouts) {
-        self.election_timeouts.absolute(timeouts.election);
-        self.leader_lease_timeouts.absolute(timeouts.lease);
-        self.leader_write_stalls.absolute(timeouts.write_stall);
+    /// What was waited for in vain since the last time, and how many observations were lost.
+    pub(super) fn lost(&self, timeouts: Timeouts, observations: u64) {
+        let counters = [
+            (&self.election_timeouts, timeouts.election),
+            (&self.leader_lease_timeouts, timeouts.lease),
+            (&self.leader_write_stalls, timeouts.write_stall),
+            (&self.observer_dropped, observations),
+        ];
+        for (counter, count) in counters.into_iter().filter(|(_, count)| *count != 0) {
+            counter.increment(count);
+        }
     }
 
     pub(super) fn load(&self, load: &Load) {
@@ -383,13 +438,13 @@ impl Metrics {
         for (gauge, share) in gauges.into_iter().zip(load.saturation) {
             gauge.set(share);
         }
-        self.log_oldest_age_seconds.set(load.oldest_age.unwrap_or_default().as_secs_f64());
-        self.observer_dropped.absolute(load.observer_drops);
+        self.log_oldest_age_seconds.set(seconds_or_unknown(load.oldest_age));
     }
 }
 
-/// The handles of one peer of a leader.
+/// The handles of one peer of a leader. Dropped when this server leads it no more, which clears them.
 pub(super) struct PeerMetrics {
+    gauges: Gauges,
     lag_entries: Gauge,
     inflight: Gauge,
     last_contact_seconds: Gauge,
@@ -402,16 +457,13 @@ impl PeerMetrics {
         self.lag_entries.set(status.lag_entries as f64);
         self.inflight.set(status.inflight as f64);
         self.last_contact_seconds.set(status.last_contact.as_secs_f64());
-        self.round_trip_seconds.set(status.round_trip.unwrap_or_default().as_secs_f64());
+        self.round_trip_seconds.set(seconds_or_unknown(status.round_trip));
         self.is_stalled.set(f64::from(u8::from(status.is_stalled)));
     }
+}
 
-    /// This server leads it no more: an old value must not be taken for a new one.
-    pub(super) fn clear(&self) {
-        let Self { lag_entries, inflight, last_contact_seconds, round_trip_seconds, is_stalled } =
-            self;
-        for gauge in [lag_entries, inflight, last_contact_seconds, round_trip_seconds, is_stalled] {
-            gauge.set(0.0);
-        }
+impl Drop for PeerMetrics {
+    fn drop(&mut self) {
+        self.gauges.clear();
     }
 }

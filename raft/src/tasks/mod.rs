@@ -45,6 +45,7 @@ mod send_snapshot;
 mod shared;
 mod start;
 mod vain;
+mod watched;
 
 use std::{
     any::Any,
@@ -83,6 +84,7 @@ pub(crate) use self::{
     request::{Change, Request, RestoreData},
     shared::{End, Shared},
     start::{contradicts, gap, is_replaced, usable_snapshots},
+    watched::Watched,
 };
 use crate::{
     config::Config,
@@ -232,7 +234,7 @@ fn spawn_all<F: Fsm>(
         campaigning_since: None,
     };
     // Made here and not by the task: a runtime may drop a task that it has never run.
-    let completion = Completion(Arc::clone(&shared));
+    let completion = Completion(Arc::clone(&shared), Arc::clone(&run.metrics));
     tokio::spawn(node(run, mail, transport, [taking, receiving], completion));
     shared
 }
@@ -253,6 +255,7 @@ async fn node<R: Send + 'static>(
     let fatal = ended.await.err().unwrap_or(Fatal::Shutdown);
     shared.stop(fatal);
     shared.published.publish_end();
+    run.metrics.clear();
 
     // Callers first: what was never taken up did not happen, of the rest nobody knows.
     let mut tasks = run.end();
@@ -275,12 +278,14 @@ async fn node<R: Send + 'static>(
 }
 
 /// Tells everybody that the end is complete, also when the runtime itself drops the node.
-struct Completion(Arc<Shared>);
+struct Completion(Arc<Shared>, Arc<Metrics>);
 
 impl Drop for Completion {
     fn drop(&mut self) {
         self.0.stop(Fatal::Shutdown);
         self.0.published.publish_end();
+        // Once more: tasks that have gone on for a while may have had something to tell.
+        self.1.clear();
         self.0.end.complete();
     }
 }

@@ -18,10 +18,11 @@ use super::{
     shared::FailedTransfer,
 };
 use crate::{
-    configuration::{ClusterId, Server, ServerAddress, ServerId},
+    configuration::{ClusterId, Configuration, Server, ServerAddress, ServerId},
     consensus::{AppendOrder, SnapshotOrder, Time},
     rpc::{InstallOutcome, Message},
     snapshot::SnapshotStore,
+    status::WrongAddress,
 };
 
 /// Strangers remembered at most: senders that are in no configuration known here.
@@ -32,6 +33,8 @@ pub(super) struct Peers {
     /// Who else was heard from, and where it can be dialled: a server that knows no configuration
     /// yet must be able to answer its leader. Oldest first.
     strangers: VecDeque<Server>,
+    /// Whether this server itself listens elsewhere than the members' list says.
+    wrong_address: Option<WrongAddress>,
     sources: Arc<Sources>,
 }
 
@@ -72,7 +75,28 @@ impl Drop for AbortOnDrop {
 
 impl Peers {
     pub(super) fn new(sources: Sources) -> Self {
-        Self { known: Vec::new(), strangers: VecDeque::new(), sources: Arc::new(sources) }
+        let (known, strangers, sources) = (Vec::new(), VecDeque::new(), Arc::new(sources));
+        Self { known, strangers, wrong_address: None, sources }
+    }
+
+    /// Looks whether this server listens where the members' list says, and says once if not.
+    pub(super) fn check_own_address(&mut self, members: &Configuration) {
+        let id = &self.sources.shared.id;
+        let actual = self.sources.transport.local_address();
+        let listed = members.server(id).map(|server| &server.address);
+        let wrong = listed
+            .filter(|listed| **listed != actual)
+            .map(|listed| WrongAddress { listed: listed.clone(), actual });
+        if let Some(wrong) =
+            wrong.as_ref().filter(|wrong| self.wrong_address.as_ref() != Some(wrong))
+        {
+            tracing::warn!(server = %id, "{wrong}");
+        }
+        self.wrong_address = wrong;
+    }
+
+    pub(super) fn wrong_address(&self) -> Option<&WrongAddress> {
+        self.wrong_address.as_ref()
     }
 
     /// The largest message that can be sent to them, as the transport counts.

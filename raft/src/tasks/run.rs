@@ -150,6 +150,7 @@ impl<R> Turn<R> {
 impl<R: Send + 'static> Run<R> {
     /// Runs until the node ends.
     pub(super) async fn run(&mut self, mail: &mut Mail<R>) {
+        self.peers.check_own_address(&self.core.latest_configuration().configuration);
         self.show_and_act(self.shared.clock.now());
         while !self.shared.end.has_begun() {
             self.wait(mail).await;
@@ -173,6 +174,7 @@ impl<R: Send + 'static> Run<R> {
             self.end_if_removed();
             self.shared.run_busy.end(|| self.shared.clock.now());
         }
+        self.sampler.count_lost(&self.core, &self.shared, &self.metrics);
     }
 
     /// Answers whoever still waits, with the end of the node, and closes the other tasks' queues.
@@ -747,6 +749,7 @@ impl<R: Send + 'static> Run<R> {
                 tracing::info!(%server, %term, %index, %members, "configuration changed");
                 self.peers.set_cluster(self.core.cluster());
                 self.shared.published.publish_configuration(configuration);
+                self.peers.check_own_address(members);
                 // The leader may have an address now, or another one.
                 self.shared.published.publish_leader(self.core.leader());
             }
@@ -832,6 +835,7 @@ impl<R: Send + 'static> Run<R> {
             timeouts: core.timeouts(),
             config: Arc::clone(&self.shared.config.borrow()),
             peers,
+            wrong_address: self.peers.wrong_address().cloned(),
             wrong_disk: self.refusals.own().cloned(),
             wrong_disks: self.wrong_disks(now),
         }

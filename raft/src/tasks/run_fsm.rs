@@ -22,6 +22,7 @@ use super::{
     metrics::Metrics,
     request::{Pending, Waiter},
     shared::Shared,
+    watched::Watched,
 };
 use crate::{
     configuration::IndexedConfiguration,
@@ -200,24 +201,26 @@ impl<F: Fsm> RunFsm<F> {
             return Ok(());
         }
         assert!(self.last.index < snapshot.index, "law 14: {snapshot} after {}", self.last);
-        let failed = |reason: String| Fatal::Restore { last: snapshot, reason: reason.into() };
         let (meta, reader) = match open(&*self.snapshots, snapshot).await {
             Ok(opened) => opened,
             // A newer one has come meanwhile, for which the store gave this one up. It follows.
             Err(_) if snapshot.index < self.shared.published.snapshot().index => return Ok(()),
-            Err(error) => return Err(failed(error.to_string())),
+            Err(error) => return Err(Fatal::Store(error)),
         };
+        let (reader, failure) = Watched::new(reader);
         self.shared.fsm_busy.begin_timed(self.shared.clock.now());
         let is_blocking = self.host.is_blocking();
         let restored = tokio::select! {
             biased;
-            restored = self.host.restore(reader) => restored,
+            restored = self.host.restore(Box::new(reader)) => restored,
             // Given up in the middle: nobody will look at this state any more.
             _ = self.shared.end.reason(), if !is_blocking => return Ok(()),
         };
-        match restored.map_err(|panic| panic.into_fatal("run_fsm"))? {
-            Ok(()) => {}
-            Err(error) => return Err(failed(format!("{}: {error}", meta.id))),
+        let restored = restored.map_err(|panic| panic.into_fatal("run_fsm"))?;
+        failure.check(|| format!("cannot read snapshot {}", meta.id)).map_err(Fatal::Store)?;
+        if let Err(error) = restored {
+            let reason = format!("{}: {error}", meta.id).into();
+            return Err(Fatal::Restore { last: snapshot, reason });
         }
         self.configuration = meta.configuration.clone();
         let told = self.host.call(move |fsm| fsm.configuration_changed(&meta.configuration));

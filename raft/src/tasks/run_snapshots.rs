@@ -33,10 +33,12 @@ use super::{
     metrics::Metrics,
     run_fsm::{FsmRequest, View},
     shared::Shared,
+    watched::Watched,
 };
 use crate::{
     config::Config,
     error::{Fatal, SnapshotError},
+    fsm::FsmError,
     future::Responder,
     log::LogId,
     observer::Observation,
@@ -240,14 +242,18 @@ impl<R: Send + 'static> RunSnapshots<R> {
         let View { last, configuration, snapshot } = view;
         let begun = self.shared.clock.now();
         let sink = self.store.create(last, configuration).await?;
+        let (sink, failure) = Watched::new(sink);
         let mut sink = Counted { sink, last, bytes: 0, shared: &self.shared };
         sink.show();
         let persisted = snapshot.persist(&mut sink).await;
         let Counted { sink, bytes, .. } = sink;
         self.metrics.persisted(bytes, self.shared.clock.now().since(begun));
-        if let Err(error) = persisted {
+        let sink = sink.into_inner();
+        let written = failure.check(|| format!("cannot write the snapshot that ends with {last}"));
+        let failed = |error: FsmError| SnapshotError::Fsm { reason: error.to_string() };
+        if let Err(error) = written.map_err(Into::into).and(persisted.map_err(failed)) {
             sink.cancel().await;
-            return Err(SnapshotError::Fsm { reason: error.to_string() });
+            return Err(error);
         }
         let newest = self.shared.published.snapshot();
         if last.index <= newest.index {
@@ -283,7 +289,7 @@ impl<R: Send + 'static> RunSnapshots<R> {
 
 /// A sink that shows how much has gone into it.
 struct Counted<'a> {
-    sink: Box<dyn SnapshotSink>,
+    sink: Watched<Box<dyn SnapshotSink>>,
     last: LogId,
     bytes: u64,
     shared: &'a Shared,
@@ -303,17 +309,17 @@ impl AsyncWrite for Counted<'_> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut *self.sink).poll_write(cx, bytes))?;
+        let written = ready!(Pin::new(&mut self.sink).poll_write(cx, bytes))?;
         self.bytes += written as u64;
         self.show();
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.sink).poll_flush(cx)
+        Pin::new(&mut self.sink).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.sink).poll_shutdown(cx)
+        Pin::new(&mut self.sink).poll_shutdown(cx)
     }
 }

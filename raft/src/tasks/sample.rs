@@ -26,7 +26,7 @@ use crate::{
     configuration::ServerId,
     consensus::{Consensus, Time},
     log::LogIndex,
-    observer::Role,
+    status::Timeouts,
     transport::Received,
 };
 
@@ -165,6 +165,9 @@ pub(super) struct Sampler {
     fsm: Saturation,
     log: Saturation,
     ages: Ages,
+    /// What was counted already.
+    timeouts: Timeouts,
+    observer_drops: u64,
     peers: Vec<(ServerId, PeerMetrics)>,
 }
 
@@ -174,7 +177,18 @@ impl Sampler {
         let mut ages = Ages::new();
         ages.note(bounds, now);
         let [run, fsm, log] = [(); 3].map(|()| Saturation::default());
-        Self { looked_at: now, due_at: now + INTERVAL, run, fsm, log, ages, peers: Vec::new() }
+        Self {
+            looked_at: now,
+            // At once: until the first look nothing is known.
+            due_at: now,
+            run,
+            fsm,
+            log,
+            ages,
+            timeouts: Timeouts::default(),
+            observer_drops: 0,
+            peers: Vec::new(),
+        }
     }
 
     /// When to look next.
@@ -206,14 +220,12 @@ impl Sampler {
         self.log.look(shared.log_busy.total(now), interval);
         let marks = shared.tail.marks();
         self.ages.note((marks.first, marks.last), now);
-        let is_leader = core.role() == Role::Leader;
         let peers = core.peers(now);
         let members = core.latest_configuration().configuration.servers();
         let others = members.iter().filter(|server| server.id != shared.id).count();
-        let silence = core.last_contact(now).unwrap_or_default();
-        metrics.part(is_leader, core.term().0, others, silence);
+        metrics.part(core.term().0, others, core.last_contact(now));
         metrics.marks(&marks);
-        metrics.timeouts(core.timeouts());
+        self.count_lost(core, shared, metrics);
         let (urgent, entries) = inbox.lengths();
         let unapplied = marks.committed.since(marks.applied);
         let queues = [requests.len(), urgent, entries, core.pending_writes()].map(|it| it as u64);
@@ -222,15 +234,8 @@ impl Sampler {
             queues: [requests, urgent, entries, writes, unapplied],
             saturation: self.saturation(),
             oldest_age: self.ages.oldest(now),
-            observer_drops: shared.observers.dropped(),
         });
-        self.peers.retain(|(id, metrics)| {
-            let is_led = peers.iter().any(|peer| peer.id == *id);
-            if !is_led {
-                metrics.clear();
-            }
-            is_led
-        });
+        self.peers.retain(|(id, _)| peers.iter().any(|peer| peer.id == *id));
         for peer in &peers {
             if !self.peers.iter().any(|(id, _)| *id == peer.id) {
                 self.peers.push((peer.id.clone(), metrics.peer(&peer.id)));
@@ -241,6 +246,21 @@ impl Sampler {
                 metrics.show(peer);
             }
         }
+    }
+
+    /// Counts what is new: a server that is started again in the same process counts on. Also called at
+    /// the end, because there is no later look.
+    pub(super) fn count_lost(&mut self, core: &Consensus, shared: &Shared, metrics: &Metrics) {
+        let (timeouts, observer_drops) = (core.timeouts(), shared.observers.dropped());
+        let Timeouts { election, lease, write_stall } = timeouts;
+        let before = std::mem::replace(&mut self.timeouts, timeouts);
+        let news = Timeouts {
+            election: election.saturating_sub(before.election),
+            lease: lease.saturating_sub(before.lease),
+            write_stall: write_stall.saturating_sub(before.write_stall),
+        };
+        let drops_before = std::mem::replace(&mut self.observer_drops, observer_drops);
+        metrics.lost(news, observer_drops.saturating_sub(drops_before));
     }
 }
 

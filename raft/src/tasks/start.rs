@@ -13,12 +13,12 @@ use std::time::Duration;
 use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
 
-use super::{clock::Clock, host::Host};
+use super::{clock::Clock, host::Host, watched::Watched};
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
     consensus::{Saved, Time},
-    error::{StartError, StoreError},
-    fsm::{Fsm, FsmError},
+    error::{RestoreFailure, StartError, StoreError},
+    fsm::Fsm,
     log::{EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
     snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
     stable::{DiskIdentity, HardState, StableStore},
@@ -234,10 +234,10 @@ pub(super) async fn restore_snapshot<F: Fsm>(
                 *kept = None;
                 match restore_from(host, &meta, reader).await {
                     Ok(()) => return Ok(Some(meta)),
-                    Err(error) => error.to_string(),
+                    Err(failure) => failure,
                 }
             }
-            Err(error) => error.to_string(),
+            Err(error) => error.into(),
         };
         tracing::warn!(id = %meta.id, last = %meta.last, %failure, "cannot restore a snapshot");
         newest_failed.get_or_insert(failure);
@@ -253,13 +253,15 @@ async fn restore_from<F: Fsm>(
     host: &mut Host<F>,
     meta: &SnapshotMeta,
     reader: SnapshotReader,
-) -> Result<(), FsmError> {
-    let restored = match host.restore(reader).await {
+) -> Result<(), RestoreFailure> {
+    let (reader, failure) = Watched::new(reader);
+    let restored = match host.restore(Box::new(reader)).await {
         Ok(restored) => restored,
         // Nothing runs yet that could be told of it: the caller of `Raft::new` is.
         Err(panic) => std::panic::resume_unwind(panic.0),
     };
-    restored?;
+    failure.check(|| format!("cannot read snapshot {}", meta.id))?;
+    restored.map_err(|error| RestoreFailure::Fsm { reason: error.to_string() })?;
     let configuration = meta.configuration.clone();
     match host.call(move |fsm| fsm.configuration_changed(&configuration)).await {
         Ok(()) => Ok(()),

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use raft::{
     Suffrage,
-    autopilot::{Autopilot, AutopilotConfig, Promotion},
+    autopilot::{Autopilot, AutopilotConfig, AutopilotState, Promotion},
     testing::Cluster,
 };
+
+use crate::model_support::settle;
 
 fn config() -> AutopilotConfig {
     AutopilotConfig {
@@ -63,6 +65,10 @@ async fn an_autopilot_ends_with_its_server() {
     let mut cluster = Cluster::new(["a"]).await;
     let leader = cluster.leader().await;
     let pilot = Autopilot::start(leader, config()).unwrap();
+    tokio::time::sleep(config().interval / 2).await;
+    assert!(pilot.state().is_leader);
     cluster.shutdown().await;
+    settle().await;
+    assert_eq!(pilot.state(), AutopilotState::default(), "long before its next look");
     pilot.stop().await;
 }

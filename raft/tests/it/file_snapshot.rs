@@ -11,8 +11,8 @@ use std::{
 };
 
 use raft::{
-    Config, Configuration, FileSnapshotStore, LogId, LogIndex, LogStore, Message, Raft, Server,
-    SnapshotMeta, SnapshotStore, StartError,
+    Config, Configuration, FileSnapshotStore, LogId, LogIndex, LogStore, Message, Raft,
+    RestoreFailure, Server, SnapshotMeta, SnapshotStore, StartError, StoreError,
     inmem::{InmemLogStore, InmemNetwork, InmemStableStore},
     testing::Journal,
 };
@@ -137,7 +137,10 @@ async fn a_server_without_any_usable_snapshot_does_not_start() {
     stores.damage(&second, "meta");
     let error = stores.start().await.err().unwrap();
     let StartError::Snapshot { tried: 2, reason } = &error else { panic!("{error}") };
-    assert!(reason.contains(second.id.as_str()), "{reason}");
+    let RestoreFailure::Store(reason @ StoreError::Corrupt { .. }) = reason else {
+        panic!("{reason}")
+    };
+    assert!(reason.to_string().contains(second.id.as_str()), "{reason}");
 }
 
 #[tokio::test(start_paused = true)]

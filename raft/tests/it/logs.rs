@@ -7,7 +7,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use raft::{Config, testing::Cluster};
+use raft::{
+    Config, Raft,
+    testing::{Cluster, Journal},
+};
 use tokio::time::sleep;
 use tracing::{
     Event, Level, Metadata, Subscriber,
@@ -201,4 +204,33 @@ async fn every_line_says_which_server_it_is_about() {
             assert!(line.contains(" term="), "{line}");
         }
     }
+}
+
+/// A follower comes back at another address, where nobody calls it.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_listed_elsewhere_says_so_once_and_in_its_status() {
+    let mut cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    let id = cluster.followers()[0].id().to_string();
+    assert_eq!(leader.status().await.unwrap().wrong_address, None);
+    cluster.stop(&id).await;
+    let lines = Lines::new(Level::WARN);
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (log, stable, snapshots) = cluster.stores(&id);
+    let transport = cluster.network().transport("there");
+    let config = Config { seed: Some(9), ..Config::new(id.as_str()) };
+    let moved =
+        Raft::new(config, Journal::default(), log, stable, Arc::new(snapshots), transport).await;
+    let moved = moved.unwrap();
+    sleep(20 * ELECTION).await;
+    let said = lines.take();
+    let text = format!("this server listens at there, but the members' list has it at {id}");
+    assert_eq!(said.iter().filter(|line| line.contains(&text)).count(), 1, "{said:?}");
+    let wrong = moved.status().await.unwrap().wrong_address.unwrap();
+    assert_eq!((wrong.listed.as_str(), wrong.actual.as_str()), (id.as_str(), "there"));
+    leader.add_voter(id.as_str(), "there", None).await.unwrap();
+    sleep(2 * ELECTION).await;
+    assert_eq!(moved.status().await.unwrap().wrong_address, None);
+    moved.shutdown().await;
 }

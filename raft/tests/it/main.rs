@@ -29,6 +29,7 @@ mod model_membership;
 mod model_support;
 mod model_transfer;
 mod observers;
+mod owners;
 mod planted_defects;
 mod recover;
 mod reload;

@@ -47,9 +47,8 @@ impl CounterFn for Told {
         values.push(before + value as f64);
     }
 
-    fn absolute(&self, value: u64) {
-        // A counter that stands at nothing was not emitted.
-        *self.values.lock() = if value == 0 { Vec::new() } else { vec![value as f64] };
+    fn absolute(&self, _: u64) {
+        panic!("{} would stand still when its server is started again", self.name);
     }
 }
 
@@ -109,10 +108,11 @@ impl Book {
         told
     }
 
-    /// Every metric of which something was told.
+    /// Every metric of which something was told, also if it was only that it is absent by now.
     fn emitted(&self) -> BTreeMap<String, Shape> {
         let mut emitted = BTreeMap::new();
-        for told in self.told.lock().iter().filter(|told| !told.values.lock().is_empty()) {
+        let is_known = |told: &&Arc<Told>| told.values.lock().iter().any(|value| !value.is_nan());
+        for told in self.told.lock().iter().filter(is_known) {
             let before = emitted.insert(told.name.clone(), told.shape.clone());
             assert!(before.is_none_or(|before| before == told.shape), "{}", told.name);
         }
@@ -129,6 +129,26 @@ impl Book {
                     .is_none_or(|(key, value)| told.labels.get(key).is_some_and(|it| it == value))
         };
         all.iter().filter(is_it).flat_map(|told| told.values.lock().clone()).collect()
+    }
+
+    /// The gauges of this server, and with this label, that show anything but that their figure is
+    /// absent, as the page has it.
+    fn present(&self, server: &str, label: Option<(&str, &str)>) -> Vec<String> {
+        let all = self.told.lock();
+        let has = |told: &Told, key, value| told.labels.get(key).is_some_and(|it| it == value);
+        let is_absent = |told: &Told, value: f64| match told.name.as_str() {
+            "raft.is_leader" | "raft.wrong_disks" | "raft.queue.length" => value == 0.0,
+            "raft.peer.lag_entries" | "raft.peer.inflight" | "raft.peer.is_stalled" => value == 0.0,
+            name if name.ends_with(".saturation") => value == 0.0,
+            _ => value.is_nan(),
+        };
+        let shown = all.iter().filter(|told| {
+            told.shape.kind == "gauge"
+                && has(told, "server", server)
+                && label.is_none_or(|(key, value)| has(told, key, value))
+                && !told.values.lock().iter().all(|value| is_absent(told, *value))
+        });
+        shown.map(|told| format!("{} {:?}: {:?}", told.name, told.labels, told.values)).collect()
     }
 
     fn last(&self, name: &str, server: &str, label: Option<(&str, &str)>) -> f64 {
@@ -329,9 +349,113 @@ async fn a_leader_shows_its_peers_until_it_stops_leading() {
     sleep(5 * ELECTION).await;
     assert_eq!(book.last("raft.is_leader", id, None), 0.0);
     assert_eq!(book.values("raft.leader.lease_timeouts", id, None), [1.0]);
-    for name in ["lag_entries", "inflight", "last_contact_seconds", "round_trip_seconds"] {
-        assert_eq!(book.last(&format!("raft.peer.{name}"), id, label), 0.0, "{name}");
+    assert_eq!(book.present(id, label), Vec::<String>::new());
+}
+
+/// A peer that leaves the configuration leaves the figures too.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_was_removed_is_shown_no_more() {
+    let book = Book::default();
+    let _guard = metrics::set_default_local_recorder(&book);
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    let id = leader.id().as_str();
+    let gone = cluster.followers()[0].id().to_string();
+    cluster.disk(&gone).pause_writes();
+    sleep(5 * ELECTION).await;
+    leader.apply_batch(vec!["x".into(); 5]).await.unwrap();
+    sleep(5 * ELECTION).await;
+    let label = Some(("peer", gone.as_str()));
+    assert_eq!(book.last("raft.peer.is_stalled", id, label), 1.0);
+    leader.remove_server(gone.as_str(), None).await.unwrap();
+    sleep(2 * ELECTION).await;
+    assert_eq!(book.last("raft.is_leader", id, None), 1.0);
+    assert_eq!(book.last("raft.peers", id, None), 1.0);
+    assert_eq!(book.present(id, label), Vec::<String>::new());
+}
+
+/// Why a leader ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Shutdown,
+    FailedDisk,
+    Removed,
+    /// Its disk takes a write and never gives it back: the end begins and is never complete.
+    StuckDisk,
+}
+
+/// The process goes on, and with it the recorder: nobody may take what was for what is.
+#[tokio::test(start_paused = true)]
+async fn no_figure_outlives_its_server() {
+    for end in [End::Shutdown, End::FailedDisk, End::Removed, End::StuckDisk] {
+        let book = Book::default();
+        let _guard = metrics::set_default_local_recorder(&book);
+        let cluster = Cluster::new(ABC).await;
+        let leader = cluster.leader().await;
+        leader.apply("x").await.unwrap();
+        sleep(3 * ELECTION).await;
+        let id = leader.id().as_str();
+        assert_eq!(book.last("raft.is_leader", id, None), 1.0);
+        assert!(book.present(id, None).len() > 10, "{:?}", book.present(id, None));
+        match end {
+            End::Shutdown => _ = leader.shutdown().await,
+            End::FailedDisk => {
+                cluster.disk(id).fail_writes_after(0);
+                leader.apply("y").await.unwrap_err();
+                leader.ended().await;
+            }
+            End::Removed => {
+                leader.remove_server(id, None).await.unwrap();
+                leader.ended().await;
+            }
+            End::StuckDisk => {
+                cluster.disk(id).pause_writes();
+                drop(leader.apply("y"));
+                settle().await;
+                let leader = leader.clone();
+                drop(tokio::spawn(async move { leader.shutdown().await }));
+            }
+        }
+        settle().await;
+        assert_eq!(book.present(id, None), Vec::<String>::new(), "{end:?}");
+        let next = cluster.leader_among(&all_but(&cluster, &[id])).await;
+        sleep(3 * ELECTION).await;
+        assert_eq!(book.present(id, None), Vec::<String>::new(), "{end:?}");
+        let leads = |id: &&str| book.last("raft.is_leader", id, None) != 0.0;
+        assert_eq!(ABC.into_iter().filter(leads).collect::<Vec<_>>(), [next.id().as_str()]);
+        cluster.disk(id).resume_writes();
     }
+}
+
+/// Nothing is shown before it is known, and what is known is shown at once.
+#[tokio::test(start_paused = true)]
+async fn figures_are_there_from_the_start_and_only_if_they_are_known() {
+    let book = Book::default();
+    let _guard = metrics::set_default_local_recorder(&book);
+    let mut cluster = Cluster::new(["a"]).await;
+    let raft = cluster.leader().await;
+    raft.apply("x").await.unwrap();
+    assert!(book.last("raft.fsm.last_restore_seconds", "a", None).is_nan(), "there was none");
+    // With room for one, the second is lost.
+    let _observer = raft.observe(1, |_| true);
+    raft.snapshot().await.unwrap();
+    raft.apply("y").await.unwrap();
+    raft.snapshot().await.unwrap();
+    let (term, last) = (raft.term().0 as f64, raft.last_index().0 as f64);
+    cluster.stop("a").await;
+    let dropped = || book.last("raft.observer.dropped", "a", None);
+    let before = dropped();
+    assert!(0.0 < before, "counted although the next look was not due");
+    let raft = cluster.start("a").await;
+    settle().await;
+    assert_eq!(book.last("raft.term", "a", None), term);
+    assert_eq!(book.last("raft.log.last_index", "a", None), last);
+    assert!(book.last("raft.last_contact_seconds", "a", None).is_nan(), "it never heard");
+    // What is counted goes on where the server that ran before has stopped.
+    let _observer = raft.observe(1, |_| true);
+    sleep(3 * ELECTION).await;
+    assert_eq!(book.last("raft.last_contact_seconds", "a", None), 0.0, "it leads");
+    assert!(before < dropped(), "{before} and {}", dropped());
 }
 
 /// Both sides show it until the server is taken back.

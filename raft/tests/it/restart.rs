@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use raft::{
-    Config, Entry, Fsm, LogIndex, Raft, SnapshotError, SnapshotReader, SnapshotStore, StartError,
+    Config, Entry, Fsm, LogIndex, Raft, RestoreFailure, SnapshotError, SnapshotReader,
+    SnapshotStore, StartError,
     inmem::{InmemNetwork, InmemSnapshotStore},
     testing::{Cluster, Journal},
 };
@@ -198,6 +199,7 @@ async fn a_start_without_a_usable_snapshot_is_refused() {
     let (cluster, _) = two_snapshots().await;
     let error = start(&cluster, Forgetful).await.unwrap_err();
     let StartError::Snapshot { tried: 2, reason } = &error else { panic!("{error}") };
+    let RestoreFailure::Fsm { reason } = reason else { panic!("{reason}") };
     assert!(reason.contains("does not implement snapshots"), "{reason}");
 }
 

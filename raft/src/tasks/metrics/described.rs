@@ -51,7 +51,7 @@ const TABLE: [(&str, Kind, Unit, &str); 50] = [
         "raft.last_contact_seconds",
         Gauge,
         Unit::Seconds,
-        "how long ago a follower heard from its leader; 0 on a leader, and before the first time",
+        "how long ago a follower heard from its leader; 0 on a leader, absent before the first time",
     ),
     (
         "raft.election.timeouts",
@@ -100,7 +100,7 @@ const TABLE: [(&str, Kind, Unit, &str); 50] = [
         "raft.log.oldest_age_seconds",
         Gauge,
         Unit::Seconds,
-        "for how long the oldest entry has been in the log, at least; 0 for an empty log",
+        "for how long the oldest entry has been in the log, at least; absent for an empty log",
     ),
     (
         "raft.fsm.restore_seconds",
@@ -108,7 +108,12 @@ const TABLE: [(&str, Kind, Unit, &str); 50] = [
         Unit::Seconds,
         "replacing the state by a snapshot, at the start or later",
     ),
-    ("raft.fsm.last_restore_seconds", Gauge, Unit::Seconds, "how long the newest of these took"),
+    (
+        "raft.fsm.last_restore_seconds",
+        Gauge,
+        Unit::Seconds,
+        "how long the newest of these took; absent before the first",
+    ),
     (
         "raft.fsm.view_seconds",
         Histogram,
@@ -209,7 +214,7 @@ const TABLE: [(&str, Kind, Unit, &str); 50] = [
         "raft.peer.round_trip_seconds",
         Gauge,
         Unit::Seconds,
-        "how long its newest answer to a heartbeat took",
+        "how long its newest answer to a heartbeat took; absent before the first",
     ),
     (
         "raft.peer.is_stalled",

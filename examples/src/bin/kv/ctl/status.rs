@@ -1,6 +1,11 @@
 //! `kv ctl status`: the asked server in words, every member in a line, and snapshots under way.
 
-use std::{collections::BTreeSet, fmt::Write, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -95,6 +100,16 @@ fn page(asked: &Value, members: &[Member]) -> String {
              kv ctl --http {http} rejoin {wrong}"
         );
     }
+    for (id, address) in wrong_addresses(asked, members) {
+        let (actual, listed) = (text_of(&address["actual"]), text_of(&address["listed"]));
+        let http = text_of(&asked["addresses"]["http"]);
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{id} listens at {actual}, but the members' list has it at {listed}; if it has moved: \
+             kv ctl --http {http} add --move {id} {actual}"
+        );
+    }
     let transfers = transfers(asked, members);
     if !transfers.is_empty() {
         text.push('\n');
@@ -113,6 +128,13 @@ fn wrong_disks(leader: Option<&Value>, asked: &Value, members: &[Member]) -> BTr
     let of_itself = statuses.chain([asked]).map(|said| &said["raft"]["wrong_disk"]);
     let wrong = of_others.chain(of_itself.filter(|disk| !disk.is_null()));
     wrong.map(|disk| text_of(&disk["server"])).collect()
+}
+
+/// Who says that it listens elsewhere than the members' list has it.
+fn wrong_addresses<'a>(asked: &'a Value, members: &'a [Member]) -> BTreeMap<String, &'a Value> {
+    let statuses = members.iter().filter_map(|member| member.said.as_ref().ok());
+    let moved = statuses.chain([asked]).filter(|said| !said["raft"]["wrong_address"].is_null());
+    moved.map(|said| (text_of(&said["id"]), &said["raft"]["wrong_address"])).collect()
 }
 
 /// The HTTP address of a server that can be asked to take `wrong` back.
@@ -457,6 +479,20 @@ is received by a-long-name   7            30     120  25 %
         assert!(text.contains("kv ctl --http a:8080 rejoin c\n"), "{text}");
         let text = page(&wiped, &[]);
         assert!(text.contains("kv ctl --http ANOTHER-MEMBER rejoin c\n"), "{text}");
+    }
+
+    #[test]
+    fn who_listens_elsewhere_is_named_with_the_command_that_tells_the_others() {
+        let mut asked = status("a", "Leader", 3, json!([]));
+        asked["addresses"]["http"] = json!("a:8080");
+        let mut moved = status("b", "Follower", 3, json!([]));
+        moved["raft"]["wrong_address"] = json!({ "listed": "b:7000", "actual": "b2:7000" });
+        let members = [member("a", Ok(asked.clone())), member("b", Ok(moved.clone()))];
+        let line = "b listens at b2:7000, but the members' list has it at b:7000; if it has moved: \
+                    kv ctl --http a:8080 add --move b b2:7000\n";
+        assert!(page(&asked, &members).contains(line), "{}", page(&asked, &members));
+        assert!(!page(&asked, &members[..1]).contains("listens at"));
+        assert!(page(&moved, &[]).contains("b listens at b2:7000"), "also of itself");
     }
 
     #[test]

@@ -14,10 +14,7 @@ use raft::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     RETRY, Shared,
@@ -113,7 +110,7 @@ async fn check_move(server: &Server, id: &ServerId, address: &str) -> Result<(),
     if known.address.as_str() == address || *id == *server.node.id() {
         return Ok(());
     }
-    let why = match timeout(REACHED_WITHIN, TcpStream::connect(address)).await {
+    let why = match timeout(REACHED_WITHIN, raft_tcp::connect(address, REACHED_WITHIN)).await {
         Ok(Ok(_)) => return Ok(()),
         Ok(Err(error)) => error.kind().to_string(),
         Err(_) => format!("no answer within {REACHED_WITHIN:?}"),

@@ -25,7 +25,7 @@ impl Client {
     /// When nobody listens there, or not within `timeout`, or it is no server of this protocol.
     pub(crate) async fn connect(address: &str, timeout: Duration) -> io::Result<Self> {
         let open = async {
-            let stream = TcpStream::connect(address).await?;
+            let stream = raft_tcp::connect(address, timeout).await?;
             stream.set_nodelay(true)?;
             let mut client = Self { stream, received: BytesMut::new() };
             client.ask(&["HELLO", "3"]).await?;
