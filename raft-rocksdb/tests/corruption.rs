@@ -11,10 +11,10 @@ use std::{
 };
 
 use common::{
-    BOUNDS_KEY, FORMAT_KEY, HARD_STATE_KEY, INCARNATION_KEY, NOTED_COMMIT_KEY, all, bounds,
-    command, commands, entry_key, noted, open, raw, refusal,
+    BOUNDS_KEY, DISK_KEY, FORMAT_KEY, HARD_STATE_KEY, NOTED_COMMIT_KEY, all, bounds, command,
+    commands, entry_key, noted, open, raw, refusal,
 };
-use raft::{HardState, LogIndex, LogStore, StableStore, StoreError, Term};
+use raft::{DiskIdentity, HardState, LogIndex, LogStore, StableStore, StoreError, Term};
 use rocksdb::DB;
 
 const ADVICE: &str = "this server may have promised what it no longer knows: delete the \
@@ -26,7 +26,8 @@ async fn filled() -> tempfile::TempDir {
     let store = open(dir.path());
     let saved = HardState { current_term: Term(1), voted_for: Some("a".into()) };
     store.stable_store().save_hard_state(&saved).await.unwrap();
-    store.stable_store().save_incarnation(7).await.unwrap();
+    let disk = DiskIdentity { server: "a".into(), incarnation: 7, starts: 1 };
+    store.stable_store().save_disk_identity(&disk).await.unwrap();
     let mut log = store.log_store();
     log.note_commit(LogIndex(8));
     log.append(&[commands(1, 1..=10)]).await.unwrap();
@@ -76,7 +77,7 @@ async fn a_flipped_bit_at_either_end_or_beside_the_log_is_found_by_opening() {
         ("default", HARD_STATE_KEY.to_vec(), "the term and vote"),
         ("default", BOUNDS_KEY.to_vec(), "the bounds record"),
         ("default", NOTED_COMMIT_KEY.to_vec(), "the noted commit index"),
-        ("default", INCARNATION_KEY.to_vec(), "the incarnation"),
+        ("default", DISK_KEY.to_vec(), "the identity of the disk"),
         ("default", FORMAT_KEY.to_vec(), "the format record"),
     ] {
         let dir = filled().await;

@@ -2,7 +2,9 @@
 //!
 //! `tests/format-1.txt` holds one record a line, `column family`, `key`, `value`, in hexadecimal;
 //! `tests/format-1-noted.txt` is the same with what comes later in the life of a store: a noted commit
-//! index, and an incarnation. They are never edited; a new format gets a file of its own, and these stay readable.
+//! index, and an incarnation, as early stores kept it; `tests/format-1-cluster.txt` has the configuration of a
+//! cluster and the identity of the disk. They are never edited; a new format gets a file of its own, and these stay
+//! readable.
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 mod common;
@@ -11,21 +13,25 @@ use std::path::Path;
 
 use common::{all, bounds, open};
 use raft::{
-    Configuration, Entries, Entry, EntryPayload, HardState, LogIndex, LogStore, Server,
-    StableStore, Term,
+    ClusterId, Configuration, DiskIdentity, Entries, Entry, EntryPayload, HardState, LogIndex,
+    LogStore, Server, StableStore, Term,
 };
 use rocksdb::{DB, IteratorMode, Options};
 
 const FIXTURE: &str = include_str!("format-1.txt");
 const NOTED: &str = include_str!("format-1-noted.txt");
+const OF_A_CLUSTER: &str = include_str!("format-1-cluster.txt");
+
+const CLUSTER: ClusterId = ClusterId(0x1817_1615_1413_1211);
 
 const INCARNATION: u64 = 0x0807_0605_0403_0201;
 
 const FAMILIES: [&str; 2] = ["default", "log"];
 
-fn entries() -> Entries {
+fn entries(cluster: ClusterId) -> Entries {
     let known = Server { incarnation: INCARNATION, ..Server::voter("a", "127.0.0.1:7001") };
     let configuration = Configuration::new([known, Server::nonvoter("b", "127.0.0.1:7002")]);
+    let configuration = configuration.with_cluster(cluster);
     let payloads = [
         (2, EntryPayload::Noop),
         (2, EntryPayload::Configuration(configuration)),
@@ -65,17 +71,21 @@ fn dump(dir: &Path) -> String {
     lines
 }
 
+fn disk() -> DiskIdentity {
+    DiskIdentity { server: "a".into(), incarnation: INCARNATION, starts: 0x2423_2221 }
+}
+
 #[tokio::test]
 async fn this_release_writes_format_1() {
-    for (noted, fixture) in [(None, FIXTURE), (Some(LogIndex(256)), NOTED)] {
+    for (cluster, fixture) in [(ClusterId::NONE, FIXTURE), (CLUSTER, OF_A_CLUSTER)] {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let mut log = store.log_store();
-        if let Some(index) = noted {
-            log.note_commit(index);
-            store.stable_store().save_incarnation(INCARNATION).await.unwrap();
+        if cluster.is_some() {
+            log.note_commit(LogIndex(256));
+            store.stable_store().save_disk_identity(&disk()).await.unwrap();
         }
-        log.append(&[entries()]).await.unwrap();
+        log.append(&[entries(cluster)]).await.unwrap();
         store.stable_store().save_hard_state(&hard_state()).await.unwrap();
         drop((log, store));
         let dump = dump(dir.path());
@@ -87,11 +97,20 @@ async fn this_release_writes_format_1() {
 
 #[tokio::test]
 async fn format_1_is_read() {
-    is_read(FIXTURE, None).await;
-    is_read(NOTED, Some(LogIndex(256))).await;
+    let noted = Some(LogIndex(256));
+    // Whose disk it is was not noted at first.
+    let early = DiskIdentity { server: "".into(), starts: 0, ..disk() };
+    is_read(FIXTURE, ClusterId::NONE, None, None).await;
+    is_read(NOTED, ClusterId::NONE, noted, Some(early)).await;
+    is_read(OF_A_CLUSTER, CLUSTER, noted, Some(disk())).await;
 }
 
-async fn is_read(fixture: &str, noted: Option<LogIndex>) {
+async fn is_read(
+    fixture: &str,
+    cluster: ClusterId,
+    noted: Option<LogIndex>,
+    disk: Option<DiskIdentity>,
+) {
     let dir = tempfile::tempdir().unwrap();
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -107,9 +126,8 @@ async fn is_read(fixture: &str, noted: Option<LogIndex>) {
     let store = open(dir.path());
     let log = store.log_store();
     assert_eq!(bounds(&log).await, Some((254, 258)));
-    assert_eq!(all(&log).await, entries());
+    assert_eq!(all(&log).await, entries(cluster));
     assert_eq!(log.reader().noted_commit().await.unwrap(), noted);
     assert_eq!(store.stable_store().hard_state().await.unwrap(), Some(hard_state()));
-    let incarnation = store.stable_store().incarnation().await.unwrap();
-    assert_eq!(incarnation, noted.map(|_| INCARNATION));
+    assert_eq!(store.stable_store().disk_identity().await.unwrap(), disk);
 }

@@ -61,8 +61,8 @@ async fn a_server_whose_directory_was_emptied_is_noticed_and_rejoined() {
     let wiped = servers.iter().position(|raft| raft.id() != leader.id()).unwrap();
     servers[wiped].shutdown().await;
     let recorded = leader.configuration().configuration.servers()[wiped].incarnation;
-    let known = open(&dir(IDS[wiped])).stable_store().incarnation().await.unwrap();
-    assert_eq!(known, Some(recorded));
+    let known = open(&dir(IDS[wiped])).stable_store().disk_identity().await.unwrap();
+    assert_eq!(known.map(|it| (it.server, it.incarnation)), Some((IDS[wiped].into(), recorded)));
     servers[wiped] = start(IDS[wiped], &dir(IDS[wiped]), &network).await;
     let last = leader.apply("y").await.unwrap().index;
     servers[wiped].wait_applied(last).await.unwrap();

@@ -25,7 +25,7 @@ struct Node {
 async fn node(id: &str) -> Result<Node, Failure> {
     let transport = TcpTransport::bind(TcpOptions::new("127.0.0.1:0", "rate")).await?;
     let (inbox, receiver) = Inbox::new(1024);
-    transport.start(id.into(), 0, inbox).await?;
+    transport.start(raft::Identity::new(id), inbox).await?;
     Ok(Node { server: Server::voter(id, transport.local_address()), transport, inbox: receiver })
 }
 

@@ -45,7 +45,7 @@ fn hard_states_come_back() {
 }
 
 #[test]
-fn bounds_format_note_and_incarnation_come_back() {
+fn bounds_format_note_and_disk_come_back() {
     let key = keys::bounds();
     for bounds in [None, Some((LogIndex(1), LogIndex(1))), Some((LogIndex(5), LogIndex(u64::MAX)))]
     {
@@ -56,12 +56,13 @@ fn bounds_format_note_and_incarnation_come_back() {
     for index in [1, u64::MAX].map(LogIndex) {
         assert_eq!(decode_noted_commit(&key, &encode_noted_commit(&key, index)), Ok(index));
     }
-    let key = keys::incarnation();
-    for incarnation in [1, u64::MAX] {
-        let value = encode_incarnation(&key, incarnation);
-        assert_eq!(decode_incarnation(&key, &value), Ok(incarnation));
+    let key = keys::disk();
+    for (server, incarnation, starts) in [("a", 1, u32::MAX), ("\u{e9}", u64::MAX, 0)] {
+        let disk = DiskIdentity { server: server.into(), incarnation, starts };
+        assert_eq!(decode_disk(&key, &encode_disk(&key, &disk)), Ok(disk));
     }
-    assert!(decode_incarnation(&key, &encode_incarnation(&key, 0)).is_err());
+    let none = DiskIdentity { server: "a".into(), incarnation: 0, starts: 1 };
+    assert!(decode_disk(&key, &encode_disk(&key, &none)).is_err());
 }
 
 #[test]

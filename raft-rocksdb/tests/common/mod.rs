@@ -16,7 +16,7 @@ pub(crate) fn entry_key(index: u64) -> Vec<u8> {
 pub(crate) const HARD_STATE_KEY: [u8; 9] = [0x10, 0, 0, 0, 0, 0, 0, 0, 0];
 pub(crate) const BOUNDS_KEY: [u8; 9] = [0x20, 0, 0, 0, 0, 0, 0, 0, 0];
 pub(crate) const NOTED_COMMIT_KEY: [u8; 9] = [0x30, 0, 0, 0, 0, 0, 0, 0, 0];
-pub(crate) const INCARNATION_KEY: [u8; 9] = [0x40, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(crate) const DISK_KEY: [u8; 9] = [0x50, 0, 0, 0, 0, 0, 0, 0, 0];
 pub(crate) const FORMAT_KEY: [u8; 7] = *b"\0format";
 
 pub(crate) fn open(dir: &Path) -> RocksStore {

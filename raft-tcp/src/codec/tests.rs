@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use raft::{
-    Server,
+    ClusterId, Server,
     rpc::{
         AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, InstallOutcome,
         InstallSnapshotReply, Promised, RemovedNotice, RequestVoteReply, RequestVoteRequest,
@@ -27,7 +27,7 @@ fn append(entries: Vec<Entry>) -> Message {
 /// The incarnation of one is known, that of the other is not.
 fn configuration() -> Configuration {
     let known = Server { incarnation: 0x0807_0605_0403_0201, ..Server::voter("a", "h:1") };
-    Configuration::new([known, Server::nonvoter("b", "h:2")])
+    Configuration::new([known, Server::nonvoter("b", "h:2")]).with_cluster(ClusterId(9))
 }
 
 fn every_entry() -> Message {
@@ -78,7 +78,7 @@ fn fixtures() -> Vec<(Message, &'static str)> {
              0200000000000000 01 00000000 \
              0200000000000000 00 03000000 636d64 \
              0300000000000000 02 00000000 \
-             0300000000000000 03 19000000 02016103683a3100fd0102030405060708016203683a320100",
+             0300000000000000 03 1a000000 02016103683a3100fd0102030405060708016203683a32010009",
         ),
         (
             append(vec![]),
@@ -138,7 +138,7 @@ fn fixtures() -> Vec<(Message, &'static str)> {
             Message::InstallSnapshot(snapshot(b"abc".as_slice())),
             "0300000000000000 2c01000000000000 0200000000000000 0500000000000000 \
              0400000000000000 0000000000010000 0700000000000000 04030201 \
-             19000000 02016103683a3100fd0102030405060708016203683a320100 \
+             1a000000 02016103683a3100fd0102030405060708016203683a32010009 \
              616263",
         ),
         (
@@ -326,7 +326,7 @@ fn a_damaged_configuration_of_a_snapshot_is_refused() {
     let (kind, good) = payload(&Message::InstallSnapshot(snapshot(vec![9; 100])));
     let length = SNAPSHOT_BYTES - 4;
     // Lengths beyond the payload; and the right one, but of other bytes.
-    for claimed in [126, 1 << 20, u32::MAX] {
+    for claimed in [127, 1 << 20, u32::MAX] {
         let mut bytes = good.to_vec();
         bytes[length..length + 4].copy_from_slice(&u32::to_le_bytes(claimed));
         let error = decode(kind, &bytes.into()).unwrap_err();
@@ -352,7 +352,7 @@ fn a_large_piece_is_copied_neither_by_its_sender_nor_by_its_receiver() {
     let message = Message::InstallSnapshot(snapshot(sent.clone()));
     let (_, rest) = encode(&message, &mut head).unwrap();
     assert_eq!(rest.as_ptr(), sent.as_ptr());
-    assert_eq!(head.len(), SNAPSHOT_BYTES + 25);
+    assert_eq!(head.len(), SNAPSHOT_BYTES + 26);
 
     let shares = |bytes: usize| {
         let (kind, payload) = payload(&Message::InstallSnapshot(snapshot(vec![7; bytes])));

@@ -152,7 +152,7 @@ async fn heartbeats_do_not_wait_behind_pieces_of_a_snapshot() {
     let a = node_with("a", options()).await;
     let transport = TcpTransport::bind(options()).await.unwrap();
     let (inbox, mut received) = Inbox::new(16);
-    transport.start("b".into(), 0, inbox).await.unwrap();
+    transport.start(raft::Identity::new("b"), inbox).await.unwrap();
     let b = Server::voter("b", transport.local_address());
 
     let (sending, to) = (Arc::clone(&a.transport), b.clone());
@@ -225,7 +225,7 @@ async fn a_saturated_receiver_pushes_back_and_stays_connected() {
     let a = node_with("a", TcpOptions { idle_timeout, ..patient() }).await;
     let b = TcpTransport::bind(quick()).await.unwrap();
     let (inbox, mut receiver) = Inbox::new(1);
-    b.start("b".into(), 0, inbox).await.unwrap();
+    b.start(raft::Identity::new("b"), inbox).await.unwrap();
     let to = Server::voter("b", b.local_address());
     let transport = Arc::clone(&a.transport);
     let sender = tokio::spawn(async move {

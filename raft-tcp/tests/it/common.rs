@@ -49,7 +49,7 @@ pub(crate) struct Node {
 pub(crate) async fn node_with(id: &str, options: TcpOptions) -> Node {
     let transport = TcpTransport::bind(options).await.unwrap();
     let (inbox, receiver) = Inbox::new(1024);
-    transport.start(id.into(), 0, inbox).await.unwrap();
+    transport.start(raft::Identity::new(id), inbox).await.unwrap();
     let server = Server::voter(id, transport.local_address());
     Node { server, transport, inbox: receiver }
 }

@@ -53,11 +53,11 @@ async fn starting_is_done_once_and_by_somebody() {
     let error = transport.send(&to, heartbeat(1)).unwrap_err();
     assert_eq!(error.to_string(), "refused: the transport is not started");
     for id in ["", &"x".repeat(256)] {
-        let error = transport.start(id.into(), 0, inbox.clone()).await.unwrap_err();
+        let error = transport.start(raft::Identity::new(id), inbox.clone()).await.unwrap_err();
         assert!(matches!(error, TransportError::Refused { .. }), "{error}");
     }
-    transport.start("a".into(), 0, inbox.clone()).await.unwrap();
-    let error = transport.start("a".into(), 0, inbox).await.unwrap_err();
+    transport.start(raft::Identity::new("a"), inbox.clone()).await.unwrap();
+    let error = transport.start(raft::Identity::new("a"), inbox).await.unwrap_err();
     assert_eq!(error.to_string(), "refused: the transport was started before");
 }
 
@@ -95,7 +95,7 @@ async fn close_before_start_frees_the_port_for_good() {
     let bind = transport.local_address().to_string();
     transport.close().await;
     let (inbox, _receiver) = Inbox::new(1);
-    let error = transport.start("a".into(), 0, inbox).await.unwrap_err();
+    let error = transport.start(raft::Identity::new("a"), inbox).await.unwrap_err();
     assert!(matches!(error, TransportError::Closed), "{error}");
     TcpTransport::bind(TcpOptions { bind, ..options() }).await.unwrap();
 }

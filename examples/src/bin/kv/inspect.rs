@@ -95,7 +95,8 @@ impl Found {
     ) -> Result<Self, Failure> {
         let ReadOnlyStores { mut stable, snapshots, .. } = stores;
         let hard_state = stable.hard_state().await.map_err(Failure::new)?.unwrap_or_default();
-        let incarnation = stable.incarnation().await.map_err(Failure::new)?.unwrap_or_default();
+        let disk = stable.disk_identity().await.map_err(Failure::new)?;
+        let incarnation = disk.map_or(0, |disk| disk.incarnation);
         let mut faults = Vec::new();
         let snapshots = match snapshots {
             Some(store) => {
