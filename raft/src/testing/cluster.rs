@@ -172,7 +172,8 @@ impl Cluster {
         self.servers.insert(id.into(), empty);
     }
 
-    /// Gives each of two servers that do not run the disk of the other.
+    /// Gives each of two servers that do not run the disk of the other. With an identity on it, none starts
+    /// from the other's: this is for putting a disk aside.
     pub fn swap_disks(&mut self, one: &str, other: &str) {
         for id in [one, other] {
             assert!(self.member(id).running.is_none(), "{id} runs");

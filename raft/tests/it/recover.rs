@@ -345,8 +345,8 @@ async fn entries_that_are_kept_become_committed() {
         assert_eq!((recovered.restored, recovered.applied), (restored, applied));
         let configuration = &recovered.snapshot.configuration;
         assert_eq!(
-            (configuration.index, &configuration.configuration),
-            (LogIndex(6), &voters(&["a"]))
+            (configuration.index, configuration.configuration.servers()),
+            (LogIndex(6), voters(&["a"]).servers())
         );
         assert_eq!(disk.commands().await, ["c3", "c4", "c5", "c6"]);
         assert_eq!(disk.contents().await.log, []);
@@ -446,7 +446,8 @@ async fn a_finished_recovery_can_be_repeated_and_corrected() {
 
     let corrected = disk.recover(voters(&["a"]), &RecoverOptions::new("a")).await.unwrap();
     assert_eq!(corrected.end(), first.end());
-    assert_eq!(disk.snapshots.list().await.unwrap()[0].configuration.configuration, voters(&["a"]));
+    let known = disk.snapshots.list().await.unwrap()[0].configuration.configuration.clone();
+    assert_eq!(known.servers(), voters(&["a"]).servers());
     assert_eq!(disk.commands().await, ["c3", "c4", "c5", "c6"]);
 }
 
@@ -615,13 +616,15 @@ async fn one_of_three_goes_on_alone() {
     }
     cluster.converge().await;
     let (commands, term) = (cluster.journal("a").commands(), leader.term());
+    let before = leader.configuration().configuration.cluster();
     cluster.shutdown().await;
 
     let recovered = recover(&cluster, "a", &voters(&["a"]), None).await.unwrap();
     let raft = cluster.start("a").await;
     let configuration = raft.configuration();
     assert_eq!(configuration.index, recovered.end().index);
-    assert_eq!(configuration.configuration, voters(&["a"]));
+    assert_eq!(configuration.configuration.servers(), voters(&["a"]).servers());
+    assert_ne!(configuration.configuration.cluster(), before, "a cluster of its own");
     assert_eq!(cluster.journal("a").commands(), commands, "before any election");
 
     let leader = cluster.leader().await;
@@ -655,7 +658,7 @@ async fn survivors_that_end_alike_form_a_cluster() {
     cluster.start("a").await;
     cluster.start("b").await;
     let leader = cluster.leader().await;
-    assert_eq!(leader.configuration().configuration, configuration);
+    assert_eq!(leader.configuration().configuration.servers(), configuration.servers());
     leader.apply("x").await.unwrap();
     cluster.converge().await;
     assert_eq!(cluster.journal("b").commands()[..20], commands);

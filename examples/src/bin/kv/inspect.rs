@@ -300,10 +300,14 @@ fn members(configuration: &IndexedConfiguration) -> Value {
             })
         })
         .collect();
-    json!({ "index": configuration.index, "members": servers, "incarnations": incarnations })
+    let cluster = hex(configuration.configuration.cluster().0);
+    json!({
+        "index": configuration.index, "members": servers, "incarnations": incarnations,
+        "cluster": cluster,
+    })
 }
 
-/// An incarnation as text: many readers of JSON keep only 53 bits of a number.
+/// An incarnation or a cluster as text: many readers of JSON keep only 53 bits of a number.
 fn hex(incarnation: u64) -> String {
     format!("{incarnation:016x}")
 }
