@@ -608,7 +608,8 @@ impl<F: Fsm> Raft<F> {
     /// the log forget what it stands for, except for the newest
     /// [`Config::trailing_logs`] entries. Resolves when the snapshot is durable and
     /// [`status`](Self::status) shows it. Works in every role, whatever the settings say about
-    /// snapshots being due. Callers who ask while one is being written share the next.
+    /// snapshots being due. Callers who ask while one is being written share the next. What is committed
+    /// but not applied yet is not waited for, only the batch under way ([`Config::max_apply_time`]).
     ///
     /// # Errors
     /// [`SnapshotError`]; the node goes on unless it is [`Stopped`](SnapshotError::Stopped).
@@ -660,9 +661,9 @@ impl<F: Fsm> Raft<F> {
     }
 
     /// Stops the server and waits until every task has ended: writes under way are finished, the
-    /// batch being applied is finished, everything else is given up, and every waiting future is
-    /// told. Returns why the server has ended, which is [`Fatal::Shutdown`] unless something else
-    /// ended it before. Calling it again waits and returns the same.
+    /// batch being applied is finished ([`Config::max_apply_time`]), everything else is given up, and
+    /// every waiting future is told. Returns why the server has ended, which is [`Fatal::Shutdown`]
+    /// unless something else ended it before. Calling it again waits and returns the same.
     ///
     /// # Cancel safety
     /// The stop has begun when the future is polled first; dropping it only stops the waiting.

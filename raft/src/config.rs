@@ -97,6 +97,13 @@ pub struct Config {
     pub max_apply_batch: usize,
     /// Entries kept in the log behind the newest snapshot, so that a server that is a little behind
     /// is spared the snapshot. Default 10,240; may be 0.
+    /// How long the state machine may be busy with one batch, by what its entries have taken so far:
+    /// if they are slow, batches have fewer of them. A [shutdown](crate::Raft::shutdown) and a
+    /// [snapshot](crate::Raft::snapshot) wait for the batch under way, and so do the answers to it. What
+    /// a batch takes however small it is (a transaction, a sync) is not counted, and neither are the
+    /// first slow entries after fast ones. Default 100 ms; at least 1 ms.
+    #[serde(rename = "max_apply_time_seconds", serialize_with = "seconds")]
+    pub max_apply_time: Duration,
     pub trailing_logs: u64,
     /// While a snapshot is being sent, and until the receiver has come as far as the newest one, the
     /// entries after it are kept too, so that the receiver can go on from there; but not if more than
@@ -171,6 +178,7 @@ impl Config {
             max_apply_batch: 1024,
             trailing_logs: 10_240,
             max_held_entries: 1 << 20,
+            max_apply_time: Duration::from_millis(100),
             snapshot_interval: Duration::from_secs(120),
             snapshot_threshold: 8192,
             snapshot_threshold_bytes: 256 * MIB,
@@ -219,6 +227,7 @@ impl Config {
         within("max_apply_batch", self.max_apply_batch, 1, 1 << 20)?;
         within("trailing_logs", self.trailing_logs, 0, u64::MAX)?;
         within("max_held_entries", self.max_held_entries, 0, u64::MAX)?;
+        within("max_apply_time", self.max_apply_time, ms(1), hour)?;
         within("snapshot_interval", self.snapshot_interval, ms(1), 365 * 24 * hour)?;
         within("snapshot_threshold", self.snapshot_threshold, 1, u64::MAX)?;
         within("snapshot_threshold_bytes", self.snapshot_threshold_bytes, 1 << 10, u64::MAX)?;

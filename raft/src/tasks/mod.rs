@@ -24,6 +24,7 @@
 //!
 //! **Deliberately absent:** protocol decisions. A timer or a protocol `if` in here is a mistake.
 
+mod apply_limit;
 mod clock;
 mod host;
 mod metrics;
@@ -62,6 +63,7 @@ use tokio::{
 };
 
 use self::{
+    apply_limit::ApplyLimit,
     clock::{Alarm, Clock},
     metrics::Metrics,
     peers::Peers,
@@ -183,6 +185,7 @@ fn spawn_all<F: Fsm>(
         last: applied,
         configuration: restored.configuration,
         waiters: std::collections::VecDeque::new(),
+        limit: ApplyLimit::new(),
     };
     tasks.spawn("run_fsm", task.run(queue));
 

@@ -35,6 +35,7 @@ mod reload;
 mod restart;
 mod restore;
 mod shutdown;
+mod slow_fsm;
 mod snapshots;
 mod status;
 mod transfer;
