@@ -299,7 +299,9 @@ impl<F: Fsm> Raft<F> {
     /// round of messages.
     ///
     /// The index returned is a *read index*: once it is applied here
-    /// ([`wait_applied`](Self::wait_applied)), a read of the local state machine is linearizable.
+    /// ([`wait_applied`](Self::wait_applied)), a read of the local state machine is linearizable. It is
+    /// committed, so that it will be applied here whoever leads by then: a leader that has not committed
+    /// anything in its term yet answers when it has.
     ///
     /// # Errors
     /// [`VerifyError`](crate::VerifyError): do not answer the read from here.
@@ -312,7 +314,8 @@ impl<F: Fsm> Raft<F> {
     }
 
     /// Waits until the entry at `index`, and so everything before it, is applied on this server.
-    /// Returns at once if it is. Works in every role.
+    /// Returns at once if it is. Works in every role. For an index that is committed, as that of
+    /// [`verify_leader`](Self::verify_leader) is, the wait has an end; for any other it may have none.
     ///
     /// # Errors
     /// [`Fatal`] when the node ends first.

@@ -620,6 +620,7 @@ impl<R: Send + 'static> Run<R> {
             }
             Action::SetPeers(servers) => self.peers.set(servers, &mut self.tasks),
             Action::Verified { round } => self.waiters.verified(round),
+        self.waiters.readable(self.core.commit_index());
             Action::TransferDone(result) => self.waiters.transferred(result),
             Action::Restored => self.waiters.replaced(self.core.last().index),
             Action::SteppedDown { committed } => {
