@@ -5,9 +5,15 @@
 //! show the new state, carry out what the core decided. It waits in one place only, never blocks,
 //! and touches neither disk nor state machine, so a heartbeat never waits for either.
 //!
-//! When the core is saturated no requests are taken, and when its window of writes is full no
-//! entries either: they stay in their bounded queues, and whoever fills these waits. Heartbeats and
-//! votes have a lane of their own and go on.
+//! When the core is saturated no commands are taken up, and when its window of writes is full no
+//! messages with entries either: they stay in their bounded queues, and whoever fills these waits.
+//! Heartbeats and votes have a lane of their own and go on, and so do all requests that bring no
+//! entries.
+//!
+//! **The time comes last.** A process that stood still finds its timers due and the reason why they
+//! should not be in its queues: so whatever had arrived is told first, to its end, see
+//! [`Run::take_time`]. No timer suffers from that. An election only comes later. A lease that is over is
+//! not renewed by it, because contact counts from when the question was sent.
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
@@ -114,6 +120,8 @@ pub(super) struct Turn<R> {
     last_requests: usize,
 }
 
+    /// While a timer of the core is due: the turns until everything is told that had arrived before.
+    turns_until_time: Option<usize>,
 impl<R> Turn<R> {
     pub(super) fn new(applied: LogIndex) -> Self {
         Self {
@@ -137,6 +145,7 @@ impl<R> Turn<R> {
             last_requests: 0,
         }
     }
+            turns_until_time: None,
 
     /// Whether it is worth letting other tasks run before this turn begins: requests came in
     /// company last time, and this time the company is smaller.
@@ -161,14 +170,11 @@ impl<R: Send + 'static> Run<R> {
                     self.wrong_disks(now).len() + usize::from(self.refusals.own().is_some()),
                 );
             }
-            if self.core.next_timeout().is_some_and(|timeout| timeout <= now) {
-                self.core.handle_timeout(now);
-                self.vain.look(&self.shared.id, &self.core);
-            }
             self.take_signals(now);
             self.take_messages(now);
             self.take_requests(now);
             self.show_and_act(now);
+            self.take_time(now, &mail.inbox);
             self.end_if_removed();
             self.shared.run_busy.end(|| self.shared.clock.now());
         }
@@ -370,6 +376,29 @@ impl<R: Send + 'static> Run<R> {
         }
         self.turn.messages = messages;
     }
+    /// Tells the core the time if one of its timers is due; but first everything that had arrived when
+    /// that was noticed, which may take some turns. What comes meanwhile is not waited for, so that no
+    /// flood of messages keeps the timers from firing; nor is what the core has no room for.
+    fn take_time(&mut self, now: Time, inbox: &Received) {
+        if self.core.next_timeout().is_none_or(|timeout| now < timeout) {
+            self.turn.turns_until_time = None;
+            return;
+        }
+        let turns = self.turn.turns_until_time.get_or_insert_with(|| {
+            let (urgent, entries) = inbox.lengths();
+            let entries = if self.core.is_write_window_full() { 0 } else { entries };
+            let urgent = if self.core.is_write_window_overrun() { 0 } else { urgent };
+            urgent.max(entries).div_ceil(MESSAGES_MAX)
+        });
+        if let Some(left) = turns.checked_sub(1) {
+            *turns = left;
+            return;
+        }
+        self.turn.turns_until_time = None;
+        self.core.handle_timeout(now);
+        self.vain.look(&self.shared.id, &self.core);
+    }
+
 
     /// A message was not admitted: it is dropped, and told of if that is news.
     fn refuse(&mut self, now: Time, envelope: &Envelope, mismatch: Mismatch) {

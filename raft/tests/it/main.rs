@@ -38,6 +38,7 @@ mod shutdown;
 mod slow_fsm;
 mod snapshots;
 mod status;
+mod stood_still;
 mod transfer;
 mod transfers;
 mod verify;
