@@ -23,7 +23,7 @@ use crate::{
     snapshot::{Snapshot, SnapshotMeta, SnapshotStore},
     stable::StableStore,
     status::{LogMarks, Status},
-    tasks::{self, Change, Node, Request, RestoreData, Shared},
+    tasks::{self, Change, Node, Proposed, Request, RestoreData, Shared},
     transport::Transport,
 };
 
@@ -34,8 +34,11 @@ use crate::{
 /// panics; from then on every call and every waiting future is told why, and
 /// [`fatal`](Self::fatal) says it too. Every future resolves, exactly once, whatever happens.
 ///
-/// Requests of one handle (and of one caller on several clones) take effect in the order of the
-/// calls, whatever their kind.
+/// Commands, batches and barriers of one handle (and of one caller on several clones) take effect in
+/// the order of the calls, and so do all other requests. Between the two kinds the order is that of the
+/// calls too, unless the leader has no room for more entries ([`Config::max_unapplied_entries`] and the
+/// settings beside it): then commands, batches and barriers wait, and everything else is taken up at
+/// once. So await a command whose effect must come before a change of the configuration or a transfer.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -206,7 +209,8 @@ impl<F: Fsm> Raft<F> {
     ///
     /// The request is in the queue when this returns, whether or not the future is polled, unless
     /// the queue ([`Config::apply_queue`], [`Config::apply_queue_bytes`]) is full: then the future
-    /// waits for room, up to [`Config::enqueue_timeout`]. There is no other time limit.
+    /// waits for room. In front of the queue and in it, while the leader has no room for more entries,
+    /// a command waits up to [`Config::enqueue_timeout`]. There is no other time limit.
     ///
     /// ```no_run
     /// # async fn example<F: raft::Fsm>(raft: raft::Raft<F>) {
@@ -231,7 +235,7 @@ impl<F: Fsm> Raft<F> {
         self.apply_with_timeout(command, self.enqueue_timeout())
     }
 
-    /// [`apply`](Self::apply) with another limit for the wait for room in the queue.
+    /// [`apply`](Self::apply) with another limit for the wait until the command is taken up.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -248,7 +252,7 @@ impl<F: Fsm> Raft<F> {
             Ok(()) => self
                 .handle
                 .node
-                .call(enqueue_timeout, |responder| Request::Apply { command, responder }),
+                .propose(enqueue_timeout, |responder| Proposed::Apply { command, responder }),
             Err(error) => self.refused(error),
         })
     }
@@ -273,7 +277,7 @@ impl<F: Fsm> Raft<F> {
             self.refused(error)
         } else {
             let timeout = self.enqueue_timeout();
-            self.handle.node.call(timeout, |responder| Request::ApplyBatch { commands, responder })
+            self.handle.node.propose(timeout, |responder| Proposed::Batch { commands, responder })
         })
     }
 
@@ -290,7 +294,7 @@ impl<F: Fsm> Raft<F> {
     pub fn barrier(&self) -> BarrierFuture {
         let timeout = self.enqueue_timeout();
         BarrierFuture::new(
-            self.handle.node.call(timeout, |responder| Request::Barrier { responder }),
+            self.handle.node.propose(timeout, |responder| Proposed::Barrier { responder }),
         )
     }
 

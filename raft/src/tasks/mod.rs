@@ -82,7 +82,7 @@ use self::{
 pub(crate) use self::{
     node::Node,
     offline::Offline,
-    request::{Change, Request, RestoreData},
+    request::{Change, Proposed, Request, RestoreData},
     shared::{End, Shared},
     start::{contradicts, gap, is_replaced, usable_snapshots},
 };
