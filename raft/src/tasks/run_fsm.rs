@@ -13,21 +13,27 @@
 
 use std::{
     collections::VecDeque,
+    io,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    sync::{mpsc, oneshot},
+};
 
 use super::{
     apply_limit::ApplyLimit,
     host::Host,
     metrics::Metrics,
     request::{Pending, Waiter},
-    shared::Shared,
+    shared::{End, Shared},
 };
 use crate::{
     configuration::IndexedConfiguration,
@@ -249,10 +255,12 @@ impl<F: Fsm> RunFsm<F> {
         };
         self.shared.fsm_busy.begin_timed(self.shared.clock.now());
         let is_blocking = self.host.is_blocking();
+        let reader = Box::new(UntilEnd { reader, end: Arc::clone(&self.shared.end) });
         let restored = tokio::select! {
             biased;
             restored = self.host.restore(reader) => restored,
-            // Given up in the middle: nobody will look at this state any more.
+            // Given up in the middle: nobody will look at this state any more. On another thread it
+            // ends when it reads on.
             _ = self.shared.end.reason(), if !is_blocking => return Ok(()),
         };
         match restored.map_err(|panic| panic.into_fatal("run_fsm"))? {
@@ -317,6 +325,25 @@ impl<F: Fsm> RunFsm<F> {
             Err(error) => return Ok(Err(SnapshotError::Fsm { reason: error.to_string() })),
         };
         Ok(Ok(View { last: self.last, configuration: self.configuration.clone(), snapshot }))
+    }
+}
+
+/// A snapshot that can be read only as long as the node has not begun to end.
+struct UntilEnd {
+    reader: SnapshotReader,
+    end: Arc<End>,
+}
+
+impl AsyncRead for UntilEnd {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.end.has_begun() {
+            return Poll::Ready(Err(io::Error::other("the node ends")));
+        }
+        Pin::new(&mut self.reader).poll_read(cx, buffer)
     }
 }
 
