@@ -72,10 +72,11 @@ async fn a_follower_does_not_campaign_while_its_leaders_heartbeats_wait() {
 #[tokio::test(start_paused = true)]
 async fn a_follower_whose_inbox_holds_nothing_of_its_leader_campaigns() {
     let (_cluster, leader, follower, impostor) = cut_off().await;
+    let term = leader.term();
     impostor.tell(follower.id().as_str(), noise());
     tokio::time::advance(LONG).await;
     turns().await;
-    assert_eq!((follower.role(), follower.term()), (Role::Candidate, leader.term().next()));
+    assert_eq!((follower.role(), follower.term()), (Role::Candidate, term.next()));
 }
 
 #[tokio::test(start_paused = true)]
