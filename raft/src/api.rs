@@ -23,7 +23,7 @@ use crate::{
     snapshot::{Snapshot, SnapshotMeta, SnapshotStore},
     stable::StableStore,
     status::{LogMarks, Status},
-    tasks::{self, Change, Node, Request, RestoreData, Shared},
+    tasks::{self, Change, Node, Proposed, Request, RestoreData, Shared},
     transport::Transport,
 };
 
@@ -34,8 +34,11 @@ use crate::{
 /// panics; from then on every call and every waiting future is told why, and
 /// [`fatal`](Self::fatal) says it too. Every future resolves, exactly once, whatever happens.
 ///
-/// Requests of one handle (and of one caller on several clones) take effect in the order of the
-/// calls, whatever their kind.
+/// Commands, batches and barriers of one handle (and of one caller on several clones) take effect in
+/// the order of the calls, and so do all other requests. Between the two kinds the order is that of the
+/// calls too, unless the leader has no room for more entries ([`Config::max_unapplied_entries`] and the
+/// settings beside it): then commands, batches and barriers wait, and everything else is taken up at
+/// once. So await a command whose effect must come before a change of the configuration or a transfer.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -206,7 +209,8 @@ impl<F: Fsm> Raft<F> {
     ///
     /// The request is in the queue when this returns, whether or not the future is polled, unless
     /// the queue ([`Config::apply_queue`], [`Config::apply_queue_bytes`]) is full: then the future
-    /// waits for room, up to [`Config::enqueue_timeout`]. There is no other time limit.
+    /// waits for room. In front of the queue and in it, while the leader has no room for more entries,
+    /// a command waits up to [`Config::enqueue_timeout`]. There is no other time limit.
     ///
     /// ```no_run
     /// # async fn example<F: raft::Fsm>(raft: raft::Raft<F>) {
@@ -231,7 +235,7 @@ impl<F: Fsm> Raft<F> {
         self.apply_with_timeout(command, self.enqueue_timeout())
     }
 
-    /// [`apply`](Self::apply) with another limit for the wait for room in the queue.
+    /// [`apply`](Self::apply) with another limit for the wait until the command is taken up.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -248,7 +252,7 @@ impl<F: Fsm> Raft<F> {
             Ok(()) => self
                 .handle
                 .node
-                .call(enqueue_timeout, |responder| Request::Apply { command, responder }),
+                .propose(enqueue_timeout, |responder| Proposed::Apply { command, responder }),
             Err(error) => self.refused(error),
         })
     }
@@ -273,7 +277,7 @@ impl<F: Fsm> Raft<F> {
             self.refused(error)
         } else {
             let timeout = self.enqueue_timeout();
-            self.handle.node.call(timeout, |responder| Request::ApplyBatch { commands, responder })
+            self.handle.node.propose(timeout, |responder| Proposed::Batch { commands, responder })
         })
     }
 
@@ -290,7 +294,7 @@ impl<F: Fsm> Raft<F> {
     pub fn barrier(&self) -> BarrierFuture {
         let timeout = self.enqueue_timeout();
         BarrierFuture::new(
-            self.handle.node.call(timeout, |responder| Request::Barrier { responder }),
+            self.handle.node.propose(timeout, |responder| Proposed::Barrier { responder }),
         )
     }
 
@@ -299,7 +303,9 @@ impl<F: Fsm> Raft<F> {
     /// round of messages.
     ///
     /// The index returned is a *read index*: once it is applied here
-    /// ([`wait_applied`](Self::wait_applied)), a read of the local state machine is linearizable.
+    /// ([`wait_applied`](Self::wait_applied)), a read of the local state machine is linearizable. It is
+    /// committed, so that it will be applied here whoever leads by then: a leader that has not committed
+    /// anything in its term yet answers when it has.
     ///
     /// # Errors
     /// [`VerifyError`](crate::VerifyError): do not answer the read from here.
@@ -312,7 +318,8 @@ impl<F: Fsm> Raft<F> {
     }
 
     /// Waits until the entry at `index`, and so everything before it, is applied on this server.
-    /// Returns at once if it is. Works in every role.
+    /// Returns at once if it is. Works in every role. For an index that is committed, as that of
+    /// [`verify_leader`](Self::verify_leader) is, the wait has an end; for any other it may have none.
     ///
     /// # Errors
     /// [`Fatal`] when the node ends first.
@@ -608,7 +615,8 @@ impl<F: Fsm> Raft<F> {
     /// the log forget what it stands for, except for the newest
     /// [`Config::trailing_logs`] entries. Resolves when the snapshot is durable and
     /// [`status`](Self::status) shows it. Works in every role, whatever the settings say about
-    /// snapshots being due. Callers who ask while one is being written share the next.
+    /// snapshots being due. Callers who ask while one is being written share the next. What is committed
+    /// but not applied yet is not waited for, only the batch under way ([`Config::max_apply_time`]).
     ///
     /// # Errors
     /// [`SnapshotError`]; the node goes on unless it is [`Stopped`](SnapshotError::Stopped).
@@ -660,9 +668,9 @@ impl<F: Fsm> Raft<F> {
     }
 
     /// Stops the server and waits until every task has ended: writes under way are finished, the
-    /// batch being applied is finished, everything else is given up, and every waiting future is
-    /// told. Returns why the server has ended, which is [`Fatal::Shutdown`] unless something else
-    /// ended it before. Calling it again waits and returns the same.
+    /// batch being applied is finished ([`Config::max_apply_time`]), everything else is given up, and
+    /// every waiting future is told. Returns why the server has ended, which is [`Fatal::Shutdown`]
+    /// unless something else ended it before. Calling it again waits and returns the same.
     ///
     /// # Cancel safety
     /// The stop has begun when the future is polled first; dropping it only stops the waiting.

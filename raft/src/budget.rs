@@ -40,8 +40,10 @@ impl Budget {
     }
 
     /// Gives back the parts of what was taken out of the queue, together.
-    pub(crate) fn give_back(&self, parts: impl IntoIterator<Item = u32>) {
-        self.left.add_permits(parts.into_iter().map(|part| part as usize).sum());
+    pub(crate) fn give_back(&self, parts: u32) {
+        if parts != 0 {
+            self.left.add_permits(parts as usize);
+        }
     }
 
     /// Nothing goes in any more, and whoever waits is told.

@@ -62,10 +62,11 @@ pub struct Config {
     /// The largest command, in bytes. Larger ones are refused. Default 1 MiB; 1 byte to 64 MiB. A
     /// transport with a limit of its own must allow a little more.
     pub max_command_bytes: u64,
-    /// Requests waiting to be taken up by the `run` task at most. Default 1024; at least 1. When it
-    /// is full, `apply` waits.
+    /// Commands, batches and barriers waiting to be taken up by the `run` task at most, and as many
+    /// requests of other kinds. Default 65,536; at least 1. When it is full, `apply` waits.
     pub apply_queue: usize,
-    /// The same in bytes of commands, each with a fixed overhead of 32 bytes. A batch of commands that
+    /// The same in bytes of commands, each with a fixed overhead of 32 bytes; what is smaller than its
+    /// share, `apply_queue_bytes / apply_queue`, counts as that much. A batch of commands that
     /// is larger waits until the queue is empty, and then enters. Default 64 MiB; `max_command_bytes`
     /// to 2 GiB.
     pub apply_queue_bytes: u64,
@@ -76,18 +77,19 @@ pub struct Config {
     /// may have other settings) waits until the lane is empty, and then enters. Default 64 MiB;
     /// `max_append_bytes` and `max_command_bytes` to 2 GiB.
     pub rpc_queue_bytes: u64,
-    /// How long a request may wait for a place in the queue before it is refused with
-    /// `EnqueueTimeout`. Default 5 s; at least 1 ms. A request that was taken up is not bounded by
-    /// this.
+    /// How long a command, batch or barrier may wait to be taken up, in front of a full queue or in the
+    /// queue of a leader that has no room for more entries, before it is refused with `EnqueueTimeout`;
+    /// and any other request for a place in the queue. Default 5 s; at least 1 ms. A request that was
+    /// taken up is not bounded by this.
     #[serde(rename = "enqueue_timeout_seconds", serialize_with = "seconds")]
     pub enqueue_timeout: Duration,
-    /// A leader with this many entries accepted but not applied takes no more requests until some
-    /// are. Default 65,536; at least 1.
+    /// A leader with this many entries accepted but not applied takes up no more commands, batches and
+    /// barriers until some are. Default 65,536; at least 1.
     pub max_unapplied_entries: u64,
     /// The same in bytes of entries. Default 64 MiB; at least 1 KiB.
     pub max_unapplied_bytes: u64,
-    /// Log writes accepted but not durable at most; with more, the server reads neither requests
-    /// nor entries. Default 256; at least 16.
+    /// Log writes accepted but not durable at most; with more, the server takes up neither commands
+    /// nor messages with entries. Default 256; at least 16.
     pub max_pending_writes: usize,
     /// Bytes of recent entries kept in memory beside the store, so that followers and the state
     /// machine rarely read the disk. Entries not yet durable are kept whatever this says (they are
@@ -95,6 +97,13 @@ pub struct Config {
     pub log_cache_bytes: u64,
     /// Entries handed to the state machine in one batch at most. Default 1024; at least 1.
     pub max_apply_batch: usize,
+    /// How long the state machine may be busy with one batch, by what its entries have taken so far:
+    /// if they are slow, batches have fewer of them. A [shutdown](crate::Raft::shutdown) and a
+    /// [snapshot](crate::Raft::snapshot) wait for the batch under way, and so do the answers to it. What
+    /// a batch takes however small it is (a transaction, a sync) is not counted, and neither are the
+    /// first slow entries after fast ones. Default 100 ms; at least 1 ms.
+    #[serde(rename = "max_apply_time_seconds", serialize_with = "seconds")]
+    pub max_apply_time: Duration,
     /// Entries kept in the log behind the newest snapshot, so that a server that is a little behind
     /// is spared the snapshot. Default 10,240; may be 0.
     pub trailing_logs: u64,
@@ -160,7 +169,7 @@ impl Config {
             max_inflight_appends: 32,
             max_inflight_bytes: 8 * MIB,
             max_command_bytes: MIB,
-            apply_queue: 1024,
+            apply_queue: 65_536,
             apply_queue_bytes: 64 * MIB,
             rpc_queue: 1024,
             rpc_queue_bytes: 64 * MIB,
@@ -170,6 +179,7 @@ impl Config {
             max_pending_writes: 256,
             log_cache_bytes: 16 * MIB,
             max_apply_batch: 1024,
+            max_apply_time: Duration::from_millis(100),
             trailing_logs: 10_240,
             max_held_entries: 1 << 20,
             snapshot_interval: Duration::from_secs(120),
@@ -218,6 +228,7 @@ impl Config {
         within("max_pending_writes", self.max_pending_writes, 16, 1 << 20)?;
         within("log_cache_bytes", self.log_cache_bytes, 0, 1 << 40)?;
         within("max_apply_batch", self.max_apply_batch, 1, 1 << 20)?;
+        within("max_apply_time", self.max_apply_time, ms(1), hour)?;
         within("trailing_logs", self.trailing_logs, 0, u64::MAX)?;
         within("max_held_entries", self.max_held_entries, 0, u64::MAX)?;
         within("snapshot_interval", self.snapshot_interval, ms(1), 365 * 24 * hour)?;

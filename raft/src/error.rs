@@ -207,7 +207,7 @@ pub enum ReloadError {
     /// A setting breaks a rule, or cannot change while the server runs.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The node was saturated for the whole enqueue timeout.
+    /// The queue was full for the whole enqueue timeout.
     #[error("the settings were not accepted within {timeout:?}")]
     EnqueueTimeout {
         /// How long they waited.
@@ -418,7 +418,8 @@ pub enum ApplyError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The node was saturated for the whole enqueue timeout. Try again later.
+    /// It was not taken up in the whole enqueue timeout: the leader had no room for more entries. Try
+    /// again later.
     #[error("the command was not accepted within {timeout:?}")]
     EnqueueTimeout {
         /// How long it waited.
@@ -499,7 +500,7 @@ pub enum ConfigurationError {
         /// The new server.
         id: ServerId,
     },
-    /// The node was saturated for the whole enqueue timeout. Nothing was changed.
+    /// The queue was full for the whole enqueue timeout. Nothing was changed.
     #[error("the change was not accepted within {timeout:?}")]
     EnqueueTimeout {
         /// How long it waited.
@@ -551,7 +552,7 @@ pub enum VerifyError {
     /// Leadership was lost before a majority confirmed it.
     #[error("leadership was lost before a majority confirmed it")]
     LeadershipLost,
-    /// The node was saturated for the whole enqueue timeout.
+    /// The queue was full for the whole enqueue timeout.
     #[error("the request was not accepted within {timeout:?}")]
     EnqueueTimeout {
         /// How long it waited.
@@ -597,7 +598,7 @@ pub enum TransferError {
         /// Who leads instead, if known.
         leader: Option<Leader>,
     },
-    /// The node was saturated for the whole enqueue timeout.
+    /// The queue was full for the whole enqueue timeout.
     #[error("the request was not accepted within {timeout:?}")]
     EnqueueTimeout {
         /// How long it waited.
@@ -692,7 +693,7 @@ pub enum RestoreError {
     /// The snapshot store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The node was saturated for the whole enqueue timeout.
+    /// The queue was full for the whole enqueue timeout.
     #[error("the restore was not accepted within {timeout:?}")]
     EnqueueTimeout {
         /// How long it waited.

@@ -244,7 +244,7 @@ impl Received {
             biased;
             Some(envelope) = self.urgent.recv() => Some(envelope),
             Some(Weighed { envelope, part }) = self.entries.recv() => {
-                self.budget.give_back([part]);
+                self.budget.give_back(part);
                 Some(envelope)
             }
             else => None,
@@ -258,7 +258,7 @@ impl Received {
     pub fn try_recv(&mut self) -> Result<Envelope, mpsc::error::TryRecvError> {
         self.urgent.try_recv().or_else(|_| {
             let Weighed { envelope, part } = self.entries.try_recv()?;
-            self.budget.give_back([part]);
+            self.budget.give_back(part);
             Ok(envelope)
         })
     }
@@ -279,7 +279,7 @@ impl Received {
             Poll::Pending
         };
         if !self.weighed.is_empty() {
-            self.budget.give_back(self.weighed.iter().map(|weighed| weighed.part));
+            self.budget.give_back(self.weighed.iter().map(|weighed| weighed.part).sum());
             taken.extend(self.weighed.drain(..).map(|weighed| weighed.envelope));
         }
         match (urgent, entries) {

@@ -54,18 +54,18 @@ impl Node {
         let mut jitter = 0;
         loop {
             jitter = (jitter * 5 + 3) % 8;
-            let input = self.inbox.recv_timeout(Duration::from_millis(4 + jitter)).ok();
+            let first = self.inbox.recv_timeout(Duration::from_millis(4 + jitter)).ok();
             let now = Time(start.elapsed().as_micros() as u64);
-            match input {
-                Some(Input::Message(from, message)) => {
-                    self.core.handle_message(now, &from, message);
+            // What has arrived comes before the time: it may be why no timer should fire.
+            for input in first.into_iter().chain(self.inbox.try_iter().take(1000)) {
+                match input {
+                    Input::Message(from, message) => self.core.handle_message(now, &from, message),
+                    Input::Propose(text) => {
+                        // Only the leader accepts; the others are asked in vain.
+                        let _ = self.core.propose(now, vec![EntryPayload::Command(text.into())]);
+                    }
+                    Input::Stop => return (self.log, self.hard_state),
                 }
-                Some(Input::Propose(text)) => {
-                    // Only the leader accepts; the others are asked in vain.
-                    let _ = self.core.propose(now, vec![EntryPayload::Command(text.into())]);
-                }
-                Some(Input::Stop) => return (self.log, self.hard_state),
-                None => {}
             }
             if self.core.next_timeout().is_some_and(|due| due <= now) {
                 self.core.handle_timeout(now);

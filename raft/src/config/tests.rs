@@ -69,6 +69,8 @@ fn every_rule_names_its_field_and_itself() {
         ("log_cache_bytes", "0 to 1099511627776", |c| c.log_cache_bytes = (1 << 40) + 1),
         ("max_apply_batch", "1 to 1048576", |c| c.max_apply_batch = 0),
         ("max_apply_batch", "1 to 1048576", |c| c.max_apply_batch = (1 << 20) + 1),
+        ("max_apply_time", "1ms to 3600s", |c| c.max_apply_time = MS - NS),
+        ("max_apply_time", "1ms to 3600s", |c| c.max_apply_time = HOUR + NS),
     ];
     for (field, rule, change) in table {
         let error = changed(*change).validate().unwrap_err();
@@ -115,6 +117,8 @@ fn the_edges_of_every_rule_are_valid() {
         |c| (c.max_unapplied_entries, c.max_unapplied_bytes) = (1 << 30, 1 << 40),
         |c| (c.max_pending_writes, c.max_apply_batch) = (16, 1),
         |c| (c.max_pending_writes, c.max_apply_batch) = (1 << 20, 1 << 20),
+        |c| c.max_apply_time = MS,
+        |c| c.max_apply_time = HOUR,
         |c| c.log_cache_bytes = 0,
         |c| c.log_cache_bytes = 1 << 40,
         |c| c.pre_vote = false,

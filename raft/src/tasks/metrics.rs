@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::request::Request;
+use super::request::{Proposed, Request};
 use crate::{
     configuration::ServerId,
     log::Entries,
@@ -44,9 +44,11 @@ const CALLS: [&str; 11] = [
 
 fn call<R>(request: &Request<R>) -> usize {
     match request {
-        Request::Apply { .. } => 0,
-        Request::ApplyBatch { .. } => 1,
-        Request::Barrier { .. } => 2,
+        Request::Propose(proposal) => match proposal.what {
+            Proposed::Apply { .. } => 0,
+            Proposed::Batch { .. } => 1,
+            Proposed::Barrier { .. } => 2,
+        },
         Request::Verify { .. } => 3,
         Request::Change(_) => 4,
         Request::Bootstrap { .. } => 5,

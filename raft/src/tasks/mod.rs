@@ -24,6 +24,7 @@
 //!
 //! **Deliberately absent:** protocol decisions. A timer or a protocol `if` in here is a mistake.
 
+mod apply_limit;
 mod clock;
 mod host;
 mod metrics;
@@ -63,6 +64,7 @@ use tokio::{
 };
 
 use self::{
+    apply_limit::ApplyLimit,
     clock::{Alarm, Clock},
     metrics::Metrics,
     peers::Peers,
@@ -81,7 +83,7 @@ use self::{
 pub(crate) use self::{
     node::Node,
     offline::Offline,
-    request::{Change, Request, RestoreData},
+    request::{Change, Proposed, Request, RestoreData},
     shared::{End, Shared},
     start::{contradicts, gap, is_replaced, usable_snapshots},
     watched::Watched,
@@ -187,6 +189,7 @@ fn spawn_all<F: Fsm>(
         last: applied,
         configuration: restored.configuration,
         waiters: std::collections::VecDeque::new(),
+        limit: ApplyLimit::new(),
     };
     tasks.spawn("run_fsm", task.run(queue));
 

@@ -17,6 +17,9 @@ pub(super) struct Waiters<R> {
     proposals: VecDeque<Proposals<R>>,
     /// Verifications by round; rounds only grow within a term, and no verification outlives one.
     verifications: VecDeque<(Verification, Vec<Responder<LogIndex, VerifyError>>)>,
+    /// Of these, those whose round is confirmed and whose read index is not committed yet: until it is,
+    /// nobody can promise that it will be applied.
+    reads: VecDeque<(LogIndex, Vec<Responder<LogIndex, VerifyError>>)>,
     /// And how long it was given.
     transfer: Option<(Responder<(), TransferError>, Duration)>,
     bootstrap: Option<(WriteId, Responder<(), BootstrapError>)>,
@@ -33,6 +36,7 @@ impl<R> Waiters<R> {
         Self {
             proposals: VecDeque::new(),
             verifications: VecDeque::new(),
+            reads: VecDeque::new(),
             transfer: None,
             bootstrap: None,
         }
@@ -74,8 +78,18 @@ impl<R> Waiters<R> {
         while let Some((verification, responders)) =
             self.verifications.pop_front_if(|(verification, _)| verification.round <= round)
         {
+            self.reads.push_back((verification.read_index, responders));
+        }
+    }
+
+    /// Everything up to `committed` is committed, and so will be applied: who reads that and has been
+    /// confirmed can be answered.
+    pub(super) fn readable(&mut self, committed: LogIndex) {
+        while let Some((index, responders)) =
+            self.reads.pop_front_if(|(index, _)| *index <= committed)
+        {
             for responder in responders {
-                responder.answer(Ok(verification.read_index));
+                responder.answer(Ok(index));
             }
         }
     }
@@ -88,7 +102,9 @@ impl<R> Waiters<R> {
             waiters.drain(kept..).for_each(|waiter| waiter.answer.lose_leadership());
         }
         self.proposals.retain(|proposals| !proposals.waiters.is_empty());
-        for responder in self.verifications.drain(..).flat_map(|(_, responders)| responders) {
+        let verifying = self.verifications.drain(..).map(|(_, responders)| responders);
+        let reading = self.reads.drain(..).map(|(_, responders)| responders);
+        for responder in verifying.chain(reading).flatten() {
             responder.answer(Err(VerifyError::LeadershipLost));
         }
     }
@@ -98,6 +114,9 @@ impl<R> Waiters<R> {
     pub(super) fn replaced(&mut self, proof: LogIndex) {
         for (verification, _) in &mut self.verifications {
             verification.read_index = verification.read_index.max(proof);
+        }
+        for (index, _) in &mut self.reads {
+            *index = proof.max(*index);
         }
         for Proposals { waiters, .. } in self.proposals.drain(..) {
             waiters.into_iter().for_each(|waiter| waiter.answer.replace());

@@ -1,6 +1,6 @@
 //! What the handle asks of `run`, and what is remembered of it until it is answered.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::{
     config::Config,
     configuration::{Configuration, ConfigurationChange, ServerId},
-    consensus::Refusal,
+    consensus::{Refusal, Time},
     error::{
         ApplyError, BootstrapError, ConfigurationError, Fatal, ReloadError, RestoreError,
         SnapshotError, TransferError, VerifyError,
@@ -19,11 +19,10 @@ use crate::{
     status::Status,
 };
 
-/// One call of the handle. All kinds come through one bounded queue, so their order is kept.
+/// One call of the handle. All kinds come through one queue, so their order is kept; but what brings
+/// entries waits there while the leader has no room, and the rest does not.
 pub(crate) enum Request<R> {
-    Apply { command: Bytes, responder: Responder<Applied<R>, ApplyError> },
-    ApplyBatch { commands: Vec<Bytes>, responder: Responder<Vec<Applied<R>>, ApplyError> },
-    Barrier { responder: Responder<LogIndex, ApplyError> },
+    Propose(Proposal<R>),
     Verify { responder: Responder<LogIndex, VerifyError> },
     Change(Box<Change>),
     Bootstrap { configuration: Configuration, responder: Responder<(), BootstrapError> },
@@ -42,23 +41,39 @@ pub(crate) struct RestoreData {
     pub(crate) reader: SnapshotReader,
 }
 
-impl<R> Request<R> {
-    /// What it counts against the bound of the queue: its commands as entries; at least as much as an
-    /// empty one, so that nothing overtakes a command that waits for room.
+/// Entries that a caller wants in the log.
+pub(crate) struct Proposal<R> {
+    pub(crate) what: Proposed<R>,
+    /// How long it may wait until it is taken up, and since when it waits: unless that is known,
+    /// since `run` has found that there is no room.
+    pub(crate) timeout: Duration,
+    pub(crate) since: Option<Time>,
+}
+
+pub(crate) enum Proposed<R> {
+    Apply { command: Bytes, responder: Responder<Applied<R>, ApplyError> },
+    Batch { commands: Vec<Bytes>, responder: Responder<Vec<Applied<R>>, ApplyError> },
+    Barrier { responder: Responder<LogIndex, ApplyError> },
+}
+
+impl<R> Proposal<R> {
+    /// The bytes of its entries.
     pub(super) fn cost_bytes(&self) -> u64 {
         let cost = |command: &Bytes| EntryPayload::OVERHEAD_BYTES + command.len() as u64;
-        match self {
-            Self::Apply { command, .. } => cost(command),
-            Self::ApplyBatch { commands, .. } => commands.iter().map(cost).sum(),
-            Self::Barrier { .. }
-            | Self::Verify { .. }
-            | Self::Change(_)
-            | Self::Bootstrap { .. }
-            | Self::Transfer { .. }
-            | Self::Snapshot { .. }
-            | Self::Restore { .. }
-            | Self::Reload { .. }
-            | Self::Status { .. } => EntryPayload::OVERHEAD_BYTES,
+        match &self.what {
+            Proposed::Apply { command, .. } => cost(command),
+            Proposed::Batch { commands, .. } => commands.iter().map(cost).sum(),
+            Proposed::Barrier { .. } => EntryPayload::OVERHEAD_BYTES,
+        }
+    }
+
+    /// Answers that it was not taken up in time.
+    pub(super) fn time_out(self) {
+        let error = ApplyError::EnqueueTimeout { timeout: self.timeout };
+        match self.what {
+            Proposed::Apply { responder, .. } => responder.answer(Err(error)),
+            Proposed::Batch { responder, .. } => responder.answer(Err(error)),
+            Proposed::Barrier { responder } => responder.answer(Err(error)),
         }
     }
 }

@@ -1,13 +1,19 @@
 //! `run`: the task that owns consensus.
 //!
 //! One turn: wait until anything is ready, take **everything** that is ready (a bounded batch from
-//! each source, in a fixed order: signals of the other tasks, messages, requests), tell the core,
-//! show the new state, carry out what the core decided. It waits in one place only, never blocks,
+//! each source, in a fixed order: signals of the other tasks, messages, the time, requests), tell the
+//! core, show the new state, carry out what the core decided. It waits in one place only, never blocks,
 //! and touches neither disk nor state machine, so a heartbeat never waits for either.
 //!
-//! When the core is saturated no requests are taken, and when its window of writes is full no
-//! entries either: they stay in their bounded queues, and whoever fills these waits. Heartbeats and
-//! votes have a lane of their own and go on.
+//! When the core is saturated no commands are taken up, and when its window of writes is full no
+//! messages with entries either: they stay in their bounded queues, and whoever fills these waits.
+//! Heartbeats and votes have a lane of their own and go on, and so do all requests that bring no
+//! entries.
+//!
+//! **The time comes last.** A process that stood still finds its timers due and the reason why they
+//! should not be in its queues: so whatever had arrived is told first, to its end, see
+//! [`Run::take_time`]. No timer suffers from that. An election only comes later. A lease that is over is
+//! not renewed by it, because contact counts from when the question was sent.
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
@@ -22,7 +28,9 @@ use super::{
     pending::Waiters,
     receive_snapshot::Piece,
     refusals::Refusals,
-    request::{self, Change, Pending, PendingBatch, Request, RestoreData, Waiter},
+    request::{
+        self, Change, Pending, PendingBatch, Proposal, Proposed, Request, RestoreData, Waiter,
+    },
     restore_cluster::{self, RestoreCluster, Restoring},
     run_fsm::{Advance, FsmRequest},
     run_log::{LogRequest, Queued},
@@ -113,6 +121,8 @@ pub(super) struct Turn<R> {
     inbox_is_closed: bool,
     /// How many requests the last turn that took any has taken.
     last_requests: usize,
+    /// While a timer of the core is due: the turns until everything is told that had arrived before.
+    turns_until_time: Option<usize>,
 }
 
 impl<R> Turn<R> {
@@ -136,6 +146,7 @@ impl<R> Turn<R> {
             awaits_applied: false,
             inbox_is_closed: false,
             last_requests: 0,
+            turns_until_time: None,
         }
     }
 
@@ -163,12 +174,12 @@ impl<R: Send + 'static> Run<R> {
                     self.wrong_disks(now).len() + usize::from(self.refusals.own().is_some()),
                 );
             }
-            if self.core.next_timeout().is_some_and(|timeout| timeout <= now) {
-                self.core.handle_timeout(now);
-                self.vain.look(&self.shared.id, &self.core);
-            }
             self.take_signals(now);
             self.take_messages(now);
+            self.take_time(now, &mail.inbox);
+            if self.core.is_saturated() {
+                mail.requests.time_out(now);
+            }
             self.take_requests(now);
             self.show_and_act(now);
             self.end_if_removed();
@@ -192,8 +203,8 @@ impl<R: Send + 'static> Run<R> {
     async fn wait(&mut self, mail: &mut Mail<R>) {
         let takes_messages = !self.core.is_write_window_overrun() && !self.turn.inbox_is_closed;
         let takes_entries = !self.core.is_write_window_full();
-        let takes_requests = !self.core.is_saturated();
-        if self.awaits_applied(!takes_requests || self.turn.ends_at.is_some()) {
+        let has_room = !self.core.is_saturated();
+        if self.awaits_applied(!has_room || self.turn.ends_at.is_some()) {
             return;
         }
         let look = self.sampler.due_at();
@@ -209,13 +220,10 @@ impl<R: Send + 'static> Run<R> {
                 turn.inbox_is_closed = !is_open;
                 is_ready = true;
             }
-            if takes_requests
-                && let Poll::Ready(count) =
-                    mail.requests.poll_take(cx, &mut turn.requests, REQUESTS_MAX)
-            {
-                // The queue ends only after the node does.
-                is_ready |= count != 0;
-            }
+            let (requests, taken) = (&mut mail.requests, &mut turn.requests);
+            let polled = requests.poll_take(cx, taken, REQUESTS_MAX, has_room, shared.clock);
+            is_ready |= polled.is_ready();
+            alarm.arm(requests.next_deadline());
             is_ready |= alarm.poll(cx).is_ready();
             if is_ready && !has_stepped_back && turn.expects_more_requests() {
                 has_stepped_back = true;
@@ -372,6 +380,29 @@ impl<R: Send + 'static> Run<R> {
         self.turn.messages = messages;
     }
 
+    /// Tells the core the time if one of its timers is due; but first everything that had arrived when
+    /// that was noticed, which may take some turns. What comes meanwhile is not waited for, so that no
+    /// flood of messages keeps the timers from firing; nor is what the core has no room for.
+    fn take_time(&mut self, now: Time, inbox: &Received) {
+        if self.core.next_timeout().is_none_or(|timeout| now < timeout) {
+            self.turn.turns_until_time = None;
+            return;
+        }
+        let turns = self.turn.turns_until_time.get_or_insert_with(|| {
+            let (urgent, entries) = inbox.lengths();
+            let entries = if self.core.is_write_window_full() { 0 } else { entries };
+            let urgent = if self.core.is_write_window_overrun() { 0 } else { urgent };
+            urgent.max(entries).div_ceil(MESSAGES_MAX)
+        });
+        if let Some(left) = turns.checked_sub(1) {
+            *turns = left;
+            return;
+        }
+        self.turn.turns_until_time = None;
+        self.core.handle_timeout(now);
+        self.vain.look(&self.shared.id, &self.core);
+    }
+
     /// A message was not admitted: it is dropped, and told of if that is news.
     fn refuse(&mut self, now: Time, envelope: &Envelope, mismatch: Mismatch) {
         let Envelope { from, incarnation, message, .. } = envelope;
@@ -472,20 +503,7 @@ impl<R: Send + 'static> Run<R> {
 
     fn take_request(&mut self, now: Time, request: Request<R>) {
         match request {
-            Request::Apply { command, responder } => {
-                self.turn.payloads.push(EntryPayload::Command(command));
-                self.proposed_by(Pending::Apply(responder.taken()));
-            }
-            Request::ApplyBatch { commands, responder } => {
-                let first = LogIndex(self.turn.payloads.len() as u64);
-                let batch = PendingBatch::new(first, commands.len(), responder.taken());
-                self.turn.payloads.extend(commands.into_iter().map(EntryPayload::Command));
-                self.proposed_by(Pending::Batch(Box::new(batch)));
-            }
-            Request::Barrier { responder } => {
-                self.turn.payloads.push(EntryPayload::Barrier);
-                self.proposed_by(Pending::Barrier(responder.taken()));
-            }
+            Request::Propose(proposal) => self.take_proposal(proposal),
             Request::Verify { responder } => self.turn.verifiers.push(responder),
             // What was proposed before these comes before them in the log.
             Request::Change(change) => {
@@ -529,6 +547,25 @@ impl<R: Send + 'static> Run<R> {
                 responder.answer(self.reload(now, *config).map_err(ReloadError::Config));
             }
             Request::Status { responder } => responder.answer(Ok(Box::new(self.status(now)))),
+        }
+    }
+
+    fn take_proposal(&mut self, proposal: Proposal<R>) {
+        match proposal.what {
+            Proposed::Apply { command, responder } => {
+                self.turn.payloads.push(EntryPayload::Command(command));
+                self.proposed_by(Pending::Apply(responder.taken()));
+            }
+            Proposed::Batch { commands, responder } => {
+                let first = LogIndex(self.turn.payloads.len() as u64);
+                let batch = PendingBatch::new(first, commands.len(), responder.taken());
+                self.turn.payloads.extend(commands.into_iter().map(EntryPayload::Command));
+                self.proposed_by(Pending::Batch(Box::new(batch)));
+            }
+            Proposed::Barrier { responder } => {
+                self.turn.payloads.push(EntryPayload::Barrier);
+                self.proposed_by(Pending::Barrier(responder.taken()));
+            }
         }
     }
 
@@ -613,6 +650,7 @@ impl<R: Send + 'static> Run<R> {
             let _ = self.run_log.send(write);
         }
         self.shared.tail.committed(self.core.commit_index());
+        self.waiters.readable(self.core.commit_index());
         if let Some(responder) = self.turn.bootstrapper.take() {
             self.waiters.bootstrapping(self.turn.issued, responder);
         }

@@ -4,24 +4,36 @@
 //! for what is no longer in memory), and applies them in batches. What queued up during a batch
 //! becomes part of the next. Whoever proposed a command on this server is answered from here.
 //!
+//! Whatever else is asked of the state machine comes between two batches, however much there is to
+//! apply, and a batch is bounded in time (`apply_limit`): a view for a snapshot and the end of the node
+//! are never far away.
+//!
 //! When a snapshot of another server has taken the place of the log, the entries on the way to it
 //! are gone: applying stops where it is, and goes on behind the snapshot once that is restored.
 
 use std::{
     collections::VecDeque,
+    io,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    sync::{mpsc, oneshot},
+};
 
 use super::{
+    apply_limit::ApplyLimit,
     host::Host,
     metrics::Metrics,
     request::{Pending, Waiter},
-    shared::Shared,
+    shared::{End, Shared},
     watched::Watched,
 };
 use crate::{
@@ -36,6 +48,9 @@ use crate::{
 
 /// Requests taken from the queue at once at most.
 const REQUESTS_MAX: usize = 64;
+
+/// A batch of this many entries is always timed.
+const TIMED_ENTRIES: usize = 16;
 
 /// What is read from the store at once, when entries are no longer in memory.
 const READ_BYTES: u64 = 1 << 20;
@@ -56,7 +71,7 @@ pub(super) enum FsmRequest<R> {
         /// Those who wait for entries that the snapshot stands for: what became of these is unknown.
         waiters: Vec<Waiter<R>>,
     },
-    /// Take a view for a snapshot, if anything was applied since `newer_than`.
+    /// Take a view for a snapshot, now, if anything was applied since `newer_than`.
     View { newer_than: LogId, reply: oneshot::Sender<Result<View, SnapshotError>> },
 }
 
@@ -101,18 +116,36 @@ pub(super) struct RunFsm<F: Fsm> {
     pub(super) configuration: IndexedConfiguration,
     /// Those who wait for entries that are not applied yet.
     pub(super) waiters: VecDeque<Waiter<F::Response>>,
+    pub(super) limit: ApplyLimit,
 }
 
 impl<F: Fsm> RunFsm<F> {
-    /// Runs until `run` is gone, or the node ends.
+    /// Runs until `run` is gone, or the node ends. Looks at the queue between two batches.
     pub(super) async fn run(
         mut self,
         mut requests: mpsc::UnboundedReceiver<FsmRequest<F::Response>>,
     ) -> Result<(), Fatal> {
         let mut taken = Vec::new();
         let mut batch = Batch::default();
-        while requests.recv_many(&mut taken, REQUESTS_MAX).await != 0 {
-            let mut target = self.last.index;
+        let mut target = self.last.index;
+        // A snapshot stands for what comes next: there is nothing to apply until it is restored.
+        let mut is_replaced = false;
+        let mut busy = Duration::ZERO;
+        loop {
+            let is_idle = is_replaced || target <= self.last.index || self.shared.end.has_begun();
+            if is_idle {
+                busy = Duration::ZERO;
+                if requests.recv_many(&mut taken, REQUESTS_MAX).await == 0 {
+                    return Ok(());
+                }
+            } else {
+                while taken.len() < REQUESTS_MAX
+                    && let Ok(request) = requests.try_recv()
+                {
+                    taken.push(request);
+                }
+            }
+            is_replaced &= taken.is_empty();
             for request in taken.drain(..) {
                 match request {
                     FsmRequest::Apply { up_to, waiters } => {
@@ -125,38 +158,51 @@ impl<F: Fsm> RunFsm<F> {
                         self.restore(snapshot).await?;
                     }
                     FsmRequest::View { newer_than, reply } => {
-                        self.apply(target, &mut batch).await?;
                         let _ = reply.send(self.view(newer_than).await?);
                     }
                 }
             }
-            self.apply(target, &mut batch).await?;
+            if target <= self.last.index || self.shared.end.has_begun() {
+                continue;
+            }
+            is_replaced = !self.load(target, &mut batch.parts).await?;
+            if !is_replaced {
+                let bound = self.shared.max_apply_time();
+                busy += self.apply(&mut batch, bound).await?;
+                if bound <= busy {
+                    // Others may share the thread, and have something to say about the next batch.
+                    tokio::task::yield_now().await;
+                    busy = Duration::ZERO;
+                }
+            }
         }
-        Ok(())
     }
 
-    /// Applies everything up to `target`, batch by batch; stops early when the node ends, or when a
-    /// snapshot stands for what comes next.
+    /// Applies a batch. Returns how long that took, or zero if it was not worth a look at the clock.
     async fn apply(
         &mut self,
-        target: LogIndex,
         batch: &mut Batch<F::Response>,
-    ) -> Result<(), Fatal> {
-        while self.last.index < target && !self.shared.end.has_begun() {
-            if !self.load(target, &mut batch.parts).await? {
-                return Ok(());
-            }
+        bound: Duration,
+    ) -> Result<Duration, Fatal> {
+        let count = batch.parts.iter().map(|part| part.len()).sum();
+        // One look for many entries costs little; and for few a missed one is made up for by the next.
+        if TIMED_ENTRIES <= count || self.limit.entries() <= count {
+            self.shared.fsm_busy.begin_timed(self.shared.clock.now());
+        } else {
             self.shared.fsm_busy.begin(|| self.shared.clock.now());
-            self.carry_out(batch).await?;
-            let took = self.shared.fsm_busy.end(|| self.shared.clock.now());
-            if let Some(last) = batch.parts.last().and_then(Entries::last_id) {
-                self.last = last;
-            }
-            self.metrics.applied(&batch.parts, took);
-            self.shared.applied(self.last.index);
-            self.answer(batch);
         }
-        Ok(())
+        self.carry_out(batch).await?;
+        let took = self.shared.fsm_busy.end(|| self.shared.clock.now());
+        if let Some(took) = took {
+            self.limit.took(count, took, bound);
+        }
+        if let Some(last) = batch.parts.last().and_then(Entries::last_id) {
+            self.last = last;
+        }
+        self.metrics.applied(&batch.parts, took);
+        self.shared.applied(self.last.index);
+        self.answer(batch);
+        Ok(took.unwrap_or_default())
     }
 
     /// Collects the next entries into `parts`: at least one, at most a batch. Returns whether there
@@ -164,7 +210,7 @@ impl<F: Fsm> RunFsm<F> {
     async fn load(&mut self, target: LogIndex, parts: &mut Vec<Entries>) -> Result<bool, Fatal> {
         parts.clear();
         let first = self.last.index.next();
-        let max_batch = self.shared.max_apply_batch();
+        let max_batch = self.shared.max_apply_batch().min(self.limit.entries());
         match self.shared.tail.apply((first, target), max_batch, parts) {
             Take::Entries => {}
             Take::OnDisk { up_to } => match self.reader.read(first..=up_to, READ_BYTES).await {
@@ -210,10 +256,13 @@ impl<F: Fsm> RunFsm<F> {
         let (reader, failure) = Watched::new(reader);
         self.shared.fsm_busy.begin_timed(self.shared.clock.now());
         let is_blocking = self.host.is_blocking();
+        let reader: SnapshotReader = Box::new(reader);
+        let reader = Box::new(UntilEnd { reader, end: Arc::clone(&self.shared.end) });
         let restored = tokio::select! {
             biased;
-            restored = self.host.restore(Box::new(reader)) => restored,
-            // Given up in the middle: nobody will look at this state any more.
+            restored = self.host.restore(reader) => restored,
+            // Given up in the middle: nobody will look at this state any more. On another thread it
+            // ends when it reads on.
             _ = self.shared.end.reason(), if !is_blocking => return Ok(()),
         };
         let restored = restored.map_err(|panic| panic.into_fatal("run_fsm"))?;
@@ -280,6 +329,25 @@ impl<F: Fsm> RunFsm<F> {
             Err(error) => return Ok(Err(SnapshotError::Fsm { reason: error.to_string() })),
         };
         Ok(Ok(View { last: self.last, configuration: self.configuration.clone(), snapshot }))
+    }
+}
+
+/// A snapshot that can be read only as long as the node has not begun to end.
+struct UntilEnd {
+    reader: SnapshotReader,
+    end: Arc<End>,
+}
+
+impl AsyncRead for UntilEnd {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.end.has_begun() {
+            return Poll::Ready(Err(io::Error::other("the node ends")));
+        }
+        Pin::new(&mut self.reader).poll_read(cx, buffer)
     }
 }
 

@@ -98,6 +98,7 @@ pub(crate) struct Shared {
     enqueue_timeout_nanos: AtomicU64,
     max_append_bytes: AtomicU64,
     max_apply_batch: AtomicUsize,
+    max_apply_time_nanos: AtomicU64,
     pub(crate) clock: Clock,
     pub(crate) end: Arc<End>,
     pub(crate) tail: LogTail,
@@ -198,6 +199,7 @@ impl Shared {
             enqueue_timeout_nanos: AtomicU64::new(0),
             max_append_bytes: AtomicU64::new(0),
             max_apply_batch: AtomicUsize::new(0),
+            max_apply_time_nanos: AtomicU64::new(0),
             clock,
             end: Arc::new(End::new()),
             observers: Observers::default(),
@@ -224,11 +226,12 @@ impl Shared {
 
     /// Puts other settings in force, for everybody but the core.
     pub(super) fn set_config(&self, config: Arc<Config>) {
-        let nanos = u64::try_from(config.enqueue_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.max_command_bytes.store(config.max_command_bytes, Ordering::Relaxed);
-        self.enqueue_timeout_nanos.store(nanos, Ordering::Relaxed);
+        self.enqueue_timeout_nanos.store(nanos(config.enqueue_timeout), Ordering::Relaxed);
         self.max_append_bytes.store(config.max_append_bytes, Ordering::Relaxed);
         self.max_apply_batch.store(config.max_apply_batch, Ordering::Relaxed);
+        self.max_apply_time_nanos.store(nanos(config.max_apply_time), Ordering::Relaxed);
         self.tail.set_max_bytes(config.log_cache_bytes);
         self.config.send_replace(config);
     }
@@ -243,6 +246,10 @@ impl Shared {
 
     pub(super) fn max_apply_batch(&self) -> usize {
         self.max_apply_batch.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn max_apply_time(&self) -> Duration {
+        Duration::from_nanos(self.max_apply_time_nanos.load(Ordering::Relaxed))
     }
 
     pub(crate) fn enqueue_timeout(&self) -> Duration {

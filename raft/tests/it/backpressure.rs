@@ -1,13 +1,18 @@
 //! Every queue is bounded: a node that cannot go on makes its callers wait, and keeps its memory.
 
-use std::time::Duration;
+use std::{future::Future, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use raft::{
-    ApplyError, Config, Outcome, Raft,
+    ApplyError, BootstrapError, Config, Configuration, Fatal, Outcome, Raft, TransferError,
     testing::{Cluster, Journal},
 };
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::model_support::settle;
 
 const ABC: [&str; 3] = ["a", "b", "c"];
 
@@ -84,19 +89,16 @@ fn resume(cluster: &Cluster) {
 #[tokio::test(start_paused = true)]
 async fn requests_that_wait_are_bounded_in_bytes() {
     let (cluster, leader) = saturated().await;
-    let mut callers = JoinSet::new();
-    for _ in 0..10 {
-        let call = leader.apply_with_timeout(vec![0; 4000], Duration::from_millis(50));
-        callers.spawn(async move {
-            let result = tokio::time::timeout(Duration::from_millis(60), call).await;
-            matches!(result, Ok(Err(ApplyError::EnqueueTimeout { .. })))
-        });
-    }
-    let refused = callers.join_all().await.into_iter().filter(|refused| *refused).count();
-    assert_eq!(refused, 8, "two fit into the queue");
+    let in_the_queue = [0, 1].map(|_| leader.apply(vec![0; 4000]));
+    // Never polled, so what does not enter at once never does.
+    let outside = [0; 8].map(|_| leader.apply(vec![0; 4000]));
     resume(&cluster);
+    for call in in_the_queue {
+        call.await.unwrap();
+    }
+    drop(outside);
     leader.apply("afterwards").await.unwrap();
-    assert_eq!(cluster.journal(leader.id().as_str()).commands().len(), 4);
+    assert_eq!(cluster.journal(leader.id().as_str()).commands().len(), 4, "two fit in");
 }
 
 #[tokio::test(start_paused = true)]
@@ -273,4 +275,142 @@ async fn a_server_with_a_long_log_and_no_leader_answers() {
     assert!(status.expect("an answer").unwrap().marks.applied < raft.last_index());
     let error = raft.apply("y").await.unwrap_err();
     assert!(matches!(error, ApplyError::NotLeader { .. }), "{error}");
+}
+
+/// A leader with as much as it may have accepted, until its followers' disks are resumed.
+async fn without_room() -> (Cluster, Raft<Journal>) {
+    let configure = |config| Config { max_unapplied_entries: 8, ..config };
+    let cluster = Cluster::with_config(ABC, configure).await;
+    let leader = cluster.leader().await;
+    cluster.converge().await;
+    for follower in cluster.followers() {
+        cluster.disk(follower.id().as_str()).pause_writes();
+    }
+    drop(leader.apply_batch(vec!["first".into(); 8]));
+    settle().await;
+    (cluster, leader)
+}
+
+/// What a call is answered, which must not take for ever.
+async fn soon<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), call).await.expect("an answer")
+}
+
+/// It is when a server has too much to do that somebody looks at it, takes its leadership from it or
+/// gives it other settings.
+#[tokio::test(start_paused = true)]
+async fn a_saturated_leader_answers_everything_that_brings_no_entries() {
+    let (cluster, leader) = without_room().await;
+    let calls: Vec<_> = (0..10).map(|_| leader.apply("x")).collect();
+    settle().await;
+    let started = Instant::now();
+    let status = soon(leader.status()).await.unwrap();
+    assert_eq!(status.marks.last.since(status.marks.applied), 8, "it is saturated");
+    soon(leader.verify_leader()).await.unwrap();
+    soon(leader.snapshot()).await.unwrap();
+    let refused = soon(leader.bootstrap_cluster(Configuration::default())).await.unwrap_err();
+    assert!(matches!(refused, BootstrapError::InvalidConfiguration(_)), "{refused}");
+    let target = cluster.followers()[0].id().clone();
+    let unknown = soon(leader.leadership_transfer_to_server("z")).await.unwrap_err();
+    assert!(matches!(unknown, TransferError::InvalidTarget { .. }), "{unknown}");
+    let removal = tokio::spawn({
+        let leader = leader.clone();
+        async move { leader.remove_server(target, None).await }
+    });
+    settle().await;
+    assert_eq!(leader.configuration().configuration.servers().len(), 2, "it is in the log");
+    assert!(started.elapsed() < Duration::from_millis(10), "{:?}", started.elapsed());
+
+    // What could help is possible too.
+    assert_eq!(soon(leader.status()).await.unwrap().marks.last.since(status.marks.last), 1);
+    let config = Config { max_unapplied_entries: 100, ..Config::clone(&leader.config()) };
+    soon(leader.reload_config(config)).await.unwrap();
+    settle().await;
+    assert_eq!(leader.last_index().since(status.marks.last), 11, "there is room for the commands");
+    resume(&cluster);
+    removal.await.unwrap().unwrap();
+    for call in calls {
+        call.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_saturated_leader_hands_over_and_ends() {
+    let (cluster, leader) = without_room().await;
+    let waiting = leader.apply("x");
+    settle().await;
+    let started = Instant::now();
+    let ending = leader.shutdown_gracefully();
+    let end = soon(ending).await;
+    assert!(matches!(end, Fatal::Shutdown), "{end}");
+    // The transfer is given up after an election timeout.
+    assert!(started.elapsed() <= Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(waiting.await.unwrap_err().outcome(), Outcome::NotApplied);
+    resume(&cluster);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_in_the_queue_of_a_saturated_leader_has_a_limit_too() {
+    const MS: Duration = Duration::from_millis(1);
+    let (cluster, leader) = without_room().await;
+    let (one, other) = (leader.clone(), leader.clone());
+    let later = tokio::spawn(async move { one.apply_with_timeout("later", 300 * MS).await });
+    let batch = tokio::spawn(leader.apply_batch(vec!["batch".into(); 3]));
+    let barrier = tokio::spawn(leader.barrier());
+    let sooner = tokio::spawn(async move { other.apply_with_timeout("sooner", 70 * MS).await });
+    let started = Instant::now();
+    for (call, timeout) in [(sooner, 70 * MS), (later, 300 * MS)] {
+        let error = soon(call).await.unwrap().unwrap_err();
+        assert!(matches!(error, ApplyError::EnqueueTimeout { timeout: t } if t == timeout));
+        assert_eq!(started.elapsed(), timeout);
+    }
+    resume(&cluster);
+    assert_eq!(batch.await.unwrap().unwrap().len(), 3);
+    barrier.await.unwrap().unwrap();
+    let commands = cluster.journal(leader.id().as_str()).commands();
+    assert_eq!(commands.len(), 11, "what was refused was not applied: {commands:?}");
+    leader.apply("afterwards").await.unwrap();
+}
+
+/// The time in front of the queue counts: together it is no more than the caller has allowed.
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_the_queue_and_the_wait_in_it_have_one_limit() {
+    let (_cluster, leader) = saturated().await;
+    let _first = leader.apply_with_timeout(vec![0; 9000], Duration::from_secs(3));
+    let started = Instant::now();
+    let second = leader.apply_with_timeout(vec![0; 4000], Duration::from_secs(5));
+    let error = soon(second).await.unwrap_err();
+    assert!(matches!(error, ApplyError::EnqueueTimeout { .. }), "{error}");
+    assert_eq!(started.elapsed(), Duration::from_secs(5));
+}
+
+/// Commands keep the order of the calls among themselves, whether they had to wait or not, and
+/// nothing passes them while there is room.
+#[tokio::test(start_paused = true)]
+async fn the_order_of_calls_is_kept() {
+    let (cluster, leader) = without_room().await;
+    let mut calls: Vec<_> = (0..20).map(|number| leader.apply(format!("{number}"))).collect();
+    let barrier = leader.barrier();
+    settle().await;
+    resume(&cluster);
+    calls.extend((20..40).map(|number| leader.apply(format!("{number}"))));
+    let barrier = barrier.await.unwrap();
+    let mut indices = Vec::new();
+    for call in calls {
+        indices.push(call.await.unwrap().index);
+    }
+    assert!(indices.is_sorted());
+    assert!(indices[19] < barrier && barrier < indices[20]);
+    // With room, a change comes behind the commands that were called before it, and before later ones.
+    let before: Vec<_> = (0..100).map(|_| leader.apply("before")).collect();
+    let handle = leader.clone();
+    let mut change = Box::pin(async move { handle.add_nonvoter("d", "d", None).await });
+    let is_ready = std::future::poll_fn(|cx| Poll::Ready(change.as_mut().poll(cx).is_ready()));
+    assert!(!is_ready.await);
+    let after = leader.apply("after");
+    let change = change.await.unwrap();
+    for call in before {
+        assert!(call.await.unwrap().index < change);
+    }
+    assert!(change < after.await.unwrap().index);
 }

@@ -358,7 +358,7 @@ async fn a_batch_of_which_only_a_part_is_committed_is_lost_with_the_leadership()
     cluster.converge().await;
 }
 
-/// A node that is full: what follows stays in its queue, or waits for room in it.
+/// A node that is full: commands that follow stay in its queue, or wait for room in it.
 async fn full_node() -> (Cluster, Raft<Journal>) {
     let configure = |config| Config { max_unapplied_entries: 2, apply_queue: 4, ..config };
     let cluster = Cluster::with_config(["a"], configure).await;
@@ -369,7 +369,7 @@ async fn full_node() -> (Cluster, Raft<Journal>) {
     (cluster, leader)
 }
 
-/// Four calls in the queue, and as many that wait for room.
+/// Commands in the queue, and others that wait for room; and questions that wait for nothing.
 fn untaken(leader: &Raft<Journal>) -> (Calls, Calls) {
     let (mut queued, mut waiting) = (Calls::default(), Calls::default());
     queued.add_free(leader);
@@ -400,7 +400,7 @@ async fn what_was_never_taken_up_did_not_happen() {
             ("apply", &not_applied),
             ("batch", &not_applied),
             ("barrier", &not_applied),
-            ("verify", reason),
+            ("verify", "ok"),
         ]);
         assert_eq!(queued.results().await, wanted);
         assert_eq!(waiting.results().await, wanted);

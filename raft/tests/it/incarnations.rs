@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use raft::{
     Config, Configuration, ConfigurationError, DiskIdentity, Fatal, Identity, Inbox,
     InvalidConfiguration, LogId, LogIndex, Message, Observation, Observer, Raft, Role, Server,
-    ServerId, StableStore, Suffrage, Term, Transport, WrongDisk,
+    ServerId, StableStore, StartError, Suffrage, Term, Transport, WrongDisk,
     inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
     rpc::{HeartbeatRequest, Promised},
     testing::{Cluster, Journal},
@@ -218,7 +218,7 @@ async fn a_wiped_server_that_is_bootstrapped_again_leads_nobody() {
     let (wiped, other) = two_others(&leader);
     let raft = wipe(&mut cluster, &wiped).await;
     let voters = ABC.map(|id| Server::voter(id, id));
-    raft.bootstrap_cluster(raft::Configuration::new(voters)).await.unwrap();
+    raft.bootstrap_cluster(Configuration::new(voters)).await.unwrap();
     let mut at_other = watch(&cluster.raft(&other));
     sleep(LONG).await;
     assert_ne!(raft.role(), Role::Leader);

@@ -2,7 +2,11 @@
 
 use std::{
     io::Cursor,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -564,6 +568,54 @@ async fn a_shutdown_does_not_wait_for_a_restore() {
     let raft = follower.start(Blank).await;
     assert_eq!(raft.applied_index(), LogIndex(50));
     raft.shutdown().await;
+}
+
+/// Restores on another thread, a byte for each time that it is told to go on.
+struct Thorough {
+    go: mpsc::Receiver<()>,
+    bytes_read: Arc<AtomicUsize>,
+}
+
+impl Fsm for Thorough {
+    type Response = ();
+
+    fn apply(&mut self, _: &Entry) {}
+
+    fn is_blocking(&self) -> bool {
+        true
+    }
+
+    async fn restore(&mut self, mut reader: SnapshotReader) -> Result<(), FsmError> {
+        while self.go.recv().is_ok() {
+            reader.read_u8().await?;
+            self.bytes_read.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_on_another_thread_ends_when_it_reads_on() {
+    let follower = Follower::new();
+    let (go, wait) = mpsc::channel();
+    let bytes_read = Arc::new(AtomicUsize::new(0));
+    let raft = follower.start(Thorough { go: wait, bytes_read: Arc::clone(&bytes_read) }).await;
+    let mut leader = Leader::new(&follower, 3).await;
+    let state = State { last: LogId::new(2, 50), bytes: vec![7; 10] };
+    assert_eq!(leader.install(&state).await, installed(50));
+    go.send(()).unwrap();
+    while bytes_read.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut ending = std::pin::pin!(raft.shutdown());
+    assert!(timeout(Duration::ZERO, &mut ending).await.is_err());
+    for _ in 0..9 {
+        // The state machine may be gone.
+        let _ = go.send(());
+    }
+    let ended = ending.await;
+    assert!(matches!(ended, Fatal::Shutdown), "{ended:?}");
+    assert_eq!(bytes_read.load(Ordering::SeqCst), 1);
 }
 
 /// A journal whose snapshots are written when they are told to.

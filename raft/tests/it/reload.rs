@@ -67,6 +67,7 @@ async fn every_setting_that_can_change_does() {
         max_pending_writes: 16,
         log_cache_bytes: 0,
         max_apply_batch: 1,
+        max_apply_time: MS,
         trailing_logs: 5,
         max_held_entries: 6,
         snapshot_interval: ELECTION,

@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
-use raft::{Message, VerifyError, testing::Cluster};
+use raft::{Message, Role, VerifyError, testing::Cluster};
 use tokio::time::Instant;
+
+use crate::model_support::settle;
 
 const ABC: [&str; 3] = ["a", "b", "c"];
 
@@ -70,6 +72,55 @@ async fn a_leader_that_was_cut_off_is_never_verified() {
     assert!(matches!(error, VerifyError::LeadershipLost), "{error}");
     // Its lease is half a second.
     assert!(started.elapsed() <= Duration::from_millis(600), "{:?}", started.elapsed());
+}
+
+/// Its read index is that of its first entry, which nobody may ever apply.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_before_its_first_commit_is_not_read_from() {
+    let cluster = Cluster::new(ABC).await;
+    let first = cluster.leader().await;
+    cluster.converge().await;
+    cluster.network().disconnect(first.id().as_str());
+    // The next leader is heard, but none of its entries is.
+    cluster.network().set_drop(|_, _, message| matches!(message, Message::AppendEntries(_)));
+    let others = cluster.followers();
+    let next = loop {
+        if let Some(next) = others.iter().find(|raft| raft.role() == Role::Leader) {
+            break next.clone();
+        }
+        settle().await;
+    };
+    let reading = tokio::spawn({
+        let next = next.clone();
+        async move {
+            let read_index = next.verify_leader().await?;
+            next.wait_applied(read_index).await.map_err(VerifyError::from)
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(next.role(), Role::Leader);
+    assert!(!reading.is_finished(), "nothing of this term is committed");
+    cluster.network().disconnect(next.id().as_str());
+    let read = tokio::time::timeout(Duration::from_secs(1), reading).await;
+    let error = read.expect("an answer when the lease is over").unwrap().unwrap_err();
+    assert!(matches!(error, VerifyError::LeadershipLost), "{error}");
+
+    // And if the entries come through, so does the read.
+    cluster.network().heal_all();
+    cluster.network().set_drop(|_, _, message| matches!(message, Message::AppendEntries(_)));
+    let next = loop {
+        if let Some(next) = cluster.rafts().iter().find(|raft| raft.role() == Role::Leader) {
+            break next.clone();
+        }
+        settle().await;
+    };
+    let handle = next.clone();
+    let reading = tokio::spawn(async move { handle.verify_leader().await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cluster.network().heal_all();
+    let read_index = reading.await.unwrap().unwrap();
+    assert!(read_index <= next.commit_index());
+    next.wait_applied(read_index).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

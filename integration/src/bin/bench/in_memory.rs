@@ -53,7 +53,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     warm_up: f64,
     #[arg(long)]
-    peer_keeps_log: bool,
+    keep_log: bool,
     #[arg(long)]
     workers: Option<usize>,
 }
@@ -113,8 +113,8 @@ async fn isolated_run(options: &Options, side: Side, clients: usize) -> Result<L
     if let Some(workers) = options.workers {
         push("--workers", workers.to_string());
     }
-    if options.peer_keeps_log {
-        arguments.push("--peer-keeps-log".to_owned());
+    if options.keep_log {
+        arguments.push("--keep-log".to_owned());
     }
     isolated::run(&arguments, Duration::from_secs_f64(options.seconds + options.warm_up + 60.0))
         .await
@@ -132,14 +132,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), String> {
     let stopwatch = isolated::stopwatch()?;
     let result = match args.side {
         Side::Raft => {
-            let cluster = runtime.block_on(ours::Cluster::start())?;
+            let cluster = runtime.block_on(ours::Cluster::start(args.keep_log))?;
             let result = stopwatch.block_on(load::run(runtime.handle(), &cluster.proposer(), load));
             runtime.block_on(cluster.shutdown());
             result
         }
         Side::Openraft | Side::OpenraftShared => {
             let is_shared = args.side == Side::OpenraftShared;
-            let starting = peer_openraft::Cluster::start(is_shared, args.peer_keeps_log);
+            let starting = peer_openraft::Cluster::start(is_shared, args.keep_log);
             let cluster = runtime.block_on(starting)?;
             let proposer = cluster.proposer()?;
             let result = stopwatch.block_on(load::run(runtime.handle(), &proposer, load));
@@ -211,15 +211,21 @@ fn notes(options: &Options) -> Vec<String> {
             options.workers.unwrap_or_else(machine::cores),
             options.runs,
         ),
-        "raft: default settings. Entries are shared by the three servers, not copied; nothing is \
-         compacted, the whole log stays in memory."
-            .to_owned(),
+        format!(
+            "raft: default settings, but {}. Entries are shared by the three servers, not copied.",
+            if options.keep_log {
+                "no snapshots: the whole log stays in memory"
+            } else {
+                "as in openraft a 16-byte snapshot every 5000 entries, and the log cut to 1000 after \
+                 it: looked at every 2 to 4 ms"
+            },
+        ),
         format!(
             "openraft {}: default settings (300 entries per request, {}), heartbeats 200 ms, \
              elections after 1–2 s. Log: a BTreeMap behind a mutex. The payload is a Vec, which \
              openraft copies whenever it clones an entry; “shared” is the same with Bytes.",
             peer_openraft::version(),
-            if options.peer_keeps_log {
+            if options.keep_log {
                 "but no snapshots: the whole log stays in memory"
             } else {
                 "a 16-byte snapshot every 5000 entries, and the log cut to 1000 after it"

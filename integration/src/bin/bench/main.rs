@@ -66,10 +66,9 @@ struct Cli {
     /// Whom to measure in memory, in this order.
     #[arg(long, value_delimiter = ',', default_value = "raft,openraft")]
     sides: Vec<Side>,
-    /// Let openraft keep its whole log, as this library does here, instead of cutting it every
-    /// 5000 entries.
+    /// Let every library keep its whole log in memory, instead of cutting it every 5000 entries or so.
     #[arg(long)]
-    peer_keeps_log: bool,
+    keep_log: bool,
     /// Worker threads of the runtime that carries servers and clients [default: one per core].
     #[arg(long)]
     workers: Option<usize>,
@@ -130,7 +129,7 @@ struct Options {
     #[serde(skip)]
     data: PathBuf,
     sides: Vec<Side>,
-    peer_keeps_log: bool,
+    keep_log: bool,
     workers: Option<usize>,
 }
 
@@ -149,7 +148,7 @@ impl Options {
             applies: cli.applies.unwrap_or(if cli.quick { 20_000 } else { 1_000_000 }),
             data: cli.data.clone(),
             sides: cli.sides.clone(),
-            peer_keeps_log: cli.peer_keeps_log,
+            keep_log: cli.keep_log,
             workers: cli.workers,
         }
     }

@@ -153,7 +153,7 @@ async fn fill_log(args: &RunArgs) -> Result<Resident, String> {
 }
 
 async fn fill_servers(args: &RunArgs) -> Result<Resident, String> {
-    let cluster = ours::Cluster::start().await?;
+    let cluster = ours::Cluster::start(true).await?;
     let mut filled = [resident()?, 0, 0];
     for resident_after in filled.iter_mut().skip(1) {
         let mut clients = JoinSet::new();

@@ -2,11 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use raft::{
-    Config, Configuration, Entry, Fsm, Raft, Server,
+    Config, Configuration, Entry, Fsm, FsmError, FsmSnapshot, Raft, Server, SnapshotReader,
     inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{sleep, timeout},
+};
 
 use crate::load::Proposer;
 
@@ -14,7 +18,7 @@ use crate::load::Proposer;
 const ELECTION: Duration = Duration::from_secs(10);
 
 /// Counts entries and bytes, as the peer's does.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Counter {
     entries: u64,
     bytes: u64,
@@ -28,6 +32,47 @@ impl Fsm for Counter {
         self.bytes += entry.data().len() as u64;
         self.entries
     }
+
+    fn snapshot(&mut self) -> Result<Box<dyn FsmSnapshot>, FsmError> {
+        Ok(Box::new(self.clone()))
+    }
+
+    async fn restore(&mut self, mut reader: SnapshotReader) -> Result<(), FsmError> {
+        self.entries = reader.read_u64_le().await?;
+        self.bytes = reader.read_u64_le().await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl FsmSnapshot for Counter {
+    async fn persist(
+        self: Box<Self>,
+        sink: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<(), FsmError> {
+        sink.write_u64_le(self.entries).await?;
+        sink.write_u64_le(self.bytes).await?;
+        Ok(())
+    }
+}
+
+/// The default settings, but either no snapshots at all, or as many as the peer takes, after which the
+/// log is cut as the peer's is.
+pub(crate) fn config(id: &str, keeps_log: bool) -> Config {
+    let defaults = Config::new(id);
+    if keeps_log {
+        return Config {
+            snapshot_threshold: u64::MAX,
+            snapshot_threshold_bytes: u64::MAX,
+            ..defaults
+        };
+    }
+    Config {
+        snapshot_interval: Duration::from_millis(2),
+        snapshot_threshold: 5000,
+        trailing_logs: 1000,
+        ..defaults
+    }
 }
 
 /// Three running servers, one of which leads.
@@ -37,13 +82,13 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) async fn start() -> Result<Self, String> {
+    pub(crate) async fn start(keeps_log: bool) -> Result<Self, String> {
         let network = InmemNetwork::new();
         let names = ["a", "b", "c"];
         let mut servers = Vec::new();
         for name in names {
             let server = Raft::new(
-                Config::new(name),
+                config(name, keeps_log),
                 Counter::default(),
                 InmemLogStore::new(),
                 InmemStableStore::new(),

@@ -6,7 +6,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
-use raft::{Config, Configuration, Raft, Server, inmem::InmemSnapshotStore};
+use raft::{Configuration, Raft, Server, inmem::InmemSnapshotStore};
 use raft_rocksdb::{RocksOptions, RocksStore};
 use raft_tcp::{TcpOptions, TcpTransport};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use crate::{
     isolated,
     load::{self, Load, LoadResult, Proposer},
-    ours::{Counter, Leader},
+    ours::{self, Counter, Leader},
 };
 
 /// One server, as a process of its own.
@@ -80,7 +80,7 @@ async fn start(args: &ServerArgs) -> Result<Raft<Counter>, String> {
         .await
         .map_err(|error| error.to_string())?;
     let raft = Raft::new(
-        Config::new(args.id.as_str()),
+        ours::config(args.id.as_str(), true),
         Counter::default(),
         store.log_store(),
         store.stable_store(),
