@@ -12,13 +12,14 @@ use std::{
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 
 use super::{
     Protocol, Reply, local,
+    out::Out,
     parse::{Parser, ProtocolError},
     request::{self, Meaning},
 };
@@ -27,9 +28,8 @@ use crate::{
     server::Server,
 };
 
-/// How much is read at once, and how many bytes of replies are gathered before they are sent.
+/// How much is read at once.
 const READ_BYTES: usize = 64 << 10;
-const WRITE_BYTES: usize = 256 << 10;
 /// How long a client that is being sent away may take to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -73,13 +73,13 @@ pub(crate) async fn serve(mut stream: TcpStream, id: u64, server: Arc<Server>) -
             }
             continue;
         }
-        let mut out = BytesMut::new();
-        session.carry_out(&steps, &mut out, &mut stream).await?;
+        let mut out = Out::new(&mut stream, session.protocol);
+        session.carry_out(&steps, &mut out).await?;
         let broken = broken.filter(|_| !session.quit);
         if let Some(ProtocolError(why)) = &broken {
-            Reply::error(format!("ERR Protocol error: {why}")).encode(session.protocol, &mut out);
+            out.reply(&Reply::error(format!("ERR Protocol error: {why}"))).await?;
         }
-        stream.write_all(&out).await?;
+        out.send().await?;
         if broken.is_some() || session.quit {
             return farewell(stream).await;
         }
@@ -118,21 +118,14 @@ async fn farewell(mut stream: TcpStream) -> io::Result<()> {
 }
 
 impl Session {
-    async fn carry_out(
+    async fn carry_out<W: AsyncWrite + Unpin>(
         &mut self,
         steps: &[Step],
-        out: &mut BytesMut,
-        stream: &mut TcpStream,
+        out: &mut Out<W>,
     ) -> io::Result<()> {
         self.server.counters.requests.fetch_add(steps.len() as u64, Ordering::Relaxed);
         for run in steps.chunk_by(|a, b| is_alike(&a.meaning, &b.meaning)) {
-            for reply in self.run(run).await {
-                reply.encode(self.protocol, out);
-                if WRITE_BYTES <= out.len() {
-                    stream.write_all(out).await?;
-                    out.clear();
-                }
-            }
+            self.run(run, out).await?;
             if self.quit {
                 break;
             }
@@ -140,24 +133,24 @@ impl Session {
         Ok(())
     }
 
-    async fn run(&mut self, run: &[Step]) -> Vec<Reply> {
-        let Some(first) = run.first() else { return vec![] };
-        match &first.meaning {
-            Meaning::Write(_) => {
-                metrics::counter!("kv_requests_total", "kind" => "write")
-                    .increment(run.len() as u64);
-                let server = Arc::clone(&self.server);
-                server.router.run(run, &mut self.origin).await
+    async fn run<W: AsyncWrite + Unpin>(
+        &mut self,
+        run: &[Step],
+        out: &mut Out<W>,
+    ) -> io::Result<()> {
+        let Some(first) = run.first() else { return Ok(()) };
+        let kind = match &first.meaning {
+            Meaning::Write(_) => "write",
+            Meaning::Read(_) => "read",
+            Meaning::Local(command) => {
+                let reply = local::answer(self, *command, &first.args);
+                out.protocol = self.protocol;
+                return out.reply(&reply).await;
             }
-            Meaning::Read(_) => {
-                metrics::counter!("kv_requests_total", "kind" => "read")
-                    .increment(run.len() as u64);
-                let server = Arc::clone(&self.server);
-                server.router.run(run, &mut self.origin).await
-            }
-            Meaning::Local(command) => vec![local::answer(self, *command, &first.args)],
-            Meaning::Wrong(reply) => vec![reply.clone()],
-        }
+            Meaning::Wrong(reply) => return out.reply(reply).await,
+        };
+        metrics::counter!("kv_requests_total", "kind" => kind).increment(run.len() as u64);
+        self.server.router.run(run, &mut self.origin, out).await
     }
 }
 
