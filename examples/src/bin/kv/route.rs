@@ -14,7 +14,7 @@ use std::{fmt, io, sync::Arc, time::Duration};
 use raft::{ApplyError, Outcome, ServerId, VerifyError};
 use tokio::{
     io::AsyncWrite,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -276,10 +276,7 @@ async fn give<W: AsyncWrite + Unpin>(replies: &[Reply], out: &mut Out<W>) -> io:
 
 impl Link {
     async fn open(leader: ServerId, address: &str) -> io::Result<Self> {
-        let mut client = Client::connect(address, CONNECT_TIMEOUT).await?;
-        // By name: another server may have taken over the address.
-        let hello = ["RAFT.FORWARDED", leader.as_str()];
-        timeout(CONNECT_TIMEOUT, client.ask(&hello)).await??;
+        let client = Client::pass_on(address, CONNECT_TIMEOUT, leader.as_str()).await?;
         Ok(Self { leader, client })
     }
 }

@@ -41,14 +41,30 @@ impl Client {
     /// # Errors
     /// When nobody listens there, or not within `timeout`, or it is no server of this protocol.
     pub(crate) async fn connect(address: &str, timeout: Duration) -> io::Result<Self> {
+        Self::open(address, timeout, &[&["HELLO", "3"]]).await
+    }
+
+    /// Connects as a server that takes the other one for the leader `name`, because another one may have
+    /// taken over the address.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], and when the other side is somebody else or has no place.
+    pub(crate) async fn pass_on(address: &str, timeout: Duration, name: &str) -> io::Result<Self> {
+        // Before anything else: servers have other places than clients.
+        Self::open(address, timeout, &[&["RAFT.FORWARDED", name], &["HELLO", "3"]]).await
+    }
+
+    async fn open(address: &str, limit: Duration, words: &[&[&str]]) -> io::Result<Self> {
         let open = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             let mut client = Self { stream, received: BytesMut::new() };
-            client.ask(&["HELLO", "3"]).await?;
+            for words in words {
+                client.ask(words).await?;
+            }
             Ok(client)
         };
-        tokio::time::timeout(timeout, open).await?
+        timeout(limit, open).await?
     }
 
     /// Whether the other side has hung up since the last call.

@@ -3,9 +3,10 @@
 //! [`listen`] accepts connections; a [`session`] serves one of them: it reads what has arrived
 //! ([`parse`]), finds out what each request means ([`request`]), lets the router of the server
 //! carry it out, and writes the [`Reply`] ([`out`]) in the version of the protocol the client asked for.
-//! [`client`] is the other end, used by servers that pass requests on ([`pass`]) and by the demo.
+//! [`clients`] is the list of them; [`client`] is the other end, used by servers that pass requests on ([`pass`]) and by the demo.
 
 pub(crate) mod client;
+pub(crate) mod clients;
 pub(crate) mod glob;
 pub(crate) mod listen;
 pub(crate) mod local;
