@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -28,6 +29,8 @@ use crate::{
 
 /// How many dialers' troubles are remembered, so that each is logged once.
 const MAX_REPORTED: usize = 1024;
+/// How often to say that no connection can be accepted.
+const COMPLAIN_AGAIN: Duration = Duration::from_secs(60);
 
 /// Everything an accepted connection needs.
 #[derive(Debug)]
@@ -114,27 +117,40 @@ impl Reports {
     }
 }
 
+/// When it was last said that no connection can be accepted. The ones that can be now and then, while
+/// descriptors are short, make it no news.
+#[derive(Debug, Default)]
+struct Complaints {
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    fn is_due(&mut self) -> bool {
+        let is_due = self.last.is_none_or(|last| COMPLAIN_AGAIN <= last.elapsed());
+        if is_due {
+            self.last = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
 impl Acceptor {
     /// Accepts connections until the transport is closed.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
         let room = Arc::new(Semaphore::new(self.options.max_inbound));
-        let mut is_failing = false;
+        let mut complaints = Complaints::default();
         let work = async {
             loop {
                 match listener.accept().await {
-                    Ok((stream, remote)) => {
-                        is_failing = false;
-                        match Arc::clone(&room).try_acquire_owned() {
-                            Ok(place) => self.admit(stream, remote, place),
-                            Err(_) => self.turn_away(&stream, remote),
-                        }
-                    }
+                    Ok((stream, remote)) => match Arc::clone(&room).try_acquire_owned() {
+                        Ok(place) => self.admit(stream, remote, place),
+                        Err(_) => self.turn_away(&stream, remote),
+                    },
                     // Out of file descriptors, most likely; it passes or it does not.
                     Err(error) => {
-                        if !is_failing {
+                        if complaints.is_due() {
                             warn!(%error, "cannot accept connections");
                         }
-                        is_failing = true;
                         sleep(self.options.backoff_max).await;
                     }
                 }
@@ -332,5 +348,19 @@ impl Acceptor {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complains_once_a_minute() {
+        let mut complaints = Complaints::default();
+        assert!(complaints.is_due());
+        assert!(!complaints.is_due(), "it was said just now");
+        complaints.last = Instant::now().checked_sub(COMPLAIN_AGAIN);
+        assert!(complaints.is_due());
     }
 }

@@ -94,9 +94,30 @@ impl Server {
     }
 
     pub(crate) fn start(&mut self, flags: &[&str]) {
+        self.spawn(self.command(flags));
+    }
+
+    /// Starts it where `ulimit` was called with these words.
+    pub(crate) fn start_with_limit(&mut self, limit: &str, flags: &[&str]) {
+        self.spawn(self.command_with_limit(limit, flags));
+    }
+
+    /// Starts it where that must fail, and returns what it said.
+    pub(crate) fn fails_with_limit(&self, limit: &str, flags: &[&str]) -> String {
+        self.must_end_with(1, self.command_with_limit(limit, flags))
+    }
+
+    fn command_with_limit(&self, limit: &str, flags: &[&str]) -> Command {
+        let limited = self.command(flags);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);
+        command.arg(limited.get_program()).args(limited.get_args());
+        command
+    }
+
+    fn spawn(&mut self, mut command: Command) {
         let log = self.directory.join(format!("{}.log", self.id));
         let log = File::options().create(true).append(true).open(log).expect("a log file");
-        let mut command = self.command(flags);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("kv starts"));
     }
@@ -114,9 +135,13 @@ impl Server {
     }
 
     fn ends_with(&self, code: i32, flags: &[&str]) -> String {
-        let output = self.command(flags).output().expect("kv runs");
+        self.must_end_with(code, self.command(flags))
+    }
+
+    fn must_end_with(&self, code: i32, mut command: Command) -> String {
+        let output = command.output().expect("kv runs");
         let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "with {flags:?}: {said}");
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {said}");
         assert_eq!(said.lines().count(), 1, "not one line: {said}");
         assert!(said.starts_with("kv: ") && !said.contains("panicked"), "{said}");
         said
@@ -138,6 +163,15 @@ impl Server {
         let pid = self.child.as_ref().expect("running").id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
         assert!(sent.expect("kill").success());
+    }
+
+    /// The most memory it has had, in bytes.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        let pid = self.child.as_ref().expect("running").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes << 10
     }
 
     /// SIGTERM: stops in order.

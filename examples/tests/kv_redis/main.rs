@@ -2,12 +2,14 @@
 //! `kv ctl`, and by bytes that are neither.
 
 mod backup;
+mod clients;
 mod cluster;
 mod commands;
 mod garbage;
 mod harness;
 mod membership;
 mod operate;
+mod places;
 mod recover;
 mod snapshots;
 mod start;

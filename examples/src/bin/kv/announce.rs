@@ -12,7 +12,7 @@ use raft::{LogIndex, ServerId};
 
 use crate::{
     fsm::State,
-    resp::{Args, Reply, request},
+    resp::{Args, Protocol, out::Out, request},
     route::{Origin, Step},
     server::Server,
 };
@@ -52,9 +52,10 @@ async fn announce(server: &Server, id: &ServerId, origin: &mut Origin) -> Result
     let words = ["RAFT.ANNOUNCE", id.as_str(), &server.contact.resp, &server.contact.http];
     let args: Args = words.iter().map(|word| (*word).to_owned().into()).collect();
     let meaning = request::meaning(&args);
-    let replies = server.router.run(&[Step { args, meaning }], origin).await;
-    match replies.into_iter().next() {
-        Some(Reply::Error(text)) => Err(text.into_owned()),
-        _ => Ok(()),
-    }
+    let (mut reply, protocol) = (Vec::new(), Protocol::Resp3);
+    let mut out = Out::new(&mut reply, protocol);
+    let ran = server.router.run(&[Step { args, meaning }], origin, &mut out).await;
+    ran.map_err(|error| error.to_string())?;
+    out.send().await.map_err(|error| error.to_string())?;
+    if reply.starts_with(b"+") { Ok(()) } else { Err(String::from_utf8_lossy(&reply).into_owned()) }
 }

@@ -24,10 +24,11 @@ Example, a cluster of three on one machine:
 Redis commands, each as in Redis 7:
   strings      GET SET SETNX GETSET MGET MSET APPEND STRLEN INCR INCRBY DECR DECRBY
   keys         DEL UNLINK EXISTS TYPE SCAN DBSIZE TTL PTTL FLUSHALL FLUSHDB
-  connection   PING ECHO HELLO SELECT RESET QUIT CLIENT
+  connection   PING ECHO HELLO AUTH SELECT RESET QUIT CLIENT
   server       INFO COMMAND CONFIG
 Absent: keys do not expire (SET takes NX, XX and GET only; TTL and PTTL answer -1), no KEYS (SCAN), one
-database (SELECT 0), strings only, no transactions, scripts or channels, no passwords.";
+database (SELECT 0), strings only, no transactions, scripts or channels, no passwords. After a refused MULTI
+nothing is carried out until EXEC, DISCARD or RESET, after a refused SELECT nothing that is about keys.";
 
 const AFTER_ADD_HELP: &str = "\
 Run it against any member: it finds the leader. The new server is one that was started with its own --id
@@ -192,6 +193,11 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration,
           help_heading = TIMES)]
     pub(crate) idle_timeout: Duration,
+    /// How long a client or an operator may be silent before the operating system asks whether it is still
+    /// there; one that does not answer is disconnected, after as long again. 0s: never.
+    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = parse_duration,
+          help_heading = TIMES)]
+    pub(crate) tcp_keepalive: Duration,
 
     /// How often to look whether a snapshot is due (a random amount up to that is added).
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration,
@@ -230,7 +236,8 @@ pub(crate) struct Serve {
           help_heading = AUTOPILOT)]
     pub(crate) autopilot_stabilization: Duration,
 
-    /// Redis connections at most.
+    /// Connections of Redis clients at most. Each takes three descriptors of the limit of open files, which
+    /// the server raises as far as it may; with fewer there are fewer connections, and a warning.
     #[arg(long, value_name = "N", default_value_t = 10_000, help_heading = "Limits",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections: u32,

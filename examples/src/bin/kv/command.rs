@@ -12,6 +12,9 @@ use crate::{map::Map, resp::Reply};
 /// not a setting.
 const MAX_VALUE_BYTES: usize = 512 << 20;
 
+/// Of an integer, with its sign.
+const MAX_DIGITS: usize = 20;
+
 /// A write, as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command<'a> {
@@ -110,14 +113,10 @@ fn incr_by(map: &mut Map, key: &[u8], by: i64) -> Reply {
 
 fn append(map: &mut Map, key: &[u8], tail: &[u8]) -> Reply {
     let key = copy(key);
-    let head = map.get(&key).map_or(&[][..], |value| value);
-    if MAX_VALUE_BYTES < head.len() + tail.len() {
+    if MAX_VALUE_BYTES < map.get(&key).map_or(0, Bytes::len) + tail.len() {
         return Reply::error("ERR string exceeds maximum allowed size (512 MiB)");
     }
-    let value = Bytes::from([head, tail].concat());
-    let len = value.len();
-    map.insert(key, value);
-    Reply::count(len)
+    Reply::count(map.append(key, tail))
 }
 
 fn copy(bytes: &[u8]) -> Bytes {
@@ -126,6 +125,10 @@ fn copy(bytes: &[u8]) -> Bytes {
 
 /// A decimal integer in the one way Redis accepts it: no plus sign, no spaces, no leading zeros.
 pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
+    // Said before it is read: a value may have any length, and nothing is applied meanwhile.
+    if MAX_DIGITS < text.len() {
+        return None;
+    }
     let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let canonical = match digits {

@@ -56,8 +56,8 @@ impl Shared {
         self.read(|state| state.contacts.get(id).cloned())
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.write());
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.write())
     }
 }
 
@@ -101,7 +101,8 @@ impl Fsm for KvFsm {
 
     async fn restore(&mut self, reader: SnapshotReader) -> Result<(), FsmError> {
         let restored = snapshot::read(reader).await?;
-        self.shared.change(|state| *state = restored);
+        // Freed when readers no longer wait.
+        drop(self.shared.change(|state| std::mem::replace(state, restored)));
         Ok(())
     }
 }

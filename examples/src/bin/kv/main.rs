@@ -7,6 +7,7 @@
 //!
 //! - What is replicated: [`command`], its bytes in the log ([`encoding`]), the [`map`] it changes,
 //!   the state machine around it ([`fsm`]) and its [`snapshot`].
+//! - Connections: [`places`] says how many there may be and of whom, [`accept`] takes them in.
 //! - Requests: [`resp`] reads and answers them, [`route`] takes them to the leader, [`reads`] keeps
 //!   answers from being stale, [`announce`] tells everybody where everybody is.
 //! - Around it: [`serve`] puts a [`server`] together, [`membership`] is how that comes into its cluster,
@@ -14,6 +15,7 @@
 //!   [`recover`] makes a new cluster of it, [`http`] is for operators, [`figures`] are what it counts,
 //!   [`ctl`] is a terminal for it, [`output`] what such tools print, [`backup`] the state in a file, and [`demo`] the proof.
 
+mod accept;
 mod announce;
 mod backup;
 mod cli;
@@ -31,6 +33,7 @@ mod map;
 mod membership;
 mod operator;
 mod output;
+mod places;
 mod reads;
 mod recover;
 mod resp;

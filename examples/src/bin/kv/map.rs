@@ -7,11 +7,14 @@
 //! time: the place of a key is a 64-bit number that depends on nothing but the key, and the cursor
 //! is the place to go on from. And servers must be *comparable* at any moment: every pair
 //! contributes a number to a running sum, which is therefore the same on every server that holds
-//! the same pairs, and is kept up to date at the cost of one checksum per write.
+//! the same pairs, and is kept up to date at the cost of one checksum per write. What is written counts
+//! for that cost, never what is there already: each value stands beside its checksum, which goes on where
+//! it ended when the value grows.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use crc32fast::Hasher;
 
 /// A power of two: the top bits of a key's place name its shard.
 const SHARDS: usize = 1024;
@@ -30,7 +33,36 @@ impl Key {
     }
 }
 
-type Shard = BTreeMap<Key, Bytes>;
+/// A value, and its checksum.
+#[derive(Clone, Debug)]
+struct Value {
+    bytes: Bytes,
+    sum: u32,
+}
+
+impl Value {
+    fn new(bytes: Bytes) -> Self {
+        let sum = crc32fast::hash(&bytes);
+        Self { bytes, sum }
+    }
+
+    /// Appends in place, if nobody else (a snapshot, a reply) holds the bytes; else to a copy of them.
+    /// The room grows with the value, as that of a vector does.
+    fn append(&mut self, tail: &[u8]) {
+        let mut sum = Hasher::new_with_initial_len(self.sum, self.bytes.len() as u64);
+        sum.update(tail);
+        self.sum = sum.finalize();
+        let mut bytes = std::mem::take(&mut self.bytes).try_into_mut().unwrap_or_else(|shared| {
+            let mut copy = BytesMut::with_capacity(shared.len() + tail.len());
+            copy.extend_from_slice(&shared);
+            copy
+        });
+        bytes.extend_from_slice(tail);
+        self.bytes = bytes.freeze();
+    }
+}
+
+type Shard = BTreeMap<Key, Value>;
 
 /// The map. Cloning it is cheap and gives an independent view.
 #[derive(Clone, Debug)]
@@ -60,7 +92,7 @@ impl Map {
 
     pub(crate) fn get(&self, name: &Bytes) -> Option<&Bytes> {
         let key = Key::new(name.clone());
-        self.shard(&key).get(&key)
+        self.shard(&key).get(&key).map(|value| &value.bytes)
     }
 
     pub(crate) fn contains(&self, name: &Bytes) -> bool {
@@ -69,14 +101,30 @@ impl Map {
 
     pub(crate) fn insert(&mut self, name: Bytes, value: Bytes) -> Option<Bytes> {
         let key = Key::new(name);
-        let place = key.place;
+        let (place, value) = (key.place, Value::new(value));
         self.digest = self.digest.wrapping_add(pair_digest(place, &value));
         let old = self.shard_mut(&key).insert(key, value);
         match &old {
             Some(old) => self.digest = self.digest.wrapping_sub(pair_digest(place, old)),
             None => self.len += 1,
         }
-        old
+        old.map(|old| old.bytes)
+    }
+
+    /// Appends to a value, or makes it, and returns its length. Costs what is appended, and not what is
+    /// there, once the value stands by itself.
+    pub(crate) fn append(&mut self, name: Bytes, tail: &[u8]) -> usize {
+        let key = Key::new(name);
+        let place = key.place;
+        let Some(value) = self.shard_mut(&key).get_mut(&key) else {
+            self.insert(key.name, Bytes::copy_from_slice(tail));
+            return tail.len();
+        };
+        let before = pair_digest(place, value);
+        value.append(tail);
+        let (after, len) = (pair_digest(place, value), value.bytes.len());
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
+        len
     }
 
     pub(crate) fn remove(&mut self, name: &Bytes) -> Option<Bytes> {
@@ -88,16 +136,22 @@ impl Map {
         let old = self.shard_mut(&key).remove(&key)?;
         self.len -= 1;
         self.digest = self.digest.wrapping_sub(pair_digest(key.place, &old));
-        Some(old)
+        Some(old.bytes)
     }
 
+    /// What was there is freed by a thread of its own: a million keys take half a second, and nothing is
+    /// applied meanwhile. Without a thread it is done here.
     pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+        let old = std::mem::take(self);
+        let _ = std::thread::Builder::new().spawn(move || drop(old));
     }
 
     /// All pairs, in the order of their places.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
-        self.shards.iter().flat_map(|shard| shard.iter()).map(|(key, value)| (&key.name, value))
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.iter())
+            .map(|(key, value)| (&key.name, &value.bytes))
     }
 
     /// Up to `count` keys from the place `cursor` on (a few more when keys share the last place),
@@ -142,13 +196,12 @@ fn place(name: &[u8]) -> u64 {
 }
 
 /// The running sum of pairs with one more.
-pub(crate) fn digest_with(digest: u64, name: &[u8], value: &[u8]) -> u64 {
-    digest.wrapping_add(pair_digest(place(name), value))
+pub(crate) fn digest_with(digest: u64, name: &[u8], value: &Bytes) -> u64 {
+    digest.wrapping_add(pair_digest(place(name), &Value::new(value.clone())))
 }
 
-fn pair_digest(place: u64, value: &[u8]) -> u64 {
-    let sum = u64::from(crc32fast::hash(value));
-    stir(place ^ stir(sum | (value.len() as u64) << 32))
+fn pair_digest(place: u64, value: &Value) -> u64 {
+    stir(place ^ stir(u64::from(value.sum) | (value.bytes.len() as u64) << 32))
 }
 
 /// The finaliser of SplitMix64: every bit of the input reaches every bit of the output.
@@ -207,6 +260,70 @@ mod tests {
         assert_eq!(view.get(&bytes("a")), Some(&bytes(1)));
         assert_eq!(map.get(&bytes("a")), Some(&bytes(2)));
         assert_ne!(view.digest(), map.digest());
+    }
+
+    #[test]
+    fn what_was_appended_is_what_was_inserted() {
+        let mut map = Map::default();
+        let mut plain = Vec::new();
+        for n in 0..300_u32 {
+            let tail = vec![b'a' + (n % 26) as u8; n as usize % 7];
+            plain.extend_from_slice(&tail);
+            let view = map.clone();
+            assert_eq!(map.append(bytes("log"), &tail), plain.len());
+            // Whoever holds the value goes on seeing what it was.
+            let before = plain[..plain.len() - tail.len()].to_vec();
+            assert!(view.len() == 0 || view.get(&bytes("log")) == Some(&Bytes::from(before)));
+
+            let mut inserted = Map::default();
+            inserted.insert(bytes("log"), Bytes::from(plain.clone()));
+            assert_eq!((map.len(), map.digest()), (1, inserted.digest()), "after {n}");
+            assert_eq!(map.get(&bytes("log")), inserted.get(&bytes("log")));
+        }
+        assert_eq!(map.remove(&bytes("log")), Some(Bytes::from(plain)));
+        assert_eq!(map.digest(), 0);
+    }
+
+    #[test]
+    fn a_value_that_grows_is_seldom_copied() {
+        let mut map = Map::default();
+        map.insert(bytes("log"), Bytes::from(vec![b'x'; 1 << 20]));
+        let mut places = BTreeSet::new();
+        for n in 0..100_000 {
+            assert_eq!(map.append(bytes("log"), b"y"), (1 << 20) + n + 1);
+            places.insert(map.get(&bytes("log")).unwrap().as_ptr());
+            // A snapshot costs one copy, after which the value stands by itself again.
+            if n == 50_000 {
+                let view = map.clone();
+                map.append(bytes("log"), b"");
+                assert_ne!(map.get(&bytes("log")).unwrap().as_ptr(), view_ptr(&view));
+            }
+        }
+        assert!(places.len() < 10, "{} places", places.len());
+    }
+
+    fn view_ptr(view: &Map) -> *const u8 {
+        view.get(&bytes("log")).unwrap().as_ptr()
+    }
+
+    #[test]
+    fn who_clears_the_map_does_not_free_it() {
+        struct Owner(std::sync::mpsc::Sender<std::thread::ThreadId>);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                b"value"
+            }
+        }
+        impl Drop for Owner {
+            fn drop(&mut self) {
+                self.0.send(std::thread::current().id()).unwrap();
+            }
+        }
+        let (freed, by) = std::sync::mpsc::channel();
+        let mut map = Map::default();
+        map.insert(bytes("k"), Bytes::from_owner(Owner(freed)));
+        map.clear();
+        assert_ne!(by.recv(), Ok(std::thread::current().id()));
     }
 
     #[test]

@@ -9,16 +9,24 @@
 //! A request is tried again only when it is certain that it was not carried out (or when it is a
 //! read, which does no harm twice). When a write's outcome cannot be known, the client is told so.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use raft::{ApplyError, Outcome, ServerId, VerifyError};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    io::AsyncWrite,
+    time::{Instant, sleep},
+};
 
 use crate::{
     Node,
     fsm::Shared,
     reads::Reads,
-    resp::{Args, Reply, client::Client, request::Meaning},
+    resp::{
+        Args, Reply,
+        client::{Client, PassError},
+        out::Out,
+        request::Meaning,
+    },
 };
 
 /// How often a request that waits for a leader looks again.
@@ -27,6 +35,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The first word of a refusal among servers. Clients never see it.
 const NOT_LEADER: &str = "NOTLEADER";
+/// How a reply begins that is one.
+const REFUSAL: &[u8] = b"-NOTLEADER ";
 
 /// How long requests wait.
 #[derive(Clone, Copy, Debug)]
@@ -75,13 +85,11 @@ impl fmt::Debug for Router {
     }
 }
 
-/// What became of a run of requests.
-enum Fate {
-    /// All are answered.
-    Answered(Vec<Reply>),
-    /// The first ones are answered, the others were certainly not carried out and may be tried
-    /// again.
-    Refused(Vec<Reply>),
+/// Why requests were certainly not carried out now, and may be tried again.
+enum NotNow {
+    NoLeader,
+    /// There is one, but it does not take them.
+    Leader(String),
 }
 
 impl Router {
@@ -90,82 +98,102 @@ impl Router {
         Self { node, shared, reads, patience }
     }
 
-    /// Carries out a run of requests, all writes or all reads, and returns one reply for each.
-    pub(crate) async fn run(&self, run: &[Step], origin: &mut Origin) -> Vec<Reply> {
+    /// Carries out a run of requests, all writes or all reads, and gives one reply for each.
+    ///
+    /// # Errors
+    /// When the replies cannot be given.
+    pub(crate) async fn run<W: AsyncWrite + Unpin>(
+        &self,
+        run: &[Step],
+        origin: &mut Origin,
+        out: &mut Out<W>,
+    ) -> io::Result<()> {
         let link = match origin {
             Origin::Client(link) => link,
-            Origin::Server { refused } => return self.run_for_server(run, refused).await,
+            Origin::Server { refused } => return self.run_for_server(run, refused, out).await,
         };
-        let mut replies = Vec::with_capacity(run.len());
+        let mut rest = run;
         let deadline = Instant::now() + self.patience.no_leader;
-        while replies.len() < run.len() {
-            match self.attempt(&run[replies.len()..], link).await {
-                Fate::Answered(more) => replies.extend(more),
-                Fate::Refused(first) => {
-                    replies.extend(first);
-                    if let Some(end) = self.node.fatal() {
-                        replies.resize(run.len(), stopped(&end));
-                    } else if Instant::now() < deadline {
-                        sleep(LOOK_AGAIN).await;
-                    } else {
-                        replies.resize(run.len(), self.no_leader());
-                    }
-                }
+        while let Err(why) = self.attempt(&mut rest, link, out).await? {
+            if let Some(end) = self.node.fatal() {
+                return out.replies(&stopped(&end), rest.len()).await;
             }
+            if deadline <= Instant::now() {
+                return out.replies(&self.no_leader(why), rest.len()).await;
+            }
+            sleep(LOOK_AGAIN).await;
         }
-        replies
+        Ok(())
     }
 
-    async fn run_for_server(&self, run: &[Step], refused: &mut bool) -> Vec<Reply> {
+    async fn run_for_server<W: AsyncWrite + Unpin>(
+        &self,
+        run: &[Step],
+        refused: &mut bool,
+        out: &mut Out<W>,
+    ) -> io::Result<()> {
         if !*refused {
             match self.here(run).await {
-                Fate::Answered(replies) => return replies,
-                Fate::Refused(_) => *refused = true,
+                Ok(replies) => return give(&replies, out).await,
+                Err(_) => *refused = true,
             }
         }
         let refusal = format!("{NOT_LEADER} server {} does not lead", self.node.id());
-        vec![Reply::error(refusal); run.len()]
+        out.replies(&Reply::error(refusal), run.len()).await
     }
 
-    async fn attempt(&self, run: &[Step], link: &mut Option<Link>) -> Fate {
-        let Some(leader) = self.node.leader() else { return Fate::Refused(vec![]) };
+    /// Has the requests carried out by the leader; `rest` are those that were not, when that fails.
+    async fn attempt<W: AsyncWrite + Unpin>(
+        &self,
+        rest: &mut &[Step],
+        link: &mut Option<Link>,
+        out: &mut Out<W>,
+    ) -> io::Result<Result<(), NotNow>> {
+        let Some(leader) = self.node.leader() else { return Ok(Err(NotNow::NoLeader)) };
         if leader.id == *self.node.id() {
-            return self.here(run).await;
+            // To whoever led before.
+            *link = None;
+            return match self.here(rest).await {
+                Ok(replies) => give(&replies, out).await.map(Ok),
+                Err(why) => Ok(Err(why)),
+            };
         }
-        let Some(contact) = self.shared.contact(&leader.id) else { return Fate::Refused(vec![]) };
+        let Some(contact) = self.shared.contact(&leader.id) else {
+            let why = format!("leader {} has not said yet where it takes requests", leader.id);
+            return Ok(Err(NotNow::Leader(why)));
+        };
         let open = match link.take() {
             Some(open) if open.leader == leader.id && !open.client.is_closed() => Ok(open),
-            _ => Link::open(leader.id, &contact.resp).await,
+            _ => Link::open(leader.id.clone(), &contact.resp).await,
         };
         match open {
-            Ok(open) => self.there(run, open, link).await,
+            Ok(open) => self.there(rest, open, link, out).await,
             Err(error) => {
-                tracing::debug!(address = contact.resp, %error, "cannot reach the leader");
-                Fate::Refused(vec![])
+                let why =
+                    format!("leader {} at {} takes no requests: {error}", leader.id, contact.resp);
+                tracing::debug!(why, "cannot reach the leader");
+                Ok(Err(NotNow::Leader(why)))
             }
         }
     }
 
-    async fn here(&self, run: &[Step]) -> Fate {
+    async fn here(&self, run: &[Step]) -> Result<Vec<Reply>, NotNow> {
         if is_write(run) { self.write_here(run).await } else { self.read_here(run).await }
     }
 
     /// One batch, so that a pipeline is one write to the log.
-    async fn write_here(&self, run: &[Step]) -> Fate {
+    async fn write_here(&self, run: &[Step]) -> Result<Vec<Reply>, NotNow> {
         let commands = run.iter().filter_map(|step| match &step.meaning {
             Meaning::Write(command) => Some(command.clone()),
             Meaning::Read(_) | Meaning::Local(_) | Meaning::Wrong(_) => None,
         });
         let error = match self.node.apply_batch(commands.collect()).await {
-            Ok(applied) => {
-                return Fate::Answered(applied.into_iter().map(|a| a.response).collect());
-            }
+            Ok(applied) => return Ok(applied.into_iter().map(|a| a.response).collect()),
             Err(error) => error,
         };
         let reply = match (&error, error.outcome()) {
-            (ApplyError::NotLeader { .. } | ApplyError::TransferInProgress, _) => {
-                return Fate::Refused(vec![]);
-            }
+            (ApplyError::NotLeader { .. }, _) => return Err(NotNow::NoLeader),
+            (ApplyError::TransferInProgress, _) => return Err(self.cannot_lead(&error)),
             // Its own words say so already.
             (ApplyError::LeadershipLost | ApplyError::ReplacedBySnapshot, _) => {
                 Reply::error(format!("UNKNOWN {error}"))
@@ -174,11 +202,11 @@ impl Router {
             (ApplyError::EnqueueTimeout { .. } | ApplyError::RestoreInProgress, _) => busy(&error),
             (_, Outcome::NotApplied) => Reply::error(format!("ERR {error}; nothing was written")),
         };
-        Fate::Answered(vec![reply; run.len()])
+        Ok(vec![reply; run.len()])
     }
 
     /// One confirmation of leadership, so that a pipeline of reads costs one round.
-    async fn read_here(&self, run: &[Step]) -> Fate {
+    async fn read_here(&self, run: &[Step]) -> Result<Vec<Reply>, NotNow> {
         match self.reads.fresh().await {
             Ok(()) => {
                 let answer = |state: &_| {
@@ -188,56 +216,67 @@ impl Router {
                     });
                     answers.collect()
                 };
-                Fate::Answered(self.shared.read(answer))
+                Ok(self.shared.read(answer))
             }
-            Err(error @ VerifyError::EnqueueTimeout { .. }) => {
-                Fate::Answered(vec![busy(&error); run.len()])
-            }
-            Err(VerifyError::Stopped(end)) => Fate::Answered(vec![stopped(&end); run.len()]),
-            Err(_) => Fate::Refused(vec![]),
+            Err(error @ VerifyError::EnqueueTimeout { .. }) => Ok(vec![busy(&error); run.len()]),
+            Err(VerifyError::Stopped(end)) => Ok(vec![stopped(&end); run.len()]),
+            Err(VerifyError::NotLeader { .. }) => Err(NotNow::NoLeader),
+            Err(error) => Err(self.cannot_lead(&error)),
         }
     }
 
-    async fn there(&self, run: &[Step], mut open: Link, link: &mut Option<Link>) -> Fate {
-        metrics::counter!("kv_forwarded_total").increment(run.len() as u64);
-        let mut replies = Vec::with_capacity(run.len());
-        let requests = run.iter().map(|step| &step.args[..]);
-        let call = timeout(self.patience.forward, open.client.call(requests, &mut replies)).await;
-        let is_refusal =
-            |reply: &Reply| matches!(reply, Reply::Error(text) if text.starts_with(NOT_LEADER));
-        if let Some(first) = replies.iter().position(is_refusal) {
-            replies.truncate(first);
-            return Fate::Refused(replies);
-        }
-        let reason = match call {
-            Ok(Ok(())) => {
+    async fn there<W: AsyncWrite + Unpin>(
+        &self,
+        rest: &mut &[Step],
+        mut open: Link,
+        link: &mut Option<Link>,
+        out: &mut Out<W>,
+    ) -> io::Result<Result<(), NotNow>> {
+        metrics::counter!("kv_forwarded_total").increment(rest.len() as u64);
+        let (requests, silence) = (rest.iter().map(|step| &step.args[..]), self.patience.forward);
+        let mut answered = 0;
+        let call = open.client.pass(requests, REFUSAL, silence, out, &mut answered);
+        let error = match call.await {
+            Ok(()) => {
                 *link = Some(open);
-                return Fate::Answered(replies);
+                return Ok(Ok(()));
             }
-            Ok(Err(error)) => format!("the connection to leader {} broke: {error}", open.leader),
-            Err(_) => {
-                format!("leader {} did not answer within {:?}", open.leader, self.patience.forward)
-            }
+            Err(PassError::Asker(error)) => return Err(error),
+            Err(error) => error,
         };
-        if is_write(run) {
-            replies.resize(run.len(), unknown(&reason));
-            return Fate::Answered(replies);
+        *rest = &rest[answered..];
+        let why = format!("leader {}: {error}", open.leader);
+        if is_write(rest) && !matches!(error, PassError::Refused) {
+            return out.replies(&unknown(why), rest.len()).await.map(Ok);
         }
-        Fate::Refused(replies)
+        Ok(Err(NotNow::Leader(why)))
     }
 
-    fn no_leader(&self) -> Reply {
+    fn cannot_lead(&self, error: &dyn fmt::Display) -> NotNow {
+        NotNow::Leader(format!("leader {}: {error}", self.node.id()))
+    }
+
+    fn no_leader(&self, why: NotNow) -> Reply {
         let wait = self.patience.no_leader;
-        Reply::error(format!("CLUSTERDOWN no leader was found within {wait:?}; nothing was done"))
+        Reply::error(match why {
+            NotNow::NoLeader => {
+                format!("CLUSTERDOWN no leader was found within {wait:?}; nothing was done")
+            }
+            NotNow::Leader(why) => format!("CLUSTERDOWN {why} (for {wait:?}); nothing was done"),
+        })
     }
 }
 
+async fn give<W: AsyncWrite + Unpin>(replies: &[Reply], out: &mut Out<W>) -> io::Result<()> {
+    for reply in replies {
+        out.reply(reply).await?;
+    }
+    Ok(())
+}
+
 impl Link {
-    async fn open(leader: ServerId, address: &str) -> std::io::Result<Self> {
-        let mut client = Client::connect(address, CONNECT_TIMEOUT).await?;
-        // By name: another server may have taken over the address.
-        let hello = ["RAFT.FORWARDED", leader.as_str()];
-        timeout(CONNECT_TIMEOUT, client.ask(&hello)).await??;
+    async fn open(leader: ServerId, address: &str) -> io::Result<Self> {
+        let client = Client::pass_on(address, CONNECT_TIMEOUT, leader.as_str()).await?;
         Ok(Self { leader, client })
     }
 }

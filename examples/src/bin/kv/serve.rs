@@ -16,14 +16,18 @@ use tokio::{
 };
 
 use crate::{
-    Node, announce,
+    Node,
+    accept::Door,
+    announce,
     cli::Serve,
     failure::Failure,
     figures,
     fsm::{Contact, KvFsm, Shared},
     http, identity,
     identity::Identity,
-    membership, resp,
+    membership,
+    places::{self, Places},
+    resp,
     route::{Patience, Router},
     server::{Counters, Limits, Server},
     stores::Stores,
@@ -45,6 +49,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
         autopilot.validate().map_err(Failure::usage)?;
     }
     let addresses = Addresses::new(&options)?;
+    let places = Places::new(options.max_connections)?;
 
     let first_members = first_members(&options, &addresses)?;
 
@@ -91,6 +96,8 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
         address: addresses.raft.as_str().into(),
         contact: addresses.contact,
         limits: limits(&options),
+        places,
+        clients: Arc::default(),
         election_timeout,
         no_leader_wait,
         started: Instant::now(),
@@ -100,10 +107,14 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
         id = options.id, resp = options.resp, http = options.http, raft = options.raft,
         data = %data.display(), "serving"
     );
+    server.places.explain();
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(resp::listen::serve(resp_listener, Arc::clone(&server)));
-    tasks.spawn(http::serve(http_listener, Arc::clone(&server), metrics.clone()));
+    let keep_alive = Some(options.tcp_keepalive).filter(|time| !time.is_zero());
+    let resp_door = Door::new(resp_listener, "Redis clients", keep_alive);
+    tasks.spawn(resp::listen::serve(resp_door, Arc::clone(&server)));
+    let http_door = Door::new(http_listener, "operators", keep_alive);
+    tasks.spawn(http::serve(http_door, Arc::clone(&server), metrics.clone()));
     tasks.spawn(announce::run(Arc::clone(&server)));
     tasks.spawn(keep_metrics_small(metrics));
     tasks.spawn(membership::explain_disks(Arc::clone(&server), options.join.clone()));
@@ -154,7 +165,6 @@ fn autopilot(options: &Serve) -> Option<AutopilotConfig> {
 
 fn limits(options: &Serve) -> Limits {
     Limits {
-        connections: options.max_connections as usize,
         request_bytes: options.max_request_bytes as usize,
         pipeline: options.max_pipeline as usize,
         idle: Some(options.idle_timeout).filter(|limit| !limit.is_zero()),
@@ -221,6 +231,7 @@ async fn transport(
     let options = TcpOptions {
         advertise: Some(addresses.raft.clone()),
         max_frame_bytes: defaults.max_frame_bytes.max(2 * max_command_bytes),
+        max_inbound: places::MAX_INBOUND,
         ..defaults
     };
     TcpTransport::bind(options).await.map_err(|error| match error {

@@ -3,10 +3,7 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -17,13 +14,14 @@ use tokio::time::Instant;
 use crate::{
     Node,
     fsm::{Contact, Shared},
+    places::Places,
+    resp::clients::Clients,
     route::Router,
 };
 
 /// What clients may ask of a server at most.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    pub(crate) connections: usize,
     pub(crate) request_bytes: usize,
     /// Requests of one connection carried out together.
     pub(crate) pipeline: usize,
@@ -55,6 +53,10 @@ pub(crate) struct Server {
     /// Where everybody else does.
     pub(crate) contact: Contact,
     pub(crate) limits: Limits,
+    /// Who may be connected.
+    pub(crate) places: Places,
+    /// Who is.
+    pub(crate) clients: Arc<Clients>,
     pub(crate) election_timeout: Duration,
     /// How long changes wait for a leader that is ready for them.
     pub(crate) no_leader_wait: Duration,
@@ -65,18 +67,11 @@ pub(crate) struct Server {
 /// What a server counts for `INFO`.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) connections: AtomicUsize,
+    /// Connections at the Redis port.
+    pub(crate) accepted: AtomicU64,
+    /// Those that had no place.
+    pub(crate) rejected: AtomicU64,
     pub(crate) requests: AtomicU64,
-}
-
-impl Counters {
-    pub(crate) fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
-    }
 }
 
 impl fmt::Debug for Server {

@@ -102,6 +102,7 @@ fn ailment(server: &Server) -> Option<String> {
 pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let server = &shared.server;
     let (keys, index) = server.shared.read(|state| (state.map.len(), state.index));
+    metrics::gauge!("kv_connections").set(server.places.clients() as f64);
     metrics::gauge!("kv_keys").set(keys as f64);
     metrics::gauge!("kv_applied_command_index").set(index.0 as f64);
     metrics::gauge!("kv_is_leader").set(f64::from(server.node.role() == Role::Leader));

@@ -44,14 +44,28 @@ use axum::{
     http::StatusCode,
     routing::{delete, get, post},
 };
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::timeout,
+};
 
 use self::answer::Problem;
-use crate::server::Server;
+use crate::{accept::Door, server::Server};
 
 /// How often a change that only has to wait for another is tried again.
 const RETRY: Duration = Duration::from_millis(50);
+/// How long a connection may be open without a request.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long somebody for whom there is no place may take to hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the handlers share.
 #[derive(Clone, Debug)]
@@ -61,9 +75,49 @@ struct Shared {
 }
 
 /// Serves operators until the future is dropped.
-pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>, metrics: PrometheusHandle) {
-    let shared = Shared { server, metrics };
-    let app = Router::new()
+pub(crate) async fn serve(mut door: Door, server: Arc<Server>, metrics: PrometheusHandle) {
+    let service = TowerToHyperService::new(routes(Shared { server: Arc::clone(&server), metrics }));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(IDLE);
+    loop {
+        let stream = door.next().await;
+        match server.places.operator() {
+            Some(place) => {
+                let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+                tokio::spawn(async move {
+                    let _place = place;
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "operator gone");
+                    }
+                });
+            }
+            None => {
+                if let Some(place) = server.places.doorstep() {
+                    tokio::spawn(turn_away(stream, place));
+                }
+            }
+        }
+    }
+}
+
+/// Says why, if that is waited for.
+async fn turn_away(mut stream: TcpStream, _place: OwnedSemaphorePermit) {
+    let body = r#"{"error":"too many connections of operators: try again"}"#;
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
+         Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let talk = async {
+        // Closing with unread bytes would make the operating system throw the answer away.
+        let _ = stream.read(&mut [0; 4096]).await;
+        stream.write_all(answer.as_bytes()).await
+    };
+    let _ = timeout(FAREWELL, talk).await;
+}
+
+fn routes(shared: Shared) -> Router {
+    Router::new()
         .route("/status", get(facts::status))
         .route("/health", get(facts::health))
         .route("/metrics", get(facts::metrics))
@@ -80,10 +134,7 @@ pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>, metrics: P
         .route("/transfer", post(members::transfer))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
-        .with_state(shared);
-    if let Err(error) = axum::serve(listener, app).await {
-        tracing::error!(%error, "the HTTP interface has stopped");
-    }
+        .with_state(shared)
 }
 
 async fn wrong_method(request: Request) -> Problem {

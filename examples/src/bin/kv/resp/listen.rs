@@ -1,64 +1,29 @@
 //! Accepting clients.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::TcpStream;
 
 use super::session;
-use crate::server::Server;
-
-/// How long to pause when the operating system has no connection to give (no descriptors left).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::{accept::Door, server::Server};
 
 /// Serves clients until the future is dropped.
-pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>) {
-    let mut last_id = 0;
+pub(crate) async fn serve(mut door: Door, server: Arc<Server>) {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                last_id += 1;
-                tokio::spawn(one(stream, last_id, Arc::clone(&server)));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a client");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        let stream = door.next().await;
+        let id = server.counters.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        tokio::spawn(one(stream, id, Arc::clone(&server)));
     }
 }
 
-async fn one(mut stream: TcpStream, id: u64, server: Arc<Server>) {
-    let _counted = Counted::new(Arc::clone(&server));
-    if server.limits.connections < server.counters.connections() {
-        // In the words of Redis. Whether the client reads them is its affair.
-        let _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
+async fn one(stream: TcpStream, id: u64, server: Arc<Server>) {
+    let Some(place) = server.places.enter() else {
+        server.counters.rejected.fetch_add(1, Ordering::Relaxed);
+        // Whether it is read is the client's affair: there is no room to wait for it.
+        let _ = stream.try_write(session::NO_PLACE.as_bytes());
         return;
-    }
-    if let Err(error) = session::serve(stream, id, server).await {
+    };
+    if let Err(error) = session::serve(stream, id, place, server).await {
         tracing::debug!(client = id, %error, "client gone");
-    }
-}
-
-/// A connection, counted as long as this lives.
-struct Counted(Arc<Server>);
-
-impl Counted {
-    fn new(server: Arc<Server>) -> Self {
-        let before = server.counters.connections.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!("kv_connections").set((before + 1) as f64);
-        Self(server)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let before = self.0.counters.connections.fetch_sub(1, Ordering::Relaxed);
-        metrics::gauge!("kv_connections").set(before.saturating_sub(1) as f64);
     }
 }

@@ -1,13 +1,15 @@
 //! The commands between a connection and its client, and those about this server alone.
 
+use std::{collections::BTreeSet, mem, sync::atomic::Ordering};
+
 use bytes::Bytes;
 
 use super::{
     Args, Protocol, Reply, glob,
-    request::{self, Local},
-    session::Session,
+    request::{self, Local, Spec},
+    session::{Refused, Session},
 };
-use crate::{command::parse_integer, route::Origin};
+use crate::{command::parse_integer, route::Origin, server::Server};
 
 /// The version of Redis whose behaviour is followed; clients decide by it what they may ask.
 const REDIS_VERSION: &str = "7.4.0";
@@ -28,14 +30,41 @@ pub(crate) fn answer(session: &mut Session, command: Local, args: &Args) -> Repl
         }
         Local::Reset => {
             session.protocol = Protocol::Resp2;
-            session.name.clear();
+            session.refused = Refused::default();
+            session.card.note(|state| {
+                state.protocol = Protocol::Resp2;
+                state.name.clear();
+            });
             Reply::Status("RESET".into())
         }
         Local::Select => match parse_integer(&args[1]) {
-            Some(0) => Reply::OK,
-            Some(_) => Reply::error("ERR DB index is out of range"),
-            None => Reply::error("ERR value is not an integer or out of range"),
+            Some(0) => {
+                session.refused.database = false;
+                Reply::OK
+            }
+            number => {
+                // What follows is not meant for this database.
+                session.refused.database = true;
+                Reply::error(match number {
+                    Some(_) => "ERR DB index is out of range",
+                    None => "ERR value is not an integer or out of range",
+                })
+            }
         },
+        Local::Multi => {
+            session.refused.transaction = true;
+            Reply::error(
+                "ERR unknown command 'MULTI': there are no transactions; nothing is carried out until \
+                 EXEC, DISCARD or RESET",
+            )
+        }
+        Local::Exec if mem::take(&mut session.refused.transaction) => {
+            Reply::error("EXECABORT Transaction discarded because of previous errors.")
+        }
+        Local::Exec => Reply::error("ERR EXEC without MULTI"),
+        Local::Discard if mem::take(&mut session.refused.transaction) => Reply::OK,
+        Local::Discard => Reply::error("ERR DISCARD without MULTI"),
+        Local::Auth => auth(rest).map_or_else(|refusal| refusal, |()| Reply::OK),
         Local::Forwarded => forwarded(session, &args[1]),
         Local::Hello => hello(session, rest).unwrap_or_else(|error| error),
         Local::Client => client(session, rest),
@@ -47,12 +76,26 @@ pub(crate) fn answer(session: &mut Session, command: Local, args: &Args) -> Repl
 
 /// Another server passes requests on, taking us for the leader `name`.
 fn forwarded(session: &mut Session, name: &[u8]) -> Reply {
-    let id = session.server.node.id();
-    if id.as_str().as_bytes() != name {
-        return Reply::error(format!("ERR this is server {id}"));
-    }
-    session.origin = Origin::Server { refused: false };
-    Reply::OK
+    let server = &session.server;
+    let id = server.node.id();
+    let refusal = if id.as_str().as_bytes() == name {
+        match server.places.server() {
+            Some(place) => {
+                session.place = place;
+                session.origin = Origin::Server { refused: false };
+                return Reply::OK;
+            }
+            None => format!(
+                "ERR no place for one more connection of a server: the limit of open files is {}",
+                server.places.descriptors()
+            ),
+        }
+    } else {
+        format!("ERR this is server {id}")
+    };
+    // What follows is not meant for us.
+    session.quit = true;
+    Reply::error(refusal)
 }
 
 /// `HELLO [version [AUTH user password] [SETNAME name]]`
@@ -72,9 +115,10 @@ fn hello(session: &mut Session, args: &[Bytes]) -> Result<Reply, Reply> {
         name = hello_options(options)?;
     }
     session.protocol = protocol;
-    if let Some(name) = name {
-        session.name = name;
-    }
+    session.card.note(|state| {
+        state.protocol = protocol;
+        state.name = name.unwrap_or_else(|| state.name.clone());
+    });
     let word = |text: &str| Reply::bulk(text);
     Ok(Reply::Map(vec![
         (word("server"), word("redis")),
@@ -91,7 +135,10 @@ fn hello_options(mut options: &[Bytes]) -> Result<Option<String>, Reply> {
     let mut name = None;
     while let [option, rest @ ..] = options {
         options = match (&option.to_ascii_lowercase()[..], rest) {
-            (b"auth", [_, _, ..]) => return Err(no_password()),
+            (b"auth", [user, password, rest @ ..]) => {
+                auth(&[user.clone(), password.clone()])?;
+                rest
+            }
             (b"setname", [text, rest @ ..]) => {
                 name = Some(client_name(text)?);
                 rest
@@ -105,48 +152,129 @@ fn hello_options(mut options: &[Bytes]) -> Result<Option<String>, Reply> {
     Ok(name)
 }
 
-fn no_password() -> Reply {
-    Reply::error(
-        "ERR AUTH <password> called without any password configured for the default user. Are you \
-         sure your configuration is correct?",
-    )
+/// There is one user, who has no password: any password will do.
+fn auth(words: &[Bytes]) -> Result<(), Reply> {
+    match words {
+        [_] => Err(Reply::error(
+            "ERR AUTH <password> called without any password configured for the default user. Are you \
+             sure your configuration is correct?",
+        )),
+        [user, _] if **user == *b"default" => Ok(()),
+        [_, _] => {
+            Err(Reply::error("WRONGPASS invalid username-password pair or user is disabled."))
+        }
+        _ => Err(syntax_error()),
+    }
 }
 
 fn client_id(session: &Session) -> Reply {
-    Reply::Int(i64::try_from(session.id).unwrap_or(i64::MAX))
+    Reply::Int(i64::try_from(session.card.id()).unwrap_or(i64::MAX))
 }
 
 fn client_name(text: &[u8]) -> Result<String, Reply> {
+    client_text(text, "Client names")
+}
+
+/// A text that can stand in a line of `CLIENT LIST`.
+fn client_text(text: &[u8], what: &str) -> Result<String, Reply> {
     let is_plain = text.iter().all(u8::is_ascii_graphic);
-    let refusal = "ERR Client names cannot contain spaces, newlines or special characters.";
-    let name = std::str::from_utf8(text).ok().filter(|_| is_plain);
-    name.map(str::to_owned).ok_or_else(|| Reply::error(refusal))
+    let plain = std::str::from_utf8(text).ok().filter(|_| is_plain);
+    plain.map(str::to_owned).ok_or_else(|| {
+        let refusal = "cannot contain spaces, newlines or special characters.";
+        Reply::error(format!("ERR {what} {refusal}"))
+    })
 }
 
 fn client(session: &mut Session, args: &[Bytes]) -> Reply {
-    let subcommand = args.first().map(|name| name.to_ascii_lowercase()).unwrap_or_default();
+    let subcommand = args[0].to_ascii_lowercase();
+    let name = String::from_utf8_lossy(&subcommand).into_owned();
     match (&subcommand[..], &args[1..]) {
         (b"setname", [name]) => match client_name(name) {
             Ok(name) => {
-                session.name = name;
+                session.card.note(|state| state.name = name);
                 Reply::OK
             }
             Err(refusal) => refusal,
         },
-        (b"getname", []) if session.name.is_empty() => Reply::Nil,
-        (b"getname", []) => Reply::bulk(session.name.as_str()),
-        (b"setinfo", [_, _]) | (b"no-evict" | b"no-touch", [_]) => Reply::OK,
+        (b"getname", []) => match session.card.name() {
+            name if name.is_empty() => Reply::Nil,
+            name => Reply::bulk(name),
+        },
+        (b"setinfo", [what, text]) => client_info(session, what, text),
+        (b"no-evict" | b"no-touch", [switch]) if is_one_of(switch, &["on", "off"]) => Reply::OK,
+        (b"reply", [switch]) if is_one_of(switch, &["on"]) => Reply::OK,
+        (b"reply", [switch]) if is_one_of(switch, &["off", "skip"]) => {
+            // The client would take the answer to this for the one to what follows.
+            session.quit = true;
+            Reply::error(
+                "ERR CLIENT REPLY OFF and SKIP are not supported: every request is answered",
+            )
+        }
+        (b"no-evict" | b"no-touch" | b"reply", [_]) => syntax_error(),
         (b"id", []) => client_id(session),
-        (b"info", []) => {
-            let (id, name, protocol) = (session.id, &session.name, session.protocol.number());
-            Reply::bulk(format!("id={id} name={name} db=0 resp={protocol}\n"))
-        }
-        (b"setname" | b"getname" | b"setinfo" | b"id" | b"info" | b"no-evict" | b"no-touch", _) => {
-            let name = String::from_utf8_lossy(&subcommand).into_owned();
-            request::wrong_arity(&format!("client|{name}"))
-        }
+        (b"info", []) => Reply::bulk(session.card.line()),
+        (b"list", options) => client_list(session, options),
+        (
+            b"setname" | b"getname" | b"setinfo" | b"id" | b"info" | b"no-evict" | b"no-touch"
+            | b"reply",
+            _,
+        ) => request::wrong_arity(&format!("client|{name}")),
         _ => unknown_subcommand("CLIENT", &args[0]),
     }
+}
+
+/// `CLIENT SETINFO lib-name|lib-ver text`
+fn client_info(session: &Session, what: &[u8], text: &[u8]) -> Reply {
+    let name = what.to_ascii_lowercase();
+    let is_name = match &name[..] {
+        b"lib-name" => true,
+        b"lib-ver" => false,
+        _ => {
+            let what = String::from_utf8_lossy(what);
+            return Reply::error(format!("ERR Unrecognized option '{what}'"));
+        }
+    };
+    match client_text(text, if is_name { "lib-name" } else { "lib-ver" }) {
+        Ok(text) => {
+            session.card.note(|state| {
+                *(if is_name { &mut state.library } else { &mut state.library_version }) = text;
+            });
+            Reply::OK
+        }
+        Err(refusal) => refusal,
+    }
+}
+
+/// `CLIENT LIST [TYPE normal|master|replica|pubsub] [ID id …]`
+fn client_list(session: &Session, options: &[Bytes]) -> Reply {
+    let clients = &session.server.clients;
+    match options {
+        [] => Reply::bulk(clients.list(|_| true)),
+        [word, kind] if is_one_of(word, &["type"]) => {
+            if !is_one_of(kind, &["normal", "master", "replica", "slave", "pubsub"]) {
+                let kind = String::from_utf8_lossy(kind);
+                return Reply::error(format!("ERR Unknown client type '{kind}'"));
+            }
+            let is_normal = is_one_of(kind, &["normal"]);
+            Reply::bulk(clients.list(|_| is_normal))
+        }
+        [word, ids @ ..] if is_one_of(word, &["id"]) && !ids.is_empty() => {
+            let number = |id: &Bytes| parse_integer(id).and_then(|id| u64::try_from(id).ok());
+            match ids.iter().map(number).collect::<Option<BTreeSet<_>>>() {
+                Some(ids) => Reply::bulk(clients.list(|id| ids.contains(&id))),
+                None => Reply::error("ERR Invalid client ID"),
+            }
+        }
+        _ => syntax_error(),
+    }
+}
+
+fn is_one_of(word: &[u8], words: &[&str]) -> bool {
+    words.iter().any(|one| word.eq_ignore_ascii_case(one.as_bytes()))
+}
+
+fn syntax_error() -> Reply {
+    Reply::error("ERR syntax error")
 }
 
 fn unknown_subcommand(command: &str, name: &[u8]) -> Reply {
@@ -154,39 +282,66 @@ fn unknown_subcommand(command: &str, name: &[u8]) -> Reply {
     Reply::error(format!("ERR unknown subcommand '{name}'. Try {command} HELP."))
 }
 
+/// What `COMMAND INFO` says of one.
+fn command_entry(spec: &Spec) -> Reply {
+    let arity = i64::try_from(spec.arity).unwrap_or(0);
+    let words = |words: &mut dyn Iterator<Item = &'static str>| {
+        Reply::Array(words.map(|word| Reply::Status(word.into())).collect())
+    };
+    let none = || Reply::Array(vec![]);
+    let [first, last, step] = spec.keys.map(Reply::Int);
+    Reply::Array(vec![
+        Reply::bulk(spec.name),
+        Reply::Int(arity),
+        words(&mut spec.flags()),
+        first,
+        last,
+        step,
+        words(&mut spec.categories()),
+        none(),
+        none(),
+        none(),
+    ])
+}
+
 fn command_info(args: &[Bytes]) -> Reply {
-    let entry = |spec: &request::Spec| {
-        let arity = i64::try_from(spec.arity).unwrap_or(0);
-        let (none, zero) = (|| Reply::Array(vec![]), || Reply::Int(0));
-        Reply::Array(vec![
-            Reply::bulk(spec.name),
-            Reply::Int(arity),
-            none(),
-            zero(),
-            zero(),
-            zero(),
-            none(),
-            none(),
-            none(),
-            none(),
-        ])
-    };
     let Some((subcommand, names)) = args.split_first() else {
-        return Reply::Array(request::public().map(entry).collect());
+        return Reply::Array(request::public().map(command_entry).collect());
     };
-    match &subcommand.to_ascii_lowercase()[..] {
-        b"count" => Reply::count(request::public().count()),
+    match (&subcommand.to_ascii_lowercase()[..], names) {
+        (b"count", []) => Reply::count(request::public().count()),
         // Help for people; `redis-cli` does without.
-        b"docs" => Reply::Map(vec![]),
-        b"list" => Reply::Array(request::public().map(|spec| Reply::bulk(spec.name)).collect()),
-        b"info" if names.is_empty() => Reply::Array(request::public().map(entry).collect()),
-        b"info" => {
+        (b"docs", _) => Reply::Map(vec![]),
+        (b"list", filter) => command_list(filter),
+        (b"info", []) => Reply::Array(request::public().map(command_entry).collect()),
+        (b"info", names) => {
             let found = names.iter().map(|name| request::find_public(name));
-            let found = found.map(|spec| spec.map_or(Reply::Nil, entry));
+            let found = found.map(|spec| spec.map_or(Reply::Nil, command_entry));
             Reply::Array(found.collect())
         }
+        (b"count", _) => request::wrong_arity("command|count"),
         _ => unknown_subcommand("COMMAND", subcommand),
     }
+}
+
+/// `COMMAND LIST [FILTERBY MODULE name|ACLCAT category|PATTERN pattern]`
+fn command_list(filter: &[Bytes]) -> Reply {
+    let (kind, text) = match filter {
+        [] => (Bytes::new(), Bytes::new()),
+        [word, kind, text] if is_one_of(word, &["filterby"]) => (kind.clone(), text.clone()),
+        _ => return syntax_error(),
+    };
+    let text = text.to_ascii_lowercase();
+    let is_wanted: &dyn Fn(&Spec) -> bool = match &kind.to_ascii_lowercase()[..] {
+        b"" => &|_| true,
+        b"pattern" => &|spec| glob::matches(&text, spec.name.as_bytes()),
+        b"aclcat" => &|spec| spec.categories().any(|category| category.as_bytes()[1..] == *text),
+        // There are none.
+        b"module" => &|_| false,
+        _ => return syntax_error(),
+    };
+    let found = request::public().filter(|spec| is_wanted(spec));
+    Reply::Array(found.map(|spec| Reply::bulk(spec.name)).collect())
 }
 
 /// What benchmark tools want to know: nothing is saved on a schedule, everything is logged.
@@ -219,27 +374,38 @@ fn config(args: &[Bytes]) -> Reply {
 fn info(session: &Session, sections: &[Bytes]) -> Reply {
     let server = &session.server;
     let (node, marks) = (&server.node, server.node.marks());
-    let uptime = server.started.elapsed().as_secs();
     let leader = node.leader().map_or_else(String::new, |leader| leader.id.to_string());
-    let port = server.contact.resp.rsplit(':').next().unwrap_or_default();
     let (keys, digest) = server.shared.read(|state| (state.map.len(), state.map.digest()));
-    let keyspace =
-        if keys == 0 { String::new() } else { format!("db0:keys={keys},expires=0,avg_ttl=0\r\n") };
     let all = [
+        ("Server", server_info(server)),
         (
-            "Server",
+            "Clients",
             format!(
-                "redis_version:{REDIS_VERSION}\r\nraft_kv_version:{}\r\nredis_mode:standalone\r\n\
-                 process_id:{}\r\ntcp_port:{port}\r\nuptime_in_seconds:{uptime}\r\n",
-                env!("CARGO_PKG_VERSION"),
-                std::process::id(),
+                "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:0\r\n",
+                server.places.clients(),
+                server.places.max_clients(),
             ),
         ),
-        ("Clients", format!("connected_clients:{}\r\n", server.counters.connections())),
-        ("Persistence", "loading:0\r\naof_enabled:1\r\n".to_owned()),
-        ("Stats", format!("total_commands_processed:{}\r\n", server.counters.requests())),
+        ("Memory", memory_info()),
+        (
+            "Persistence",
+            "loading:0\r\nasync_loading:0\r\nrdb_bgsave_in_progress:0\r\naof_enabled:1\r\n\
+             aof_rewrite_in_progress:0\r\n"
+                .to_owned(),
+        ),
+        (
+            "Stats",
+            format!(
+                "total_connections_received:{}\r\ntotal_commands_processed:{}\r\n\
+                 rejected_connections:{}\r\nexpired_keys:0\r\nevicted_keys:0\r\n",
+                server.counters.accepted.load(Ordering::Relaxed),
+                server.counters.requests.load(Ordering::Relaxed),
+                server.counters.rejected.load(Ordering::Relaxed),
+            ),
+        ),
         // Every server takes writes, whoever leads.
         ("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),
+        ("Cluster", "cluster_enabled:0\r\n".to_owned()),
         (
             "Raft",
             format!(
@@ -254,7 +420,13 @@ fn info(session: &Session, sections: &[Bytes]) -> Reply {
                 marks.applied,
             ),
         ),
-        ("Keyspace", keyspace),
+        (
+            "Keyspace",
+            match keys {
+                0 => String::new(),
+                keys => format!("db0:keys={keys},expires=0,avg_ttl=0\r\n"),
+            },
+        ),
     ];
     let general = [&b"all"[..], b"default", b"everything"];
     let wanted = |name: &str| {
@@ -267,4 +439,38 @@ fn info(session: &Session, sections: &[Bytes]) -> Reply {
     let chosen = all.iter().filter(|(name, _)| wanted(name));
     let text: Vec<_> = chosen.map(|(name, lines)| format!("# {name}\r\n{lines}")).collect();
     Reply::bulk(text.join("\r\n"))
+}
+
+fn server_info(server: &Server) -> String {
+    let uptime = server.started.elapsed().as_secs();
+    let port = server.contact.resp.rsplit(':').next().unwrap_or_default();
+    format!(
+        "redis_version:{REDIS_VERSION}\r\nraft_kv_version:{}\r\nredis_mode:standalone\r\nos:{} {}\r\n\
+         arch_bits:{}\r\nprocess_id:{}\r\ntcp_port:{port}\r\nuptime_in_seconds:{uptime}\r\n\
+         uptime_in_days:{}\r\n",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        usize::BITS,
+        std::process::id(),
+        uptime / (24 * 60 * 60),
+    )
+}
+
+/// What the operating system says of this process; nothing where it does not say it this way.
+fn memory_info() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bytes = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    let (Some(now), Some(peak)) = (bytes("VmRSS:"), bytes("VmHWM:")) else { return String::new() };
+    let human = |bytes: u64| format!("{:.2}M", bytes as f64 / f64::from(1 << 20));
+    format!(
+        "used_memory:{now}\r\nused_memory_human:{}\r\nused_memory_rss:{now}\r\n\
+         used_memory_peak:{peak}\r\nused_memory_peak_human:{}\r\nmaxmemory:0\r\n\
+         maxmemory_policy:noeviction\r\n",
+        human(now),
+        human(peak),
+    )
 }

@@ -2,14 +2,17 @@
 //!
 //! [`listen`] accepts connections; a [`session`] serves one of them: it reads what has arrived
 //! ([`parse`]), finds out what each request means ([`request`]), lets the router of the server
-//! carry it out, and writes the [`Reply`] in the version of the protocol the client asked for.
-//! [`client`] is the other end, used by servers that pass requests on and by the demo.
+//! carry it out, and writes the [`Reply`] ([`out`]) in the version of the protocol the client asked for.
+//! [`clients`] is the list of them; [`client`] is the other end, used by servers that pass requests on ([`pass`]) and by the demo.
 
 pub(crate) mod client;
+pub(crate) mod clients;
 pub(crate) mod glob;
 pub(crate) mod listen;
 pub(crate) mod local;
+pub(crate) mod out;
 pub(crate) mod parse;
+pub(crate) mod pass;
 pub(crate) mod read;
 pub(crate) mod reply;
 pub(crate) mod request;

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::Args;
 use crate::command::parse_integer;
@@ -154,8 +154,9 @@ fn inline(buffer: &mut BytesMut) -> Result<Option<Args>, ProtocolError> {
     };
     check_text(&window[..end])?;
     let line = buffer.split_to(end + 1).freeze();
-    let words = line[..end].split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    let args: Args = words.map(|word| line.slice_ref(word)).collect();
+    let Some(args) = words(&line.slice(..end)) else {
+        return refuse("unbalanced quotes in request");
+    };
     let first = args.first().map_or(&[][..], |word| word);
     if first.eq_ignore_ascii_case(b"POST") || first.ends_with(b":") {
         return refuse("this is not HTTP: the HTTP interface has a port of its own");
@@ -163,13 +164,70 @@ fn inline(buffer: &mut BytesMut) -> Result<Option<Args>, ProtocolError> {
     Ok(Some(args))
 }
 
+/// The words of a line. In double quotes backslashes mean what they do in C, with `\x` and two digits for any
+/// byte; in single quotes only the quote itself can be escaped. `None` when a quote is not closed, or is not
+/// at the end of its word. As in Redis.
+fn words(line: &Bytes) -> Option<Args> {
+    let (mut words, mut rest) = (Args::new(), &line[..]);
+    loop {
+        rest = rest.trim_ascii_start();
+        if rest.is_empty() {
+            return Some(words);
+        }
+        let len = rest.iter().position(|b| matches!(b, b'"' | b'\'') || b.is_ascii_whitespace());
+        let len = len.unwrap_or(rest.len());
+        let is_quoted = rest.get(len).is_some_and(|byte| !byte.is_ascii_whitespace());
+        if !is_quoted {
+            words.push(line.slice_ref(&rest[..len]));
+            rest = &rest[len..];
+            continue;
+        }
+        let mut word = rest[..len].to_vec();
+        rest = unquote(&rest[len..], &mut word)?;
+        if !rest.first().is_none_or(u8::is_ascii_whitespace) {
+            return None;
+        }
+        words.push(word.into());
+    }
+}
+
+/// Reads what is in quotes, and returns what is behind them.
+fn unquote<'a>(text: &'a [u8], word: &mut Vec<u8>) -> Option<&'a [u8]> {
+    let (quote, mut rest) = text.split_first()?;
+    loop {
+        let (byte, used) = match (quote, rest) {
+            (_, [byte, after @ ..]) if byte == quote => return Some(after),
+            (b'\'', [b'\\', b'\'', ..]) => (b'\'', 2),
+            (b'"', [b'\\', b'x', high, low, ..])
+                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
+                let digit =
+                    |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+                (digit(*high)? << 4 | digit(*low)?, 4)
+            }
+            (b'"', [b'\\', byte, ..]) => {
+                let byte = match byte {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 8,
+                    b'a' => 7,
+                    other => *other,
+                };
+                (byte, 2)
+            }
+            (_, [byte, ..]) => (*byte, 1),
+            (_, []) => return None,
+        };
+        word.push(byte);
+        rest = &rest[used..];
+    }
+}
+
 fn check_text(line: &[u8]) -> Result<(), ProtocolError> {
     let odd = |byte: &&u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
     match line.iter().find(odd) {
         Some(byte) => refuse(format!("expected '*', got '{}'", byte.escape_ascii())),
-        None if line.contains(&b'"') || line.contains(&b'\'') => {
-            refuse("quotes are not understood in inline requests")
-        }
         None => Ok(()),
     }
 }
@@ -191,7 +249,7 @@ mod tests {
         for piece in bytes.chunks(piece) {
             buffer.extend_from_slice(piece);
             while let Some(args) = parser.next(&mut buffer).map_err(|error| error.0)? {
-                let text = |arg: &bytes::Bytes| String::from_utf8_lossy(arg).into_owned();
+                let text = |arg: &Bytes| String::from_utf8_lossy(arg).into_owned();
                 requests.push(args.iter().map(text).collect());
             }
         }
@@ -214,7 +272,7 @@ mod tests {
 
     #[test]
     fn garbage_is_refused_with_a_reason() {
-        let cases: [(&[u8], &str); 14] = [
+        let cases: [(&[u8], &str); 16] = [
             (b"*x\r\n", "invalid multibulk length"),
             (b"*1048577\r\n", "invalid multibulk length"),
             (b"*99999999999999999999\r\n", "invalid multibulk length"),
@@ -231,7 +289,9 @@ mod tests {
                 b"Host: example.org\r\n",
                 "this is not HTTP: the HTTP interface has a port of its own",
             ),
-            (b"set k \"v", "quotes are not understood in inline requests"),
+            (b"set k \"v\n", "unbalanced quotes in request"),
+            (b"set k 'v\\'\n", "unbalanced quotes in request"),
+            (b"set k \"v\"w\n", "unbalanced quotes in request"),
         ];
         for (bytes, reason) in cases {
             for piece in [1, bytes.len()] {
@@ -242,6 +302,24 @@ mod tests {
             parse(&[b'a'; MAX_INLINE_BYTES], 1 << 20),
             Err("too big inline request".to_owned())
         );
+    }
+
+    /// The same lines were given to Redis 7.
+    #[test]
+    fn quotes_in_a_line_are_read_as_redis_reads_them() {
+        let cases: [(&str, &[&str]); 7] = [
+            (r#"set "a key" 'a value'"#, &["set", "a key", "a value"]),
+            (r#"  set k ""  "#, &["set", "k", ""]),
+            (r#"echo "\x41\n\r\t\b\a\"\\\q\xzz""#, &["echo", "A\n\r\t\u{8}\u{7}\"\\qxzz"]),
+            (r#"echo 'it\'s \n "so"'"#, &["echo", r#"it's \n "so""#]),
+            (r#"echo pre"fix ed""#, &["echo", "prefix ed"]),
+            (r#"echo "'" '"'"#, &["echo", "'", "\""]),
+            (r"echo a\nb", &["echo", r"a\nb"]),
+        ];
+        for (line, words) in cases {
+            let expected = words.iter().map(ToString::to_string).collect();
+            assert_eq!(parse(format!("{line}\r\n").as_bytes(), 5), Ok(vec![expected]), "{line}");
+        }
     }
 
     #[test]

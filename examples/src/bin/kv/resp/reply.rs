@@ -85,7 +85,8 @@ impl Reply {
         }
     }
 
-    fn number_of(len: usize) -> i64 {
+    /// As it stands in front of a string or an array.
+    pub(crate) fn number_of(len: usize) -> i64 {
         i64::try_from(len).unwrap_or(i64::MAX)
     }
 
@@ -121,7 +122,8 @@ impl From<BytesFrame> for Reply {
     }
 }
 
-fn header(out: &mut BytesMut, kind: u8, number: i64) {
+/// The first line of a string or an array.
+pub(crate) fn header(out: &mut BytesMut, kind: u8, number: i64) {
     out.put_u8(kind);
     put_number(out, number);
     out.put_slice(b"\r\n");

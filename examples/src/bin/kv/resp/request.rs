@@ -27,13 +27,17 @@ pub(crate) enum Meaning {
 /// The commands that concern only the connection or the server that is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Local {
+    Auth,
     Client,
     Command,
     Config,
+    Discard,
     Echo,
+    Exec,
     Forwarded,
     Hello,
     Info,
+    Multi,
     Ping,
     Quit,
     Reset,
@@ -49,52 +53,129 @@ pub(crate) struct Spec {
     pub(crate) name: &'static str,
     /// How many words it has with its name; negative: at least so many. As in Redis.
     pub(crate) arity: isize,
+    /// Which words are keys: the first, the last (negative: counted from the end), and how far it is from
+    /// one to the next. As in Redis.
+    pub(crate) keys: [i64; 3],
+    /// What it is like, in the words of Redis: flags, and categories with an @.
+    traits: &'static str,
     build: Build,
 }
 
-const fn spec(name: &'static str, arity: isize, build: Build) -> Spec {
-    Spec { name, arity, build }
+/// No word of it is a key.
+const NONE: [i64; 3] = [0, 0, 0];
+/// The first word is one.
+const ONE: [i64; 3] = [1, 1, 1];
+/// All words are.
+const ALL: [i64; 3] = [1, -1, 1];
+/// Every other word is.
+const PAIRS: [i64; 3] = [1, -1, 2];
+/// The traits of what is understood and not there to be used.
+const INTERNAL: &str = "";
+
+const fn spec(
+    name: &'static str,
+    arity: isize,
+    keys: [i64; 3],
+    traits: &'static str,
+    build: Build,
+) -> Spec {
+    Spec { name, arity, keys, traits, build }
+}
+
+impl Spec {
+    /// For instance `write` and `fast`.
+    pub(crate) fn flags(&self) -> impl Iterator<Item = &'static str> {
+        self.traits.split(' ').filter(|word| !word.starts_with('@'))
+    }
+
+    /// For instance `@write` and `@string`: those that follow from the flags, and the others.
+    pub(crate) fn categories(&self) -> impl Iterator<Item = &'static str> {
+        let has = |flag| self.flags().any(|word| word == flag);
+        let derived = [
+            has("write").then_some("@write"),
+            has("readonly").then_some("@read"),
+            Some(if has("fast") { "@fast" } else { "@slow" }),
+        ];
+        let named = self.traits.split(' ').filter(|word| word.starts_with('@'));
+        named.chain(derived.into_iter().flatten())
+    }
 }
 
 /// Every command, ordered by name.
 pub(crate) const COMMANDS: &[Spec] = &[
-    spec("append", 3, |a| write(&Command::Append { key: &a[1], tail: &a[2] })),
-    spec("client", -2, |_| Ok(Meaning::Local(Local::Client))),
-    spec("command", -1, |_| Ok(Meaning::Local(Local::Command))),
-    spec("config", -2, |_| Ok(Meaning::Local(Local::Config))),
-    spec("dbsize", 1, |_| Ok(Meaning::Read(Read::DbSize))),
-    spec("decr", 2, |a| write(&Command::IncrBy { key: &a[1], by: -1 })),
-    spec("decrby", 3, decrby),
-    spec("del", -2, |a| write(&Command::Del { keys: borrowed(&a[1..]) })),
-    spec("echo", 2, |_| Ok(Meaning::Local(Local::Echo))),
-    spec("exists", -2, |a| Ok(Meaning::Read(Read::Exists(a[1..].to_vec())))),
-    spec("flushall", -1, flush),
-    spec("flushdb", -1, flush),
-    spec("get", 2, |a| Ok(Meaning::Read(Read::Get(a[1].clone())))),
-    spec("getset", 3, |a| set(&a[1], &a[2], Condition::Always, Answer::Previous)),
-    spec("hello", -1, |_| Ok(Meaning::Local(Local::Hello))),
-    spec("incr", 2, |a| write(&Command::IncrBy { key: &a[1], by: 1 })),
-    spec("incrby", 3, |a| write(&Command::IncrBy { key: &a[1], by: integer(&a[2])? })),
-    spec("info", -1, |_| Ok(Meaning::Local(Local::Info))),
-    spec("mget", -2, |a| Ok(Meaning::Read(Read::Mget(a[1..].to_vec())))),
-    spec("mset", -3, mset),
-    spec("ping", -1, |_| Ok(Meaning::Local(Local::Ping))),
-    spec("pttl", 2, |a| Ok(Meaning::Read(Read::Ttl(a[1].clone())))),
-    spec("quit", -1, |_| Ok(Meaning::Local(Local::Quit))),
-    spec("raft.announce", 4, announce),
-    spec("raft.forwarded", 2, |_| Ok(Meaning::Local(Local::Forwarded))),
-    spec("reset", 1, |_| Ok(Meaning::Local(Local::Reset))),
-    spec("scan", -2, scan),
-    spec("select", 2, |_| Ok(Meaning::Local(Local::Select))),
-    spec("set", -3, set_with_options),
-    spec("setnx", 3, |a| set(&a[1], &a[2], Condition::Absent, Answer::Flag)),
-    spec("strlen", 2, |a| Ok(Meaning::Read(Read::Strlen(a[1].clone())))),
-    spec("ttl", 2, |a| Ok(Meaning::Read(Read::Ttl(a[1].clone())))),
-    spec("type", 2, |a| Ok(Meaning::Read(Read::Type(a[1].clone())))),
-    spec("unlink", -2, |a| write(&Command::Del { keys: borrowed(&a[1..]) })),
+    spec("append", 3, ONE, "write denyoom fast @string", |a| {
+        write(&Command::Append { key: &a[1], tail: &a[2] })
+    }),
+    spec("auth", -2, NONE, "noscript loading stale fast no_auth allow_busy @connection", |_| {
+        Ok(Meaning::Local(Local::Auth))
+    }),
+    spec("client", -2, NONE, "@connection", |_| Ok(Meaning::Local(Local::Client))),
+    spec("command", -1, NONE, "loading stale @connection", |_| Ok(Meaning::Local(Local::Command))),
+    spec("config", -2, NONE, "@admin", |_| Ok(Meaning::Local(Local::Config))),
+    spec("dbsize", 1, NONE, "readonly fast @keyspace", |_| Ok(Meaning::Read(Read::DbSize))),
+    spec("decr", 2, ONE, "write denyoom fast @string", |a| {
+        write(&Command::IncrBy { key: &a[1], by: -1 })
+    }),
+    spec("decrby", 3, ONE, "write denyoom fast @string", decrby),
+    spec("del", -2, ALL, "write @keyspace", |a| write(&Command::Del { keys: borrowed(&a[1..]) })),
+    spec("discard", 1, NONE, INTERNAL, |_| Ok(Meaning::Local(Local::Discard))),
+    spec("echo", 2, NONE, "loading stale fast @connection", |_| Ok(Meaning::Local(Local::Echo))),
+    spec("exec", 1, NONE, INTERNAL, |_| Ok(Meaning::Local(Local::Exec))),
+    spec("exists", -2, ALL, "readonly fast @keyspace", |a| {
+        Ok(Meaning::Read(Read::Exists(a[1..].to_vec())))
+    }),
+    spec("flushall", -1, NONE, "write @keyspace @dangerous", flush),
+    spec("flushdb", -1, NONE, "write @keyspace @dangerous", flush),
+    spec("get", 2, ONE, "readonly fast @string", |a| Ok(Meaning::Read(Read::Get(a[1].clone())))),
+    spec("getset", 3, ONE, "write denyoom fast @string", |a| {
+        set(&a[1], &a[2], Condition::Always, Answer::Previous)
+    }),
+    spec("hello", -1, NONE, "noscript loading stale fast no_auth allow_busy @connection", |_| {
+        Ok(Meaning::Local(Local::Hello))
+    }),
+    spec("incr", 2, ONE, "write denyoom fast @string", |a| {
+        write(&Command::IncrBy { key: &a[1], by: 1 })
+    }),
+    spec("incrby", 3, ONE, "write denyoom fast @string", |a| {
+        write(&Command::IncrBy { key: &a[1], by: integer(&a[2])? })
+    }),
+    spec("info", -1, NONE, "loading stale @dangerous", |_| Ok(Meaning::Local(Local::Info))),
+    spec("mget", -2, ALL, "readonly fast @string", |a| {
+        Ok(Meaning::Read(Read::Mget(a[1..].to_vec())))
+    }),
+    spec("mset", -3, PAIRS, "write denyoom @string", mset),
+    spec("multi", 1, NONE, INTERNAL, |_| Ok(Meaning::Local(Local::Multi))),
+    spec("ping", -1, NONE, "fast @connection", |_| Ok(Meaning::Local(Local::Ping))),
+    spec("pttl", 2, ONE, "readonly fast @keyspace", |a| Ok(Meaning::Read(Read::Ttl(a[1].clone())))),
+    spec("quit", -1, NONE, "noscript loading stale fast no_auth allow_busy @connection", |_| {
+        Ok(Meaning::Local(Local::Quit))
+    }),
+    spec("raft.announce", 4, NONE, INTERNAL, announce),
+    spec("raft.forwarded", 2, NONE, INTERNAL, |_| Ok(Meaning::Local(Local::Forwarded))),
+    spec("reset", 1, NONE, "noscript loading stale fast no_auth allow_busy @connection", |_| {
+        Ok(Meaning::Local(Local::Reset))
+    }),
+    spec("scan", -2, NONE, "readonly @keyspace", scan),
+    spec("select", 2, NONE, "loading stale fast @connection", |_| {
+        Ok(Meaning::Local(Local::Select))
+    }),
+    spec("set", -3, ONE, "write denyoom @string", set_with_options),
+    spec("setnx", 3, ONE, "write denyoom fast @string", |a| {
+        set(&a[1], &a[2], Condition::Absent, Answer::Flag)
+    }),
+    spec("strlen", 2, ONE, "readonly fast @string", |a| {
+        Ok(Meaning::Read(Read::Strlen(a[1].clone())))
+    }),
+    spec("ttl", 2, ONE, "readonly fast @keyspace", |a| Ok(Meaning::Read(Read::Ttl(a[1].clone())))),
+    spec("type", 2, ONE, "readonly fast @keyspace", |a| {
+        Ok(Meaning::Read(Read::Type(a[1].clone())))
+    }),
+    spec("unlink", -2, ALL, "write fast @keyspace", |a| {
+        write(&Command::Del { keys: borrowed(&a[1..]) })
+    }),
 ];
 
-/// The commands for clients. The others are what servers say to each other.
+/// The commands for clients. The others are what servers say to each other, and what is refused by name.
 pub(crate) fn public() -> impl Iterator<Item = &'static Spec> {
     COMMANDS.iter().filter(|spec| is_public(spec))
 }
@@ -105,7 +186,7 @@ pub(crate) fn find_public(name: &[u8]) -> Option<&'static Spec> {
 }
 
 fn is_public(spec: &Spec) -> bool {
-    !spec.name.starts_with("raft.")
+    spec.traits != INTERNAL
 }
 
 /// Finds out what a request means.

@@ -12,49 +12,70 @@ use std::{
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
-    Protocol, Reply, local,
+    Protocol, Reply,
+    clients::Entered,
+    local,
+    out::Out,
     parse::{Parser, ProtocolError},
-    request::{self, Meaning},
+    request::{self, Local, Meaning},
 };
 use crate::{
+    places::Place,
     route::{Origin, Step},
     server::Server,
 };
 
-/// How much is read at once, and how many bytes of replies are gathered before they are sent.
+/// How much is read at once.
 const READ_BYTES: usize = 64 << 10;
-const WRITE_BYTES: usize = 256 << 10;
 /// How long a client that is being sent away may take to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// In the words of Redis.
+pub(crate) const NO_PLACE: &str = "-ERR max number of clients reached\r\n";
 
 /// What the server knows of one client.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) server: Arc<Server>,
-    pub(crate) id: u64,
+    pub(crate) card: Entered,
+    pub(crate) place: Place,
     pub(crate) protocol: Protocol,
-    pub(crate) name: String,
     pub(crate) origin: Origin,
-    /// The client has said goodbye.
+    pub(crate) refused: Refused,
+    /// The client has said goodbye, or is told to go.
     pub(crate) quit: bool,
 }
 
+/// Commands that decide what the ones behind them mean, and were refused: what is behind them is not to be
+/// carried out, because it would not be what the client means.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Refused {
+    /// `MULTI`. Nothing is carried out until the transaction is over.
+    pub(crate) transaction: bool,
+    /// `SELECT` of another database. No key is read or written until the right one is selected.
+    pub(crate) database: bool,
+}
+
 /// Serves one client until it leaves.
-pub(crate) async fn serve(mut stream: TcpStream, id: u64, server: Arc<Server>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+pub(crate) async fn serve(
+    mut stream: TcpStream,
+    id: u64,
+    place: Place,
+    server: Arc<Server>,
+) -> io::Result<()> {
     let limits = server.limits;
     let mut session = Session {
+        card: server.clients.enter(id, &stream),
         server,
-        id,
+        place,
         protocol: Protocol::default(),
-        name: String::new(),
         origin: Origin::Client(None),
+        refused: Refused::default(),
         quit: false,
     };
     let (mut parser, mut buffer) = (Parser::new(limits.request_bytes), BytesMut::new());
@@ -62,24 +83,24 @@ pub(crate) async fn serve(mut stream: TcpStream, id: u64, server: Arc<Server>) -
         let (steps, broken) = take_up(&mut parser, &mut buffer, limits.pipeline);
         if steps.is_empty() && broken.is_none() {
             buffer.reserve(READ_BYTES);
-            let read = stream.read_buf(&mut buffer);
-            let idle = limits.idle.filter(|_| matches!(session.origin, Origin::Client(_)));
-            let len = match idle {
-                Some(limit) => timeout(limit, read).await??,
-                None => read.await?,
-            };
-            if len == 0 {
-                return Ok(());
+            match session.read(&mut stream, &mut buffer).await {
+                Ok(0) => return Ok(()),
+                Ok(_) => continue,
+                Err(_) if session.is_on_the_doorstep() => {
+                    session.server.counters.rejected.fetch_add(1, Ordering::Relaxed);
+                    stream.write_all(NO_PLACE.as_bytes()).await?;
+                    return farewell(stream).await;
+                }
+                Err(error) => return Err(error),
             }
-            continue;
         }
-        let mut out = BytesMut::new();
-        session.carry_out(&steps, &mut out, &mut stream).await?;
+        let mut out = Out::new(&mut stream, session.protocol);
+        session.carry_out(&steps, &mut out).await?;
         let broken = broken.filter(|_| !session.quit);
         if let Some(ProtocolError(why)) = &broken {
-            Reply::error(format!("ERR Protocol error: {why}")).encode(session.protocol, &mut out);
+            out.reply(&Reply::error(format!("ERR Protocol error: {why}"))).await?;
         }
-        stream.write_all(&out).await?;
+        out.send().await?;
         if broken.is_some() || session.quit {
             return farewell(stream).await;
         }
@@ -118,21 +139,63 @@ async fn farewell(mut stream: TcpStream) -> io::Result<()> {
 }
 
 impl Session {
-    async fn carry_out(
+    fn is_on_the_doorstep(&self) -> bool {
+        matches!(self.place, Place::Doorstep { .. })
+    }
+
+    /// Reads more, within the time that this client has.
+    async fn read(&self, stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
+        let until = match (&self.place, &self.origin) {
+            (Place::Doorstep { until, .. }, _) => Some(*until),
+            (_, Origin::Client(_)) => self.server.limits.idle.map(|limit| Instant::now() + limit),
+            (_, Origin::Server { .. }) => None,
+        };
+        let read = stream.read_buf(buffer);
+        match until {
+            Some(until) => timeout_at(until, read).await?,
+            None => read.await,
+        }
+    }
+
+    /// Why a command is not carried out here and now, if it is not.
+    fn objection(&mut self, meaning: &Meaning) -> Option<Reply> {
+        if self.is_on_the_doorstep() && *meaning != Meaning::Local(Local::Forwarded) {
+            self.quit = true;
+            self.server.counters.rejected.fetch_add(1, Ordering::Relaxed);
+            return Some(Reply::error("ERR max number of clients reached"));
+        }
+        let ends_transaction = matches!(
+            meaning,
+            Meaning::Local(
+                Local::Multi | Local::Exec | Local::Discard | Local::Reset | Local::Quit
+            )
+        );
+        if self.refused.transaction && !ends_transaction {
+            return Some(Reply::error(
+                "ERR not carried out: MULTI was refused, and so is everything until EXEC, DISCARD or \
+                 RESET",
+            ));
+        }
+        if self.refused.database && matches!(meaning, Meaning::Write(_) | Meaning::Read(_)) {
+            return Some(Reply::error(
+                "ERR not carried out: SELECT was refused, and so is everything about keys until \
+                 SELECT 0 or RESET",
+            ));
+        }
+        None
+    }
+
+    async fn carry_out<W: AsyncWrite + Unpin>(
         &mut self,
         steps: &[Step],
-        out: &mut BytesMut,
-        stream: &mut TcpStream,
+        out: &mut Out<W>,
     ) -> io::Result<()> {
         self.server.counters.requests.fetch_add(steps.len() as u64, Ordering::Relaxed);
+        if let Some(name) = steps.last().and_then(|step| step.args.first()) {
+            self.card.asks(name);
+        }
         for run in steps.chunk_by(|a, b| is_alike(&a.meaning, &b.meaning)) {
-            for reply in self.run(run).await {
-                reply.encode(self.protocol, out);
-                if WRITE_BYTES <= out.len() {
-                    stream.write_all(out).await?;
-                    out.clear();
-                }
-            }
+            self.run(run, out).await?;
             if self.quit {
                 break;
             }
@@ -140,24 +203,27 @@ impl Session {
         Ok(())
     }
 
-    async fn run(&mut self, run: &[Step]) -> Vec<Reply> {
-        let Some(first) = run.first() else { return vec![] };
-        match &first.meaning {
-            Meaning::Write(_) => {
-                metrics::counter!("kv_requests_total", "kind" => "write")
-                    .increment(run.len() as u64);
-                let server = Arc::clone(&self.server);
-                server.router.run(run, &mut self.origin).await
-            }
-            Meaning::Read(_) => {
-                metrics::counter!("kv_requests_total", "kind" => "read")
-                    .increment(run.len() as u64);
-                let server = Arc::clone(&self.server);
-                server.router.run(run, &mut self.origin).await
-            }
-            Meaning::Local(command) => vec![local::answer(self, *command, &first.args)],
-            Meaning::Wrong(reply) => vec![reply.clone()],
+    async fn run<W: AsyncWrite + Unpin>(
+        &mut self,
+        run: &[Step],
+        out: &mut Out<W>,
+    ) -> io::Result<()> {
+        let Some(first) = run.first() else { return Ok(()) };
+        if let Some(objection) = self.objection(&first.meaning) {
+            return out.replies(&objection, run.len()).await;
         }
+        let kind = match &first.meaning {
+            Meaning::Write(_) => "write",
+            Meaning::Read(_) => "read",
+            Meaning::Local(command) => {
+                let reply = local::answer(self, *command, &first.args);
+                out.protocol = self.protocol;
+                return out.reply(&reply).await;
+            }
+            Meaning::Wrong(reply) => return out.reply(reply).await,
+        };
+        metrics::counter!("kv_requests_total", "kind" => kind).increment(run.len() as u64);
+        self.server.router.run(run, &mut self.origin, out).await
     }
 }
 
