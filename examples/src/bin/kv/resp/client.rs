@@ -56,7 +56,7 @@ impl Client {
 
     async fn open(address: &str, limit: Duration, words: &[&[&str]]) -> io::Result<Self> {
         let open = async {
-            let stream = raft_tcp::connect(address, timeout).await?;
+            let stream = raft_tcp::connect(address, limit).await?;
             stream.set_nodelay(true)?;
             let mut client = Self { stream, received: BytesMut::new() };
             for words in words {
