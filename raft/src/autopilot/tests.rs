@@ -42,6 +42,8 @@ fn status(members: &[Member]) -> Status {
         inflight: 0,
         snapshot_received_bytes: None,
         snapshot_size_bytes: None,
+        applied_index: LogIndex(last.index.0 - lag),
+        can_serve: true,
     };
     Status {
         id: "a".into(),
@@ -69,6 +71,7 @@ fn status(members: &[Member]) -> Status {
         peers: members.iter().map(peer).collect(),
         wrong_disk: None,
         wrong_disks: Vec::new(),
+        can_serve: true,
     }
 }
 

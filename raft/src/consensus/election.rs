@@ -78,6 +78,7 @@ impl Consensus {
             return;
         }
         self.leader = leader.cloned();
+        self.has_let_others_go_first &= leader.is_none();
         let leader = self.leader();
         self.settle_transfer(leader.as_ref());
         self.observe(Observation::LeaderChanged { leader });
@@ -108,7 +109,9 @@ impl Consensus {
             }
             self.set_leader(None);
             if may_campaign && !self.is_disk_stalled(now) {
-                self.campaign(now, false);
+                if !self.lets_others_go_first(now) {
+                    self.campaign(now, false);
+                }
             } else {
                 self.set_role(RoleState::Follower);
                 self.reset_election_deadline(now);

@@ -121,6 +121,7 @@ pub(super) struct Metrics {
     wrong_disks: Gauge,
     leader_lease_timeouts: Counter,
     leader_write_stalls: Counter,
+    leader_apply_stalls: Counter,
     log_append_batches: Histogram,
     log_append_entries: Counter,
     log_write_seconds: Histogram,
@@ -178,6 +179,7 @@ impl Metrics {
             wrong_disks: gauge("raft.wrong_disks"),
             leader_lease_timeouts: counter("raft.leader.lease_timeouts"),
             leader_write_stalls: counter("raft.leader.write_stalls"),
+            leader_apply_stalls: counter("raft.leader.apply_stalls"),
             log_append_batches: histogram("raft.log.append_batches"),
             log_append_entries: counter("raft.log.append_entries"),
             log_write_seconds: histogram("raft.log.write_seconds"),
@@ -224,6 +226,8 @@ impl Metrics {
             last_contact_seconds: gauge("raft.peer.last_contact_seconds"),
             round_trip_seconds: gauge("raft.peer.round_trip_seconds"),
             is_stalled: gauge("raft.peer.is_stalled"),
+            applied_index: gauge("raft.peer.applied_index"),
+            can_serve: gauge("raft.peer.can_serve"),
         }
     }
 
@@ -373,6 +377,7 @@ impl Metrics {
         self.election_timeouts.absolute(timeouts.election);
         self.leader_lease_timeouts.absolute(timeouts.lease);
         self.leader_write_stalls.absolute(timeouts.write_stall);
+        self.leader_apply_stalls.absolute(timeouts.apply_stall);
     }
 
     pub(super) fn load(&self, load: &Load) {
@@ -395,6 +400,8 @@ pub(super) struct PeerMetrics {
     last_contact_seconds: Gauge,
     round_trip_seconds: Gauge,
     is_stalled: Gauge,
+    applied_index: Gauge,
+    can_serve: Gauge,
 }
 
 impl PeerMetrics {
@@ -404,13 +411,17 @@ impl PeerMetrics {
         self.last_contact_seconds.set(status.last_contact.as_secs_f64());
         self.round_trip_seconds.set(status.round_trip.unwrap_or_default().as_secs_f64());
         self.is_stalled.set(f64::from(u8::from(status.is_stalled)));
+        self.applied_index.set(status.applied_index.0 as f64);
+        self.can_serve.set(f64::from(u8::from(status.can_serve)));
     }
 
     /// This server leads it no more: an old value must not be taken for a new one.
     pub(super) fn clear(&self) {
-        let Self { lag_entries, inflight, last_contact_seconds, round_trip_seconds, is_stalled } =
-            self;
-        for gauge in [lag_entries, inflight, last_contact_seconds, round_trip_seconds, is_stalled] {
+        let Self { lag_entries, inflight, last_contact_seconds, round_trip_seconds, .. } = self;
+        for gauge in [lag_entries, inflight, last_contact_seconds, round_trip_seconds] {
+            gauge.set(0.0);
+        }
+        for gauge in [&self.is_stalled, &self.applied_index, &self.can_serve] {
             gauge.set(0.0);
         }
     }

@@ -195,6 +195,7 @@ pub(super) fn apply_error(refusal: &Refusal) -> ApplyError {
         | Refusal::StaleIndex { .. }
         | Refusal::Invalid(_)
         | Refusal::InvalidTarget { .. }
+        | Refusal::NoneReady { .. }
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => ApplyError::NotLeader { leader: None },
     }
@@ -209,9 +210,10 @@ pub(super) fn change_error(refusal: Refusal) -> ConfigurationError {
         Refusal::NotReady => ConfigurationError::NotReady,
         Refusal::StaleIndex { given, latest } => ConfigurationError::StaleIndex { given, latest },
         Refusal::Invalid(invalid) => ConfigurationError::Invalid(invalid),
-        Refusal::InvalidTarget { .. } | Refusal::AlreadyBootstrapped | Refusal::NotVoter => {
-            ConfigurationError::NotLeader { leader: None }
-        }
+        Refusal::InvalidTarget { .. }
+        | Refusal::NoneReady { .. }
+        | Refusal::AlreadyBootstrapped
+        | Refusal::NotVoter => ConfigurationError::NotLeader { leader: None },
     }
 }
 
@@ -225,6 +227,7 @@ pub(super) fn verify_error(refusal: &Refusal) -> VerifyError {
         | Refusal::StaleIndex { .. }
         | Refusal::Invalid(_)
         | Refusal::InvalidTarget { .. }
+        | Refusal::NoneReady { .. }
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => VerifyError::NotLeader { leader: None },
     }
@@ -236,6 +239,9 @@ pub(super) fn transfer_error(refusal: Refusal) -> TransferError {
         Refusal::TransferInProgress => TransferError::TransferInProgress,
         Refusal::RestoreInProgress => TransferError::RestoreInProgress,
         Refusal::InvalidTarget { reason } => TransferError::InvalidTarget { reason },
+        Refusal::NoneReady { voter, applied, committed, last_contact } => {
+            TransferError::NoneReady { voter, applied, committed, last_contact }
+        }
         Refusal::ChangeInProgress { .. }
         | Refusal::NotReady
         | Refusal::StaleIndex { .. }
@@ -255,6 +261,7 @@ pub(super) fn restore_error(refusal: Refusal) -> RestoreError {
         Refusal::StaleIndex { .. }
         | Refusal::Invalid(_)
         | Refusal::InvalidTarget { .. }
+        | Refusal::NoneReady { .. }
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => RestoreError::NotLeader { leader: None },
     }
@@ -271,6 +278,7 @@ pub(super) fn bootstrap_error(refusal: Refusal, id: &ServerId) -> BootstrapError
         | Refusal::ChangeInProgress { .. }
         | Refusal::NotReady
         | Refusal::StaleIndex { .. }
-        | Refusal::InvalidTarget { .. } => BootstrapError::AlreadyBootstrapped,
+        | Refusal::InvalidTarget { .. }
+        | Refusal::NoneReady { .. } => BootstrapError::AlreadyBootstrapped,
     }
 }

@@ -29,6 +29,12 @@ impl Vain {
         if before.write_stall < now.write_stall {
             tracing::warn!(%server, %term, "stopped leading: the disk has not taken a write for too long");
         }
+        if before.apply_stall < now.apply_stall {
+            tracing::warn!(
+                %server, %term,
+                "handing leadership over: the state machine has applied nothing for too long"
+            );
+        }
         if before.election < now.election {
             self.elections_in_a_row += 1;
             if self.elections_in_a_row == TOO_MANY {

@@ -48,6 +48,9 @@ impl World {
                 Ok(())
             }
             Action::Diverged { snapshot, entry } => self.diverged(server, snapshot, entry),
+            Action::LostByMajority { leader, entry, committed } => Err(format!(
+                "law 4: {committed} is committed here, but the leader {leader} has {entry}"
+            )),
             Action::RolledBack { told, promised, .. } => {
                 Err(format!("law 7: a disk has lost what it told {told} it had: {promised}"))
             }

@@ -239,6 +239,7 @@ fn rules(dice: &mut Dice, election_timeout: u64) -> Rules {
         max_pending_writes: dice.pick(&[2, 8, 16, 256]),
         trailing_logs: dice.pick(&[0, 0, 1, 5, 30, 200]),
         max_held_entries: dice.pick(&[0, 10, 100, 100_000]),
+        apply_stall_timeout: micros(election_timeout * 3),
     }
 }
 

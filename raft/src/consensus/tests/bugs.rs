@@ -941,12 +941,25 @@ mod replication {
     /// NuRaft #185: committed entries were rolled back. A leader that has something else where an
     /// entry is committed ends the node, and the log stays.
     #[test]
-    #[should_panic(expected = "law 4")]
     fn a_conflict_with_a_committed_entry_ends_the_node() {
-        let mut cluster = follower(3, &[1, 2, 2]);
-        cluster.tell(&n(2), &n(1), append(3, (2, 3), &[], 3));
-        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(3));
-        cluster.tell(&n(2), &n(1), append(3, (1, 1), &[3], 3));
+        for (request, entry, committed) in [
+            (append(3, (1, 1), &[3], 3), "2@3", "2@2"),
+            (append(3, (1, 1), &[2, 3], 3), "3@3", "3@2"),
+            (append(3, (1, 2), &[3], 3), "2@1", "2@2"),
+            (append(3, (1, 3), &[], 3), "3@1", "3@2"),
+        ] {
+            let mut cluster = follower(3, &[1, 2, 2]);
+            cluster.tell(&n(2), &n(1), append(3, (2, 3), &[], 3));
+            assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(3));
+            cluster.pool.clear();
+            cluster.take_trace();
+            cluster.tell(&n(2), &n(1), request);
+            let said = format!("n1 lost by a majority: n2 has {entry}, committed is {committed}");
+            assert!(cluster.take_trace().contains(&said), "{said}");
+            assert!(cluster.pool.is_empty(), "the leader is answered: {:?}", cluster.pool);
+            let kept: Vec<LogId> = cluster.server(&n(1)).disk.log.iter().map(|entry| entry.id()).collect();
+            assert_eq!(kept, [(1, 1), (2, 2), (2, 3)].map(|(term, at)| LogId::new(term, at)));
+        }
     }
 
     /// CCF #5674: a leader that became a follower forgot what was committed.
@@ -1313,7 +1326,7 @@ mod appends {
     }
 
     /// The same, where the terms differ: as long as nothing after the snapshot is committed, a restore
-    /// may have made it in vain. After that, law 4 is broken.
+    /// may have made it in vain. After that, a majority has lost what was committed.
     #[test]
     fn predecessor_at_the_snapshot_of_another_term_ends_the_node() {
         check((1, 5), &[], "diverged 5@2 5@1", &[2, 3]);
@@ -1321,11 +1334,14 @@ mod appends {
     }
 
     #[test]
-    #[should_panic(expected = "law 4")]
-    fn predecessor_at_the_snapshot_below_the_commit_index_breaks_a_law() {
+    fn predecessor_at_the_snapshot_below_the_commit_index_is_a_loss() {
         let mut core = compacted();
         core.handle_message(Time(1), &n(2), append(4, (2, 5), &[2], 6));
+        while core.poll_action().is_some() {}
         core.handle_message(Time(1), &n(2), append(4, (1, 5), &[], 5));
+        let said: Vec<String> =
+            std::iter::from_fn(|| core.poll_action()).map(|action| action.to_string()).collect();
+        assert_eq!(said, ["lost by a majority: n2 has 5@1, committed is 5@2"]);
     }
 
     /// W06: in the log, terms are compared. One after the snapshot, and at the end.
@@ -1636,10 +1652,17 @@ mod snapshots {
 
     /// openraft #1892, ac3e5a89: a snapshot that contradicts what is committed was accepted.
     #[test]
-    #[should_panic(expected = "law 4")]
     fn a_snapshot_that_contradicts_what_is_committed_ends_the_node() {
-        let mut cluster = snapshotted();
-        cluster.tell(&n(1), &n(2), piece(2, 1, &snapshot(1, 4, 3), 0));
+        // In its last entry; and beyond what is committed here, where terms show it: they only grow.
+        for (index, term, committed) in [(4, 1, "4@2"), (9, 1, "6@2")] {
+            let mut cluster = snapshotted();
+            cluster.take_trace();
+            cluster.tell(&n(1), &n(2), piece(2, 1, &snapshot(term, index, 3), 0));
+            let said =
+                format!("n2 lost by a majority: n1 has {index}@{term}, committed is {committed}");
+            let trace = cluster.take_trace();
+            assert!(trace.contains(&said), "{said} is not in {trace:?}");
+        }
     }
 
     /// raft-rs #410, #417: what a snapshot covers was taken for durable too early. Nothing is said

@@ -373,7 +373,9 @@ impl Cluster {
             }
             Action::ReceiveSnapshot { from, piece } => self.receive_snapshot(id, &from, &piece),
             Action::SteppedDown { .. } => self.server_mut(id).sending.clear(),
-            Action::Diverged { .. } | Action::RolledBack { .. } => self.crash(id),
+            Action::Diverged { .. }
+            | Action::LostByMajority { .. }
+            | Action::RolledBack { .. } => self.crash(id),
             Action::Restored
             | Action::SetPeers(_)
             | Action::Verified { .. }

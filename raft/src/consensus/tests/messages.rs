@@ -65,6 +65,7 @@ pub(super) fn heartbeat_reply(term: u64, round: u64, accepted: u64, matched: u64
         round,
         accepted_index: LogIndex(accepted),
         match_index: LogIndex(matched),
+        applied_index: LogIndex(matched),
     })
 }
 
