@@ -83,9 +83,8 @@ impl Consensus {
         if let Some((id, _)) = best {
             return Ok(id.clone());
         }
-        let nearest = voters().max_by_key(|(id, progress)| {
-            (!progress.is_lost, progress.applied_index, Reverse(*id))
-        });
+        let nearest = voters()
+            .max_by_key(|(id, progress)| (!progress.is_lost, progress.applied_index, Reverse(*id)));
         let Some((voter, progress)) = nearest else {
             let reason = "there is no other voter".to_owned();
             return Err(Refusal::InvalidTarget { reason });

@@ -9,6 +9,7 @@ use super::{
     },
     faults::Moment,
     machine::Job,
+    plan::ELECTION_TIMEOUT,
     planted::Bug,
     world::{Event, World, address_of, id_of, server_of},
 };
@@ -219,7 +220,7 @@ impl World {
         let at = self.now + self.dice.within(speed.min_sync..=speed.max_sync.max(speed.min_sync));
         if !self.is_calm && self.dice.chance(speed.stall_per_mille) {
             self.stats.stalls += 1;
-            let stall = self.dice.within(0..=10 * super::plan::ELECTION_TIMEOUT);
+            let stall = self.dice.within(0..=10 * ELECTION_TIMEOUT);
             it.disk_stalled_until = it.disk_stalled_until.max(self.now + stall);
         }
         let life = it.life;
@@ -466,6 +467,12 @@ impl World {
     /// The state machine applies a batch, and clients get their answers.
     pub(super) fn apply(&mut self, server: usize) -> Check {
         let it = &mut self.servers[server];
+        if self.now < it.machine_hangs_until {
+            let at = it.machine_hangs_until.min(self.now + ELECTION_TIMEOUT / 4);
+            let life = it.life;
+            self.schedule(at, Event::Apply { server, life });
+            return Ok(());
+        }
         let Some(alive) = &mut it.alive else { return Ok(()) };
         let count = 1 + self.dice.below(alive.jobs.len());
         let mut jobs: Vec<Job> = alive.jobs.drain(..count).collect();

@@ -147,6 +147,10 @@ enum Command {
     Stall(Vec<Id>),
     /// The opposite.
     Unstall(Vec<Id>),
+    /// A state machine that applies and restores nothing.
+    Hang(Vec<Id>),
+    /// The opposite.
+    Unhang(Vec<Id>),
     /// Proposes commands, in one batch.
     Propose(Id, Vec<String>),
     /// Proposes a configuration change.
@@ -278,6 +282,8 @@ impl Script {
             }
             Command::Stall(ids) => self.stall(ids, true),
             Command::Unstall(ids) => self.stall(ids, false),
+            Command::Hang(ids) => ids.iter().for_each(|Id(id)| self.cluster.hang(id)),
+            Command::Unhang(ids) => ids.iter().for_each(|Id(id)| self.cluster.unhang(id)),
             Command::Unreachable(Id(id), Id(peer)) => {
                 self.cluster.act(id, |core, now| core.handle_unreachable(now, peer));
             }

@@ -229,12 +229,7 @@ const TABLE: [(&str, Kind, Unit, &str); 53] = [
         Unit::Count,
         "how far the state machine of the peer has come",
     ),
-    (
-        "raft.peer.can_serve",
-        Gauge,
-        Unit::Count,
-        "whether the peer could answer soon if it led",
-    ),
+    ("raft.peer.can_serve", Gauge, Unit::Count, "whether the peer could answer soon if it led"),
 ];
 
 /// Describes every metric. Doing it again changes nothing.
