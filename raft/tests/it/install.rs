@@ -800,6 +800,29 @@ async fn a_server_that_the_cluster_has_gone_on_without_says_what_to_do() {
     assert!(text.contains("remove this server's data and let it rejoin"), "{text}");
 }
 
+/// Two of three disks are older copies: what their leader has contradicts what is committed here.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_alone_has_what_is_committed_says_so_and_keeps_it() {
+    let follower = Follower::new();
+    let raft = follower.start(Journal::default()).await;
+    let mut leader = Leader::new(&follower, 3).await;
+    leader.append(LogId::ZERO, 10, 10).await;
+    raft.wait_applied(LogIndex(10)).await.unwrap();
+    let mut next = Leader::named(&follower, "c", 5).await;
+    next.append(LogId::new(3, 4), 6, 6).await;
+    let fatal = raft.ended().await;
+    let Fatal::LostByMajority { leader, entry, committed } = &fatal else { panic!("{fatal:?}") };
+    assert_eq!(leader.as_str(), "c");
+    assert_eq!((*entry, *committed), (LogId::new(5, 5), LogId::new(3, 5)));
+    let text = fatal.to_string();
+    for part in
+        ["c, has entry 5@5", "5@3 is committed", "do not empty this server", "recover_cluster"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(follower.bounds().await, Some((1, 10)));
+}
+
 /// A snapshot is whole only after its leader was deposed. It counts for nothing, and is removed when
 /// another one comes: in a store that keeps few it would take the place of one that counts.
 #[tokio::test(start_paused = true)]

@@ -30,6 +30,7 @@ mod model_support;
 mod model_transfer;
 mod observers;
 mod planted_defects;
+mod readiness;
 mod recover;
 mod reload;
 mod restart;
