@@ -95,7 +95,7 @@ use crate::{
 /// | `raft.election.seconds` | histogram | seconds |  | from the first question for votes to leadership, by the winner |
 /// | `raft.leader.lease_timeouts` | counter | timeouts |  | how often it gave up leading because no majority answered |
 /// | `raft.leader.write_stalls` | counter | timeouts |  | how often it gave up leading because its disk was stuck |
-/// | `raft.leader.apply_stalls` | counter | timeouts |  | how often it began to hand leadership over because its state machine stood still |
+/// | `raft.leader.apply_stalls` | counter | timeouts |  | how often it began to hand leadership over because its state machine was behind |
 /// | `raft.wrong_disks` | gauge | servers |  | servers, this one among them, that run on another disk than the one they are known by |
 /// | `raft.log.append_batches` | histogram | batches |  | batches that one write of the log merges |
 /// | `raft.log.append_entries` | counter | entries |  | entries written to the log |
@@ -456,7 +456,7 @@ impl<F: Fsm> Raft<F> {
     /// Among several, to one that was heard from last and whose log is most up to date. Resolves when
     /// it has taken over. Commands are refused meanwhile.
     ///
-    /// A leader does the same by itself when its state machine stands still
+    /// A leader does the same by itself when its own state machine stands still or is far behind
     /// ([`Config::apply_stall_timeout`]).
     ///
     /// # Errors

@@ -46,10 +46,10 @@ pub struct Config {
     /// and steps down if it leads: its disk is stuck. Default 3 s; at least `election_timeout`.
     #[serde(rename = "write_stall_timeout_seconds", serialize_with = "seconds")]
     pub write_stall_timeout: Duration,
-    /// A leader whose state machine has applied nothing for this long, although there is something to
-    /// apply, hands leadership over, if another voter has applied what was known to be committed an
-    /// [`election_timeout`](Self::election_timeout) ago. A batch of commands, and a snapshot that is being
-    /// restored, count as a whole: allow for the longest. Default 10 s; at least `election_timeout`.
+    /// A leader whose state machine, for this long, has not applied what was known to be committed an
+    /// [`election_timeout`](Self::election_timeout) before, hands leadership over, if that of another voter
+    /// has: it stands still, loads a snapshot, or is too slow. Until then commands wait for it. Default
+    /// 10 s; at least `election_timeout`.
     #[serde(rename = "apply_stall_timeout_seconds", serialize_with = "seconds")]
     pub apply_stall_timeout: Duration,
     /// Whether a server asks for votes before it raises its term (thesis §9.6), so that one that

@@ -92,11 +92,11 @@ impl Consensus {
         from: &ServerId,
         request: &HeartbeatRequest,
     ) {
+        self.note_committed(now);
         // Only what this leader has vouched for since this server started (law 11). The leader claims
         // no more than what it knows to be durable here, but a late heartbeat may speak of an earlier
         // membership, before the disk was wiped. If there is a gap, the leader hears of it and asks.
         self.commit_to(now, request.commit_index.min(self.vouched));
-        self.note_committed(now);
         let reply = HeartbeatReply {
             term: self.term(),
             round: request.round,

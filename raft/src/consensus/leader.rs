@@ -123,7 +123,7 @@ impl Consensus {
             replaced: None,
             next_heartbeat: now,
             majority_contact: now,
-            applied: (self.last_applied, now),
+            served_at: now,
         })));
         self.reset_progress(now);
         self.set_leader(Some(&me));
@@ -467,7 +467,7 @@ impl Consensus {
             self.begin_round(now);
             self.record_incarnations(now);
             self.note_committed(now);
-            self.hand_over_if_stuck(now);
+            self.hand_over_if_behind(now);
         }
     }
 

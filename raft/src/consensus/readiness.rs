@@ -9,7 +9,7 @@
 //! | who | what |
 //! |---|---|
 //! | a leader that is to hand over to anybody | chooses among those that can serve |
-//! | a leader whose own state machine stands still | hands over to one of them by itself |
+//! | a leader that could not serve for long | hands over to one of them by itself |
 //! | a server that could campaign | lets others go first once if its own state machine is behind |
 //! | `add_voter`, the autopilot | wait for it before they give a vote |
 //!
@@ -97,28 +97,26 @@ impl Consensus {
         })
     }
 
-    /// A leader whose state machine stands still, although there is something to apply, hands over to
-    /// a voter whose state machine has come further, if there is one. Tried again when it has stood
-    /// still for as long once more. Looked at with each heartbeat.
-    pub(super) fn hand_over_if_stuck(&mut self, now: Time) {
-        let (applied, is_idle) = (self.last_applied, self.last_applied == self.applying);
-        let patience = self.rules.apply_stall_timeout;
+    /// A leader that could not serve for `apply_stall_timeout` hands over to a voter that could, if there is
+    /// one. Tried again when it could not for as long once more. Looked at with each heartbeat.
+    pub(super) fn hand_over_if_behind(&mut self, now: Time) {
+        let (can_serve, patience) = (self.can_serve(), self.rules.apply_stall_timeout);
         let Some(leader) = self.role.leader_mut() else { return };
-        let (seen, since) = leader.applied;
-        if is_idle || seen != applied {
-            leader.applied = (applied, now);
-            return;
+        if can_serve {
+            leader.served_at = now;
         }
-        if now < since + patience || self.transfer.is_some() || self.check_proposals().is_err() {
+        if now < leader.served_at + patience
+            || self.transfer.is_some()
+            || self.check_proposals().is_err()
+        {
             return;
         }
         let Ok(target) = self.best_target(now) else { return };
-        let Some(leader) = self.role.leader_mut() else { return };
-        if leader.peers.get(&target).is_some_and(|progress| applied < progress.applied_index) {
-            leader.applied.1 = now;
-            self.timeouts.apply_stall += 1;
-            self.begin_transfer(now, target, false);
+        if let Some(leader) = self.role.leader_mut() {
+            leader.served_at = now;
         }
+        self.timeouts.apply_stall += 1;
+        self.begin_transfer(now, target, false);
     }
 
     /// Whether this server, whose election timeout is over, waits once more before it campaigns,

@@ -32,7 +32,8 @@ impl Vain {
         if before.apply_stall < now.apply_stall {
             tracing::warn!(
                 %server, %term,
-                "handing leadership over: the state machine has applied nothing for too long"
+                "handing leadership over: the state machine has been behind for too long, and that of another \
+                 voter is not"
             );
         }
         if before.election < now.election {

@@ -325,7 +325,7 @@ async fn a_full_disk_refuses_the_snapshot_and_the_node_lives() {
     leader.append(LogId::ZERO, 5, 5).await;
     raft.wait_applied(LogIndex(5)).await.unwrap();
     follower.snapshots.disk().fail_writes_after(0);
-    let state = state(LogId::new(2, 50), 40).await;
+    let state = state(LogId::new(3, 50), 40).await;
     assert_eq!(leader.install(&state).await, InstallOutcome::Refused);
     assert_eq!((raft.last_index(), journal.commands().len()), (LogIndex(5), 5));
     assert!(raft.fatal().is_none());
@@ -617,7 +617,7 @@ async fn an_own_snapshot_that_is_late_is_thrown_away() {
         async move { raft.snapshot().await }
     });
     settle().await;
-    let state = state(LogId::new(2, 50), 40).await;
+    let state = state(LogId::new(3, 50), 40).await;
     assert_eq!(leader.install(&state).await, installed(50), "one does not wait for the other");
     raft.wait_applied(LogIndex(50)).await.unwrap();
     go.notify_one();
@@ -665,7 +665,7 @@ async fn a_snapshot_that_hangs_holds_up_neither_heartbeats_nor_commands() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_at_any_point_of_a_transfer_answers_everybody() {
-    let state = state(LogId::new(2, 50), 40).await;
+    let state = state(LogId::new(3, 50), 40).await;
     let size = state.bytes.len();
     for (stuck, pieces) in
         [false, true].into_iter().flat_map(|stuck| (0..5).map(move |n| (stuck, n)))

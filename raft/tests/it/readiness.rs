@@ -119,7 +119,7 @@ async fn peer(leader: &Raft<Loading>, peer: &Raft<Loading>) -> PeerStatus {
 #[tokio::test(start_paused = true)]
 async fn leadership_goes_to_a_voter_that_could_serve() {
     for seed in 0..5 {
-        let Three { leader, slow, other, waits, .. } = three(seed).await;
+        let Three { leader, slow, other, waits, .. } = &three(seed).await;
         leader.leadership_transfer().await.unwrap();
         assert_eq!(other.role(), Role::Leader);
         timeout(SECOND, other.apply("afterwards")).await.unwrap().unwrap();
@@ -130,7 +130,7 @@ async fn leadership_goes_to_a_voter_that_could_serve() {
         // Nothing is sent to it but heartbeats, and still it says that it has come further.
         waits.store(false, Ordering::SeqCst);
         sleep(SECOND).await;
-        let peer = peer(&other, &slow).await;
+        let peer = peer(other, slow).await;
         assert_eq!((peer.applied_index, peer.can_serve), (other.last_index(), true));
         assert!(slow.status().await.unwrap().can_serve);
     }
@@ -138,7 +138,7 @@ async fn leadership_goes_to_a_voter_that_could_serve() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_voter_that_could_serve_leadership_stays() {
-    let Three { network, leader, slow, other, .. } = three(1).await;
+    let Three { network, leader, slow, other, .. } = &three(1).await;
     network.disconnect(other.id().as_str());
     sleep(2 * ELECTION).await;
     let error = leader.leadership_transfer().await.unwrap_err();
@@ -157,7 +157,7 @@ async fn without_a_voter_that_could_serve_leadership_stays() {
 #[tokio::test(start_paused = true)]
 async fn an_election_is_won_by_a_voter_that_could_serve() {
     for seed in 10..30 {
-        let Three { leader, other, .. } = three(seed).await;
+        let Three { leader, other, .. } = &three(seed).await;
         leader.shutdown().await;
         let begun = Instant::now();
         while other.role() != Role::Leader {
@@ -170,7 +170,7 @@ async fn an_election_is_won_by_a_voter_that_could_serve() {
 
 #[tokio::test(start_paused = true)]
 async fn if_only_a_server_that_is_behind_can_lead_it_does() {
-    let Three { network, leader, slow, other, waits } = three(2).await;
+    let Three { network, leader, slow, other, waits } = &three(2).await;
     network.disconnect(other.id().as_str());
     leader.apply("the third does not have it").await.unwrap();
     leader.shutdown().await;
@@ -187,7 +187,12 @@ async fn if_only_a_server_that_is_behind_can_lead_it_does() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_whose_state_machine_stands_still_hands_over() {
-    let Three { leader, slow, waits, .. } = three(3).await;
+    stand_still().await;
+}
+
+/// A server leads whose state machine stands still.
+pub(crate) async fn stand_still() {
+    let Three { leader, slow, waits, .. } = &three(3).await;
     // It may lead if that is said.
     leader.leadership_transfer_to_server(slow.id().clone()).await.unwrap();
     assert_eq!(slow.role(), Role::Leader);

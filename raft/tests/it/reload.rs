@@ -135,6 +135,7 @@ async fn a_shorter_election_timeout_acts_on_a_waiting_follower() {
     let cluster = Cluster::with_config(ABC, |config| Config {
         election_timeout: 600 * ELECTION,
         write_stall_timeout: 600 * ELECTION,
+        apply_stall_timeout: 600 * ELECTION,
         ..config
     });
     let cluster = cluster.await;
@@ -189,6 +190,7 @@ async fn a_shorter_heartbeat_interval_acts_on_a_leader() {
         leader_lease_timeout: 600 * ELECTION,
         heartbeat_interval: 60 * ELECTION,
         write_stall_timeout: 600 * ELECTION,
+        apply_stall_timeout: 600 * ELECTION,
         ..config
     });
     let cluster = cluster.await;
@@ -212,6 +214,7 @@ async fn a_shorter_lease_ends_a_leadership_that_nobody_confirms() {
         election_timeout: 600 * ELECTION,
         leader_lease_timeout: 600 * ELECTION,
         write_stall_timeout: 600 * ELECTION,
+        apply_stall_timeout: 600 * ELECTION,
         ..config
     });
     let cluster = cluster.await;

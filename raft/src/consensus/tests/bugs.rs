@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     cluster::{
-        Cluster, Filter, Snapshot, command, configuration, log_of, n, piece, rules, snapshot,
+        Cluster, Filter, Packet, Snapshot, command, configuration, log_of, n, piece, rules,
+        snapshot,
     },
     messages::{
         append, append_entries, applied_reply, conflict, entry, heartbeat, heartbeat_reply,
@@ -807,6 +808,66 @@ mod transfers {
         cluster.act(&n(1), |core, now| core.transfer_leadership(now, None)).expect("accepted");
         cluster.run(HEARTBEAT);
         assert!(!cluster.take_trace().iter().any(|line| line.contains("TimeoutNow")));
+    }
+
+    /// Three voters that are equally far, n1 leads; and a heartbeat is answered by all.
+    fn equal() -> Cluster {
+        let mut cluster = led(3, 0);
+        cluster.run(3 * ELECTION);
+        cluster
+    }
+
+    /// Whom n1 hands over to.
+    fn target(cluster: &mut Cluster) -> ServerId {
+        cluster.act(&n(1), |core, now| core.transfer_leadership(now, None)).expect("accepted");
+        let told = |packet: &&Packet| matches!(packet.message, Message::TimeoutNow(_));
+        cluster.pool.iter().find(told).expect("it has everything").to.clone()
+    }
+
+    /// Our own: a follower was killed, the leader was told to stop a moment later, and ties went to the
+    /// lowest id.
+    #[test]
+    fn who_cannot_be_reached_is_the_last_to_be_handed_leadership() {
+        for (dead, other) in [(2, 3), (3, 2)] {
+            // The transport does not take a heartbeat, or entries.
+            let mut cluster = equal();
+            cluster.act(&n(1), |core, _| core.handle_heartbeat_failed(&n(dead)));
+            assert_eq!(target(&mut cluster), n(other));
+            let mut cluster = equal();
+            cluster.act(&n(1), |core, now| core.handle_unreachable(now, &n(dead)));
+            assert_eq!(target(&mut cluster), n(other));
+            // It says nothing when others answer.
+            let mut cluster = equal();
+            cluster.partition(&[n(dead)]);
+            cluster.run(2 * HEARTBEAT);
+            assert_eq!(target(&mut cluster), n(other));
+            // Until it answers again.
+            let mut cluster = equal();
+            cluster.act(&n(1), |core, _| core.handle_heartbeat_failed(&n(dead)));
+            cluster.run(2 * HEARTBEAT);
+            cluster.act(&n(1), |core, _| core.handle_heartbeat_failed(&n(other)));
+            assert_eq!(target(&mut cluster), n(dead));
+            // Better than nobody.
+            cluster = equal();
+            cluster.act(&n(1), |core, _| core.handle_heartbeat_failed(&n(2)));
+            cluster.act(&n(1), |core, _| core.handle_heartbeat_failed(&n(3)));
+            assert_eq!(target(&mut cluster), n(2));
+        }
+    }
+
+    #[test]
+    fn among_equals_the_nearest_is_handed_leadership() {
+        for (near, far) in [(2, 3), (3, 2)] {
+            let mut cluster = equal();
+            let between = |from, to| Filter { from: Some(n(from)), to: Some(n(to)), kind: None };
+            cluster.advance(HEARTBEAT, None);
+            for it in [near, far] {
+                cluster.deliver(&between(1, it), 9);
+                cluster.deliver(&between(it, 1), 9);
+                cluster.advance(Duration::from_millis(20), None);
+            }
+            assert_eq!(target(&mut cluster), n(near));
+        }
     }
 
     /// openraft #1805: the target was demoted meanwhile.

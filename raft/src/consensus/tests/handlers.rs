@@ -232,7 +232,7 @@ impl World {
             replaced: None,
             next_heartbeat: NOW + Duration::from_millis(100),
             majority_contact: NOW,
-            applied: (LogIndex::ZERO, NOW),
+            served_at: NOW,
         }
     }
 

@@ -81,7 +81,7 @@ const TABLE: [(&str, Kind, Unit, &str); 53] = [
         "raft.leader.apply_stalls",
         Counter,
         Unit::Count,
-        "how often it began to hand leadership over because its state machine stood still",
+        "how often it began to hand leadership over because its state machine was behind",
     ),
     (
         "raft.wrong_disks",
