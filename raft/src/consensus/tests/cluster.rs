@@ -381,7 +381,7 @@ impl Cluster {
             Action::ReceiveSnapshot { from, piece } => self.receive_snapshot(id, &from, &piece),
             Action::SteppedDown { .. } => self.server_mut(id).sending.clear(),
             Action::Diverged { .. } | Action::LostByMajority { .. } | Action::RolledBack { .. } => {
-                self.crash(id)
+                self.crash(id);
             }
             Action::Restored
             | Action::SetPeers(_)
