@@ -27,7 +27,7 @@ pub(super) struct Transfer {
 }
 
 impl Consensus {
-    /// Hands leadership to `to`, or to a voter that [can serve](Self::best_target). Ends with
+    /// Hands leadership to `to`, or to a voter that could serve at once. Ends with
     /// [`Action::TransferDone`]; until then this leader accepts no proposals.
     ///
     /// # Errors
