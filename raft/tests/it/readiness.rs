@@ -260,8 +260,8 @@ async fn leadership_is_not_handed_to_a_voter_that_has_just_been_killed() {
             let followers = cluster.followers();
             let ids: Vec<String> = followers.iter().map(|raft| raft.id().to_string()).collect();
             if are_deaf {
-                let drop = |_: &_, _: &_, it: &Message| matches!(it, Message::HeartbeatReply(_));
-                cluster.network().set_drop(drop);
+                let network = cluster.network();
+                network.set_drop(|_, _, message| matches!(message, Message::HeartbeatReply(_)));
             }
             cluster.stop(&ids[dead]).await;
             // Until the next heartbeat nobody can know.
