@@ -1,5 +1,5 @@
 //! Adding a voter without weakening the cluster: a new server first catches up as a nonvoter, and is
-//! promoted when it lacks little (thesis §4.2.1).
+//! promoted when its log lacks little (thesis §4.2.1) and its state machine could serve.
 //!
 //! Two ordinary membership changes and a wait between them, made by the caller's own future: the
 //! core knows nothing of it, so a newcomer that vanishes or is too slow holds up nobody but whoever
@@ -95,7 +95,7 @@ impl<F: Fsm> Raft<F> {
         }
     }
 
-    /// Adds a nonvoter and waits until it lacks little.
+    /// Adds a nonvoter and waits until it has caught up.
     pub(crate) async fn add_nonvoter_slowly(
         &self,
         id: ServerId,
@@ -107,7 +107,7 @@ impl<F: Fsm> Raft<F> {
         self.caught_up(&id, index, Instant::now() + catch_up.timeout, catch_up).await
     }
 
-    /// Waits until a nonvoter lacks little; returns the index of the configuration it is in.
+    /// Waits until a nonvoter has caught up; returns the index of the configuration it is in.
     async fn caught_up(
         &self,
         id: &ServerId,
@@ -128,10 +128,10 @@ impl<F: Fsm> Raft<F> {
                     return Err(ConfigurationError::Superseded { id: id.clone(), index });
                 }
             }
-            let (lag, is_reachable) = lag(&status, id, catch_up.patience);
+            let (has_caught_up, lag) = look(&status, id, catch_up);
             let has_answered =
                 || status.peers.iter().any(|peer| peer.id == *id && peer.round_trip.is_some());
-            if is_reachable && lag <= catch_up.max_lag || catch_up.at_once && has_answered() {
+            if has_caught_up || catch_up.at_once && has_answered() {
                 return Ok(index);
             }
             if deadline <= Instant::now() {
@@ -143,11 +143,16 @@ impl<F: Fsm> Raft<F> {
     }
 }
 
-/// How many entries a peer lacks, and whether it has acknowledged any and was heard from lately.
-fn lag(status: &Status, id: &ServerId, patience: Duration) -> (u64, bool) {
+/// Whether a peer has caught up: it was heard from lately, its log lacks little, and its state machine
+/// could serve. And how many entries it has not applied yet.
+fn look(status: &Status, id: &ServerId, catch_up: CatchUp) -> (bool, u64) {
+    let last = status.last.index;
     let peer = status.peers.iter().find(|peer| peer.id == *id);
-    peer.map_or((status.last.index.0, false), |peer| {
-        let is_reachable = LogIndex::ZERO < peer.match_index && peer.last_contact < patience;
-        (status.last.index.since(peer.match_index), is_reachable)
+    peer.map_or((false, last.0), |peer| {
+        let has_log =
+            LogIndex::ZERO < peer.match_index && last.since(peer.match_index) <= catch_up.max_lag;
+        let is_reachable = peer.last_contact < catch_up.patience;
+        let applied = peer.match_index.min(peer.applied_index);
+        (has_log && is_reachable && peer.can_serve, last.since(applied))
     })
 }

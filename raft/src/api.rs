@@ -98,6 +98,7 @@ use crate::{
 /// | `raft.election.seconds` | histogram | seconds |  | from the first question for votes to leadership, by the winner |
 /// | `raft.leader.lease_timeouts` | counter | timeouts |  | how often it gave up leading because no majority answered |
 /// | `raft.leader.write_stalls` | counter | timeouts |  | how often it gave up leading because its disk was stuck |
+/// | `raft.leader.apply_stalls` | counter | timeouts |  | how often it began to hand leadership over because its state machine was behind |
 /// | `raft.wrong_disks` | gauge | servers |  | servers, this one among them, that run on another disk than the one they are known by |
 /// | `raft.log.append_batches` | histogram | batches |  | batches that one write of the log merges |
 /// | `raft.log.append_entries` | counter | entries |  | entries written to the log |
@@ -133,6 +134,8 @@ use crate::{
 /// | `raft.peer.last_contact_seconds` | gauge | seconds | `peer` | how long ago the peer was sent the last message it has answered |
 /// | `raft.peer.round_trip_seconds` | gauge | seconds | `peer` | how long its newest answer to a heartbeat took; absent before the first |
 /// | `raft.peer.is_stalled` | gauge | 0 or 1 | `peer` | whether the peer answers but takes nothing of what it lacks |
+/// | `raft.peer.applied_index` | gauge | index | `peer` | how far the state machine of the peer has come |
+/// | `raft.peer.can_serve` | gauge | 0 or 1 | `peer` | whether the peer could answer soon if it led |
 ///
 /// Source: hashicorp/raft `Raft`.
 pub struct Raft<F: Fsm> {
@@ -455,11 +458,17 @@ impl<F: Fsm> Raft<F> {
         IndexedConfiguration::clone(&self.shared().published.configuration())
     }
 
-    /// Hands leadership over to the voter whose log is most up to date. Resolves when it has taken
-    /// over. Commands are refused meanwhile.
+    /// Hands leadership over to a voter that could serve at once: one that answers, and whose state
+    /// machine has applied nearly all that is committed ([`PeerStatus::can_serve`](crate::PeerStatus::can_serve)).
+    /// Among several, to one that was heard from last and whose log is most up to date. Resolves when
+    /// it has taken over. Commands are refused meanwhile.
+    ///
+    /// A leader does the same by itself when its own state machine stands still or is far behind
+    /// ([`Config::apply_stall_timeout`]).
     ///
     /// # Errors
-    /// [`TransferError`]. The transfer is given up after an election timeout, and this server leads
+    /// [`TransferError`]. If no voter could serve it is [`NoneReady`](TransferError::NoneReady) at
+    /// once, and nothing was changed. The transfer is given up after an election timeout, and this server leads
     /// on if it still can.
     ///
     /// # Cancel safety
@@ -468,7 +477,7 @@ impl<F: Fsm> Raft<F> {
         self.transfer(None).await
     }
 
-    /// Hands leadership over to this voter. Otherwise as
+    /// Hands leadership over to this voter, whether it could serve at once or not. Otherwise as
     /// [`leadership_transfer`](Self::leadership_transfer).
     ///
     /// # Errors
@@ -680,7 +689,8 @@ impl<F: Fsm> Raft<F> {
     }
 
     /// [`shutdown`](Self::shutdown), but a leader first hands leadership over if it can, so that the
-    /// cluster is spared an election. Takes an election timeout longer at most.
+    /// cluster is spared an election; if no other voter could serve, it simply stops. Takes an election
+    /// timeout longer at most.
     ///
     /// # Cancel safety
     /// Dropping the future during the transfer leaves the server running.

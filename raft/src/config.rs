@@ -46,6 +46,12 @@ pub struct Config {
     /// and steps down if it leads: its disk is stuck. Default 3 s; at least `election_timeout`.
     #[serde(rename = "write_stall_timeout_seconds", serialize_with = "seconds")]
     pub write_stall_timeout: Duration,
+    /// A leader whose state machine, for this long, has not applied what was known to be committed an
+    /// [`election_timeout`](Self::election_timeout) before, hands leadership over, if that of another voter
+    /// has: it stands still, loads a snapshot, or is too slow. Until then commands wait for it. Default
+    /// 10 s; at least `election_timeout`.
+    #[serde(rename = "apply_stall_timeout_seconds", serialize_with = "seconds")]
+    pub apply_stall_timeout: Duration,
     /// Whether a server asks for votes before it raises its term (thesis §9.6), so that one that
     /// was cut off does not depose a healthy leader. Default true.
     pub pre_vote: bool,
@@ -137,7 +143,8 @@ pub struct Config {
     /// catches up as a nonvoter first. Until it has, a failure of one of the others may cost the
     /// cluster its majority.
     pub add_voters_at_once: bool,
-    /// A new server has caught up when it lacks at most this many entries. Default 1000; may be 0.
+    /// A new server has caught up when its log lacks at most this many entries and its state machine has
+    /// applied what was known to be committed an `election_timeout` ago. Default 1000; may be 0.
     pub catch_up_lag: u64,
     /// How long a new server may take to catch up. Default 10 min; at least 1 ms.
     #[serde(rename = "catch_up_timeout_seconds", serialize_with = "seconds")]
@@ -163,6 +170,7 @@ impl Config {
             heartbeat_interval: Duration::from_millis(100),
             leader_lease_timeout: Duration::from_millis(500),
             write_stall_timeout: Duration::from_secs(3),
+            apply_stall_timeout: Duration::from_secs(10),
             pre_vote: true,
             max_append_entries: 1024,
             max_append_bytes: MIB,
@@ -212,6 +220,7 @@ impl Config {
         let lease = self.leader_lease_timeout;
         within("leader_lease_timeout", lease, 2 * self.heartbeat_interval, self.election_timeout)?;
         within("write_stall_timeout", self.write_stall_timeout, self.election_timeout, 24 * hour)?;
+        within("apply_stall_timeout", self.apply_stall_timeout, self.election_timeout, 24 * hour)?;
         within("max_append_entries", self.max_append_entries, 1, 65_536)?;
         within("max_append_bytes", self.max_append_bytes, 1 << 10, 1 << 30)?;
         within("max_inflight_appends", self.max_inflight_appends, 1, 1024)?;

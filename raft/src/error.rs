@@ -73,6 +73,27 @@ pub enum Fatal {
         /// What the leader has there or before.
         entry: LogId,
     },
+    /// A majority of the cluster has lost what was committed, as when older copies of its disks were put
+    /// back, or emptied servers were bootstrapped anew: the leader has another entry where this server
+    /// knows one to be committed. It is not this server that is at fault, and it may be the last that
+    /// has what is lost: **do not empty it, and do not let it rejoin**. What the others have acknowledged
+    /// since then is not here, so somebody has to choose. To make this server the source, stop all the others
+    /// and recover it ([`recover_cluster`](crate::recover_cluster)); the others then begin with empty
+    /// directories.
+    #[error(
+        "the node stopped because a majority of the cluster has lost what was committed: the leader, \
+         {leader}, has entry {entry}, and {committed} is committed on this server; do not empty this \
+         server, it may be the last that has it; to make it the source, stop the others and recover the \
+         cluster from it (recover_cluster)"
+    )]
+    LostByMajority {
+        /// Who leads.
+        leader: ServerId,
+        /// What it has.
+        entry: LogId,
+        /// What is committed here, and the leader lacks.
+        committed: LogId,
+    },
     /// The server's stores are an older copy of what they were, as when a backup of its data or an image
     /// of its machine is put back; or they have lost, against their contract, what they had
     /// acknowledged. Another server remembers more. With what is forgotten, a promise may be: so the
@@ -508,11 +529,13 @@ pub enum ConfigurationError {
     },
     /// The new server was added as a nonvoter and has not caught up in time. It stays a nonvoter:
     /// add it as a voter again to go on waiting, or remove it.
-    #[error("server {id} still lacks {lag} entries after {timeout:?}; it stays a nonvoter")]
+    #[error(
+        "server {id} still lacks {lag} entries, or has not applied them, after {timeout:?}; it stays a nonvoter"
+    )]
     TooSlow {
         /// The new server.
         id: ServerId,
-        /// How many entries it lacks.
+        /// How many entries it lacks, or has not applied.
         lag: u64,
         /// How long it was given.
         timeout: Duration,
@@ -585,6 +608,25 @@ pub enum TransferError {
     InvalidTarget {
         /// Which of those.
         reason: String,
+    },
+    /// No other voter could serve if it led: each is lost, or its state machine has not applied what was
+    /// known to be committed an election timeout ago (it loads a snapshot, has much to apply, or
+    /// stands still). Nothing was changed; try again later, or name the voter
+    /// ([`Raft::leadership_transfer_to_server`](crate::Raft::leadership_transfer_to_server)) if commands
+    /// may wait for it.
+    #[error(
+        "no other voter is ready to lead: of {committed} committed entries {voter}, which is nearest to it, \
+         has applied {applied}, and what it answered last was sent {last_contact:?} ago"
+    )]
+    NoneReady {
+        /// Who is nearest to it.
+        voter: ServerId,
+        /// How far its state machine has come, as it said last; zero if it has said nothing yet.
+        applied: LogIndex,
+        /// How far the log is committed.
+        committed: LogIndex,
+        /// How long ago it was sent the last message it has answered.
+        last_contact: Duration,
     },
     /// The target did not take over in time. This server goes on leading if it still can.
     #[error("the target did not take over within {timeout:?}")]

@@ -218,6 +218,8 @@ pub struct HeartbeatReply {
     pub accepted_index: LogIndex,
     /// The part of that which is durable: acknowledges appends whose own answers were lost.
     pub match_index: LogIndex,
+    /// How far the follower's state machine has come. Falls when the follower is restarted.
+    pub applied_index: LogIndex,
 }
 
 /// A request for a vote, or for the promise of one (thesis §9.6).

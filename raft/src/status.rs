@@ -113,6 +113,9 @@ pub struct Status {
     /// The servers that this one does not listen to, for the same reason, as far as it has heard from
     /// them in the last minutes.
     pub wrong_disks: Vec<WrongDisk>,
+    /// Whether its state machine has applied what was known to be committed an election timeout ago. If
+    /// not, it is loading a snapshot, has much to apply, or stands still; `marks` say how far it is.
+    pub can_serve: bool,
 }
 
 /// A server that listens elsewhere than the members' list says. Its text says so, and what to do.
@@ -172,6 +175,8 @@ pub struct Timeouts {
     pub lease: u64,
     /// For its disk, as a leader: each time it stopped leading.
     pub write_stall: u64,
+    /// For its state machine, as a leader: each time it began to hand leadership over.
+    pub apply_stall: u64,
 }
 
 /// How far a snapshot has been written or received.
@@ -215,6 +220,13 @@ pub struct PeerStatus {
     pub snapshot_received_bytes: Option<u64>,
     /// How many bytes that snapshot has, once it is open.
     pub snapshot_size_bytes: Option<u64>,
+    /// How far its state machine has come, as it said in its newest answer to a heartbeat; zero before
+    /// the first. It does not move while the peer loads a snapshot.
+    pub applied_index: LogIndex,
+    /// Whether it could answer soon if it led: it is not lost, and has applied what was known to be
+    /// committed an election timeout ago. Others are not handed leadership unless they are named, and
+    /// are not given a vote by [`Raft::add_voter`](crate::Raft::add_voter) or the autopilot.
+    pub can_serve: bool,
 }
 
 /// How a leader sends entries to a follower (thesis §10.2.2, etcd's words).

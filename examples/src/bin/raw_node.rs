@@ -114,6 +114,7 @@ impl Node {
             // all there is: nobody can need a snapshot either.
             Action::Compact { .. }
             | Action::Diverged { .. }
+            | Action::LostByMajority { .. }
             | Action::RolledBack { .. }
             | Action::Restore { .. }
             | Action::Restored

@@ -107,8 +107,9 @@ fn fixtures() -> Vec<(Message, &'static str)> {
                 round: 4,
                 accepted_index: LogIndex(9),
                 match_index: LogIndex(8),
+                applied_index: LogIndex(7),
             }),
-            "03 03 04 09 08",
+            "03 03 04 09 08 07",
         ),
         (
             Message::RequestVote(RequestVoteRequest {

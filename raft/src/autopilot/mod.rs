@@ -38,7 +38,8 @@ pub struct AutopilotConfig {
     /// A server is healthy if it has answered the leader within this time ... Default 1 s; at least
     /// 1 ms, and better several heartbeats.
     pub last_contact_threshold: Duration,
-    /// ... and lacks at most this many entries of the leader's log. Default 1000; may be 0.
+    /// ... and lacks at most this many entries of the leader's log. Default 1000; may be 0. Beside that, its
+    /// state machine must have come far enough ([`PeerStatus::can_serve`](crate::PeerStatus::can_serve)).
     pub max_trailing_logs: u64,
     /// A nonvoter is promoted when it has been healthy, without a break, for this long. Default 10 s;
     /// may be 0.
@@ -123,7 +124,7 @@ pub struct ServerHealth {
     pub id: ServerId,
     /// Whether it votes.
     pub suffrage: Suffrage,
-    /// Whether it has answered lately and is not far behind.
+    /// Whether it has answered lately, and neither its log nor its state machine is far behind.
     pub is_healthy: bool,
     /// How long it has been as it is, healthy or not, as far as this leader can tell.
     pub unchanged_for: Duration,
@@ -131,6 +132,11 @@ pub struct ServerHealth {
     pub last_contact: Duration,
     /// How many entries of the leader's log it lacks.
     pub trailing_logs: u64,
+    /// How far its state machine has come, as far as the leader knows.
+    pub applied_index: LogIndex,
+    /// Whether it could answer soon if it led: see
+    /// [`PeerStatus::can_serve`](crate::PeerStatus::can_serve).
+    pub can_serve: bool,
 }
 
 /// A running autopilot. Dropping it stops it.

@@ -70,11 +70,14 @@ impl Memory {
     ) -> ServerHealth {
         let peer = status.peers.iter().find(|peer| peer.id == member.id);
         // The leader is no peer of its own.
-        let (last_contact, trailing_logs) = peer.map_or((Duration::ZERO, 0), |peer| {
-            (peer.last_contact, status.last.index.since(peer.match_index))
+        let own = (Duration::ZERO, 0, status.marks.applied, status.can_serve);
+        let (last_contact, trailing_logs, applied_index, can_serve) = peer.map_or(own, |peer| {
+            let trailing_logs = status.last.index.since(peer.match_index);
+            (peer.last_contact, trailing_logs, peer.applied_index, peer.can_serve)
         });
         let is_healthy = last_contact <= config.last_contact_threshold
-            && trailing_logs <= config.max_trailing_logs;
+            && trailing_logs <= config.max_trailing_logs
+            && can_serve;
         let seen = self.since.entry(member.id.clone()).or_insert((is_healthy, now));
         if seen.0 != is_healthy {
             *seen = (is_healthy, now);
@@ -86,6 +89,8 @@ impl Memory {
             unchanged_for: now.duration_since(seen.1),
             last_contact,
             trailing_logs,
+            applied_index,
+            can_serve,
         }
     }
 

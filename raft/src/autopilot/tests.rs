@@ -42,6 +42,8 @@ fn status(members: &[Member]) -> Status {
         inflight: 0,
         snapshot_received_bytes: None,
         snapshot_size_bytes: None,
+        applied_index: LogIndex(last.index.0 - lag),
+        can_serve: true,
     };
     Status {
         id: "a".into(),
@@ -70,6 +72,7 @@ fn status(members: &[Member]) -> Status {
         wrong_address: None,
         wrong_disk: None,
         wrong_disks: Vec::new(),
+        can_serve: true,
     }
 }
 

@@ -35,6 +35,8 @@ fn every_rule_names_its_field_and_itself() {
         ("leader_lease_timeout", "200ms to 1s", |c| c.leader_lease_timeout = 1000 * MS + NS),
         ("write_stall_timeout", "1s to 86400s", |c| c.write_stall_timeout = 1000 * MS - NS),
         ("write_stall_timeout", "1s to 86400s", |c| c.write_stall_timeout = 24 * HOUR + NS),
+        ("apply_stall_timeout", "1s to 86400s", |c| c.apply_stall_timeout = 1000 * MS - NS),
+        ("apply_stall_timeout", "1s to 86400s", |c| c.apply_stall_timeout = 24 * HOUR + NS),
         ("max_append_entries", "1 to 65536", |c| c.max_append_entries = 0),
         ("max_append_entries", "1 to 65536", |c| c.max_append_entries = 65_537),
         ("max_append_bytes", "1024 to 1073741824", |c| c.max_append_bytes = 1023),
@@ -88,10 +90,12 @@ fn the_edges_of_every_rule_are_valid() {
         |c| {
             (c.heartbeat_interval, c.election_timeout) = (MS, 10 * MS);
             (c.leader_lease_timeout, c.write_stall_timeout) = (2 * MS, 10 * MS);
+            c.apply_stall_timeout = 10 * MS;
         },
         |c| {
             (c.heartbeat_interval, c.election_timeout) = (HOUR / 3, HOUR);
             (c.leader_lease_timeout, c.write_stall_timeout) = (HOUR, 24 * HOUR);
+            c.apply_stall_timeout = 24 * HOUR;
         },
         |c| c.election_timeout = 500 * MS,
         |c| c.leader_lease_timeout = 200 * MS,

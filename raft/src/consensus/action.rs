@@ -1,6 +1,6 @@
 //! What the core decides: the only way anything leaves it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::{
     configuration::{IndexedConfiguration, InvalidConfiguration, Server, ServerId},
@@ -101,6 +101,16 @@ pub enum Action {
         snapshot: LogId,
         /// The leader's entry there or before, which shows it.
         entry: LogId,
+    },
+    /// The leader's log is another one than what is committed here: a majority has lost that, as on older
+    /// copies of its disks. This server may be the last that has it, and must end with its data.
+    LostByMajority {
+        /// Who leads.
+        leader: ServerId,
+        /// The leader's entry that shows it.
+        entry: LogId,
+        /// What is committed here and the leader lacks.
+        committed: LogId,
     },
     /// The disk of this server is an older copy, or has lost what it had acknowledged: another server
     /// remembers more of it. This server must end, and its disk be known by another number from then on.
@@ -239,6 +249,17 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// No other voter could serve if it led.
+    NoneReady {
+        /// Who is nearest to it.
+        voter: ServerId,
+        /// How far its state machine has come, as it said last.
+        applied: LogIndex,
+        /// How far the log is committed.
+        committed: LogIndex,
+        /// How long ago it was sent the last message it has answered.
+        last_contact: Duration,
+    },
     /// Bootstrap of a server that has state.
     AlreadyBootstrapped,
     /// Bootstrap of a server that is not a voter of the configuration.
@@ -326,6 +347,9 @@ impl fmt::Display for Action {
             Self::TransferDone(Err(failure)) => write!(f, "transfer failed: {failure:?}"),
             Self::Restored => write!(f, "restored"),
             Self::Diverged { snapshot, entry } => write!(f, "diverged {snapshot} {entry}"),
+            Self::LostByMajority { leader, entry, committed } => {
+                write!(f, "lost by a majority: {leader} has {entry}, committed is {committed}")
+            }
             Self::RolledBack { told, promised, .. } => {
                 write!(f, "rolled back, {told} has {promised}")
             }

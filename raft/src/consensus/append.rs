@@ -2,10 +2,10 @@
 //!
 //! Source: paper Figure 2 (AppendEntries), thesis §3.5.
 
-use super::{Consensus, time::Time};
+use super::{Consensus, action::Action, time::Time};
 use crate::{
     configuration::ServerId,
-    log::{LogId, LogIndex},
+    log::{Entry, LogId, LogIndex},
     observer::Observation,
     rpc::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
@@ -31,8 +31,14 @@ impl Consensus {
             request.prev
         );
         if let Some(entry) = request.id_at(last.min(self.log.snapshot().index))
-            && self.is_diverged(entry)
+            && self.is_diverged(from, entry)
         {
+            return;
+        }
+        let ids = std::iter::once(request.prev).chain(request.entries.iter().map(Entry::id));
+        let here = ids.take_while(|id| id.index <= self.commit_index);
+        if let Some(entry) = here.into_iter().find(|id| self.contradicts_committed(*id)) {
+            self.lost_by_majority(from, entry, entry.index);
             return;
         }
         // Everything up to the commit index is the same on every server, so a request that begins
@@ -63,18 +69,21 @@ impl Consensus {
 
     /// Whether this entry of the leader's is committed here, and so the same on both (law 4).
     fn is_committed(&self, id: LogId) -> bool {
-        if self.commit_index < id.index {
-            return false;
-        }
-        let term = self.log.term_at(id.index);
-        assert!(
-            term.is_none_or(|term| term == id.term),
-            "law 4: the leader has {id} where an entry of term {} is committed here; a majority has \
-             lost what was committed, as on older copies of its disks: do not empty this server, it may \
-             be the last that has it",
-            term.unwrap_or_default()
-        );
-        true
+        id.index <= self.commit_index
+    }
+
+    /// Whether another entry than this one of the leader's is committed here.
+    pub(super) fn contradicts_committed(&self, id: LogId) -> bool {
+        self.is_committed(id) && self.log.term_at(id.index).is_some_and(|term| term != id.term)
+    }
+
+    /// The leader has this entry, which shows that it lacks the one that is committed here at `index`
+    /// (law 4). No fault of this server: a majority has lost it. It may be the last that has it, so it
+    /// must neither follow nor go on, and that is for people to mend.
+    pub(super) fn lost_by_majority(&mut self, leader: &ServerId, entry: LogId, index: LogIndex) {
+        let term = self.log.term_at(index).unwrap_or_default();
+        let (leader, committed) = (leader.clone(), LogId { term, index });
+        self.actions.push_back(Action::LostByMajority { leader, entry, committed });
     }
 
     pub(super) fn handle_heartbeat(
@@ -83,6 +92,7 @@ impl Consensus {
         from: &ServerId,
         request: &HeartbeatRequest,
     ) {
+        self.note_committed(now);
         // Only what this leader has vouched for since this server started (law 11). The leader claims
         // no more than what it knows to be durable here, but a late heartbeat may speak of an earlier
         // membership, before the disk was wiped. If there is a gap, the leader hears of it and asks.
@@ -92,6 +102,7 @@ impl Consensus {
             round: request.round,
             accepted_index: self.vouched,
             match_index: self.vouched.min(self.log.stable()),
+            applied_index: self.last_applied,
         };
         self.send_when_durable(now, from, Message::HeartbeatReply(reply), None);
     }

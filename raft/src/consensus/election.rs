@@ -80,6 +80,7 @@ impl Consensus {
             return;
         }
         self.leader = leader.cloned();
+        self.has_let_others_go_first &= leader.is_none();
         let leader = self.leader();
         self.settle_transfer(leader.as_ref());
         self.observe(Observation::LeaderChanged { leader });
@@ -110,7 +111,9 @@ impl Consensus {
             }
             self.set_leader(None);
             if may_campaign && !self.is_disk_stalled(now) && !self.awaits_answers(now) {
-                self.campaign(now, false);
+                if !self.lets_others_go_first(now) {
+                    self.campaign(now, false);
+                }
             } else {
                 self.set_role(RoleState::Follower);
                 self.reset_election_deadline(now);

@@ -128,6 +128,7 @@ impl Consensus {
             replaced: None,
             next_heartbeat: now,
             majority_contact: now,
+            served_at: now,
         })));
         self.reset_progress(now);
         self.set_leader(Some(&me));
@@ -279,6 +280,7 @@ impl Consensus {
             && let Some(progress) = leader.peers.get_mut(from)
         {
             progress.heard(reply.accepted_index, asked_at, patience);
+            progress.applied(reply.round, reply.applied_index);
             progress.round_trip = Some(now.since(asked_at));
         }
         self.replicate(now, from);
@@ -469,6 +471,8 @@ impl Consensus {
             self.notice_stalled_peers(now);
             self.begin_round(now);
             self.record_incarnations(now);
+            self.note_committed(now);
+            self.hand_over_if_behind(now);
         }
     }
 

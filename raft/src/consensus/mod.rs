@@ -26,6 +26,7 @@
 //! | `membership` | configurations in force (thesis §4) |
 //! | `incarnation` | whose disk is whose: which messages are believed |
 //! | `promised` | older copies of a disk: what others remember of it |
+//! | `readiness` | how far state machines have come: who could serve |
 //! | `restore` | a user's restore of the whole cluster |
 //! | `snapshot` | compaction, and snapshots sent and received (thesis §5) |
 //! | `progress` | one follower seen from the leader |
@@ -43,6 +44,7 @@ mod outbox;
 mod progress;
 mod promised;
 mod quorum;
+mod readiness;
 mod restore;
 mod role;
 mod rules;
@@ -76,6 +78,7 @@ use self::{
     membership::Membership,
     outbox::Outbox,
     promised::{Known, Question},
+    readiness::Due,
     role::RoleState,
     transfer::Transfer,
 };
@@ -145,6 +148,10 @@ pub struct Consensus {
     restoring: Option<(WriteId, LogId)>,
     outbox: Outbox,
     actions: VecDeque<Action>,
+    /// What a state machine must have applied by now, so that its server could serve.
+    due: Due,
+    /// Whether it has waited longer than others for a leader since it knew of one.
+    has_let_others_go_first: bool,
 }
 
 /// A write that is not durable yet.
@@ -209,6 +216,8 @@ impl Consensus {
             restoring: None,
             outbox: Outbox::default(),
             actions: VecDeque::new(),
+            due: Due::new(commit_index, now),
+            has_let_others_go_first: false,
         };
         consensus.reset_election_deadline(now);
         consensus.emit_peers();
@@ -357,11 +366,22 @@ impl Consensus {
 
     /// The transport could not deliver entries to `peer`.
     pub fn handle_unreachable(&mut self, now: Time, peer: &ServerId) {
+        self.handle_heartbeat_failed(peer);
         if let Some(progress) = self.role.leader_mut().and_then(|leader| leader.peers.get_mut(peer))
         {
             progress.unreachable();
         }
         self.finish(now);
+    }
+
+    /// The transport did not take a heartbeat for `peer`: there is no way to it, until it answers a
+    /// later one.
+    pub fn handle_heartbeat_failed(&mut self, peer: &ServerId) {
+        if let Some(leader) = self.role.leader_mut()
+            && let Some(progress) = leader.peers.get_mut(peer)
+        {
+            progress.failed_round = leader.round;
+        }
     }
 
     /// The time of [`next_timeout`](Self::next_timeout) has come. Calling it early changes nothing.
@@ -411,9 +431,13 @@ impl Consensus {
         if self.role.leader().is_none() {
             return false;
         }
+        self.has_much_to_apply() || self.is_write_window_full()
+    }
+
+    /// Whether so much of the log is not applied that a leader takes no more requests.
+    fn has_much_to_apply(&self) -> bool {
         self.rules.max_unapplied_entries <= self.log.last().index.since(self.last_applied)
             || self.rules.max_unapplied_bytes <= self.log.known_cost_bytes(self.last_applied)
-            || self.is_write_window_full()
     }
 
     /// Whether so many writes are waiting for the disk that no more entries should be taken,
@@ -562,6 +586,8 @@ impl Consensus {
             inflight: progress.inflight(),
             snapshot_received_bytes: progress.received_bytes(),
             snapshot_size_bytes: None,
+            applied_index: progress.applied_index,
+            can_serve: self.peer_can_serve(progress),
         };
         leader.peers.iter().map(status).collect()
     }

@@ -79,6 +79,12 @@ pub(super) struct Progress {
     transfer: Option<Transfer>,
     /// After a snapshot could not be sent or kept: no other one before.
     retry_at: Time,
+    /// How far its state machine has come, as it has said in the answer to the heartbeat of this
+    /// round, the newest.
+    pub(super) applied_index: LogIndex,
+    applied_round: u64,
+    /// The newest round in which something could not be sent to it.
+    pub(super) failed_round: u64,
 }
 
 /// A snapshot sent to a follower.
@@ -123,6 +129,9 @@ impl Progress {
             round_trip: None,
             transfer: None,
             retry_at: now,
+            applied_index: LogIndex::ZERO,
+            applied_round: 0,
+            failed_round: 0,
         }
     }
 
@@ -143,6 +152,18 @@ impl Progress {
     /// What counts as durable there.
     pub(super) fn durable_index(&self) -> LogIndex {
         if self.has_lost_entries { LogIndex::ZERO } else { self.match_index }
+    }
+
+    /// Notes how far its state machine has come. It falls when the server is restarted.
+    pub(super) fn applied(&mut self, round: u64, index: LogIndex) {
+        if self.applied_round <= round {
+            (self.applied_round, self.applied_index) = (round, index);
+        }
+    }
+
+    /// Whether something could not be sent to it, and it has answered nothing that was asked later.
+    pub(super) fn is_unreachable(&self) -> bool {
+        0 < self.failed_round && self.acked_round <= self.failed_round
     }
 
     /// Notes that a heartbeat of this round is sent; returns what it may claim to be durable there.

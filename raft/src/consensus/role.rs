@@ -68,6 +68,9 @@ pub(super) struct Leader {
     /// The start of the newest round a majority has answered, or of the leadership; later by as much
     /// as the lease was shortened since.
     pub(super) majority_contact: Time,
+    /// When its own state machine had last come far enough, or the leadership began, or it began to be
+    /// handed over for that.
+    pub(super) served_at: Time,
 }
 
 /// The log that a user's restore has replaced. What followers have acknowledged may be of it.

@@ -25,6 +25,7 @@ pub struct Rules {
     pub max_pending_writes: usize,
     pub trailing_logs: u64,
     pub max_held_entries: u64,
+    pub apply_stall_timeout: Duration,
 }
 
 impl Consensus {
@@ -81,6 +82,7 @@ impl From<&Config> for Rules {
             max_pending_writes: config.max_pending_writes,
             trailing_logs: config.trailing_logs,
             max_held_entries: config.max_held_entries,
+            apply_stall_timeout: config.apply_stall_timeout,
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
     Consensus,
     action::{Action, ReceiptStep, SnapshotOrder, SnapshotReceipt},
     progress::Progress,
+    readiness::Due,
     time::Time,
 };
 use crate::{
@@ -29,8 +30,8 @@ impl Consensus {
     /// Whether a log with this entry, the leader's, is another one than the newest snapshot stands for:
     /// it has another entry where the snapshot ends, or a later term before that, because terms grow
     /// along a log. As long as nothing after the snapshot is committed here, a restore may have made it
-    /// in vain; there is no way back from it, so that ends the node. After that it is a broken law.
-    pub(super) fn is_diverged(&mut self, entry: LogId) -> bool {
+    /// in vain; there is no way back from it, so that ends the node. After that a majority has lost what was committed.
+    pub(super) fn is_diverged(&mut self, from: &ServerId, entry: LogId) -> bool {
         let snapshot = self.log.snapshot();
         let is_another = match entry.index.cmp(&snapshot.index) {
             Ordering::Less => snapshot.term < entry.term,
@@ -38,13 +39,11 @@ impl Consensus {
             Ordering::Greater => false,
         };
         if is_another {
-            assert!(
-                self.commit_index == snapshot.index,
-                "law 4: the leader has {entry} where snapshot {snapshot} is committed here; a majority has \
-                 lost what was committed, as on older copies of its disks: do not empty this server, it \
-                 may be the last that has it"
-            );
-            self.actions.push_back(Action::Diverged { snapshot, entry });
+            if self.commit_index == snapshot.index {
+                self.actions.push_back(Action::Diverged { snapshot, entry });
+            } else {
+                self.lost_by_majority(from, entry, snapshot.index);
+            }
         }
         is_another
     }
@@ -165,15 +164,20 @@ impl Consensus {
         piece: InstallSnapshotRequest,
     ) {
         let last = piece.last;
+        // Terms grow along a log: the leader has none of what is committed here in a later term.
+        let committed = self.log.term_at(self.commit_index);
+        if self.commit_index < last.index && committed.is_some_and(|term| last.term < term) {
+            self.lost_by_majority(from, last, self.commit_index);
+            return;
+        }
         if last.index <= self.commit_index {
-            if self.is_diverged(last) {
+            if self.is_diverged(from, last) {
                 return;
             }
-            let term = self.log.term_at(last.index);
-            assert!(
-                term.is_none_or(|term| term == last.term),
-                "law 4: the leader's snapshot ends with {last} where term {term:?} is committed"
-            );
+            if self.contradicts_committed(last) {
+                self.lost_by_majority(from, last, last.index);
+                return;
+            }
             self.answer_installed(now, from, piece.transfer, last.index);
             return;
         }
@@ -235,6 +239,7 @@ impl Consensus {
         self.log.reset(last);
         self.membership.install(configuration);
         self.commit_index = last.index;
+        self.due = Due::new(last.index, now);
         let write = self.write_reset(now, last.index);
         self.restoring = Some((write, last));
     }

@@ -22,19 +22,19 @@ pub(super) struct Transfer {
     /// The leadership it belongs to.
     term: Term,
     pub(super) deadline: Time,
+    /// Whether anybody waits for the result: not if this leader hands over by itself.
+    is_awaited: bool,
 }
 
 impl Consensus {
-    /// Hands leadership to `to`, or to the voter that has come furthest. Ends with
+    /// Hands leadership to `to`, or to a voter that could serve at once. Ends with
     /// [`Action::TransferDone`]; until then this leader accepts no proposals.
     ///
     /// # Errors
-    /// [`Refusal`] when this server does not lead, a transfer is running, or the target is this
-    /// server, unknown or not a voter.
+    /// [`Refusal`] when this server does not lead, a transfer is running, the target is this server,
+    /// unknown or not a voter, or no other voter can serve.
     pub fn transfer_leadership(&mut self, now: Time, to: Option<&ServerId>) -> Result<(), Refusal> {
-        let Some(leader) = self.role.leader() else {
-            return Err(Refusal::NotLeader { leader: self.leader() });
-        };
+        self.check_leader()?;
         if self.transfer.is_some() {
             return Err(Refusal::TransferInProgress);
         }
@@ -48,23 +48,20 @@ impl Consensus {
                 return invalid(format!("server {id:?} is not a voter"));
             }
             Some(id) => id.clone(),
-            None => {
-                let voters = leader.peers.iter().filter(|(id, _)| self.membership.is_voter(id));
-                let best = voters.max_by_key(|(id, progress)| {
-                    (!progress.is_lost, progress.match_index, std::cmp::Reverse(*id))
-                });
-                match best {
-                    Some((id, _)) => id.clone(),
-                    None => return invalid("there is no other voter".to_owned()),
-                }
-            }
+            None => self.best_target(now)?,
         };
-        let deadline = now + self.rules.election_timeout;
-        self.transfer = Some(Transfer { target: target.clone(), term: self.term(), deadline });
-        self.replicate(now, &target);
-        self.continue_transfer(&target);
+        self.begin_transfer(now, target, true);
         self.finish(now);
         Ok(())
+    }
+
+    /// Hands leadership to this voter; whether anybody waits for the result, is said.
+    pub(super) fn begin_transfer(&mut self, now: Time, target: ServerId, is_awaited: bool) {
+        let deadline = now + self.rules.election_timeout;
+        let (target_id, term) = (target.clone(), self.term());
+        self.transfer = Some(Transfer { target, term, deadline, is_awaited });
+        self.replicate(now, &target_id);
+        self.continue_transfer(&target_id);
     }
 
     /// Whether this leader is handing over and accepts nothing meanwhile.
@@ -115,12 +112,15 @@ impl Consensus {
         } else {
             Err(TransferFailure::LeadershipLost { leader: Some(leader.clone()) })
         };
-        self.actions.push_back(Action::TransferDone(result));
+        if transfer.is_awaited {
+            self.actions.push_back(Action::TransferDone(result));
+        }
     }
 
     /// Gives up in time: a leader that still leads accepts proposals again.
     pub(super) fn handle_transfer_timeout(&mut self, now: Time) {
-        if self.transfer.take_if(|transfer| transfer.deadline <= now).is_none() {
+        let over = self.transfer.take_if(|transfer| transfer.deadline <= now);
+        if over.is_none_or(|transfer| !transfer.is_awaited) {
             return;
         }
         let failure = if self.role.leader().is_some() {

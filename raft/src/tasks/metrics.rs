@@ -155,6 +155,7 @@ pub(super) struct Metrics {
     wrong_disks: Gauge,
     leader_lease_timeouts: Counter,
     leader_write_stalls: Counter,
+    leader_apply_stalls: Counter,
     log_append_batches: Histogram,
     log_append_entries: Counter,
     log_write_seconds: Histogram,
@@ -215,6 +216,7 @@ impl Metrics {
             wrong_disks: gauge("raft.wrong_disks", 0.0),
             leader_lease_timeouts: counter("raft.leader.lease_timeouts"),
             leader_write_stalls: counter("raft.leader.write_stalls"),
+            leader_apply_stalls: counter("raft.leader.apply_stalls"),
             log_append_batches: histogram("raft.log.append_batches"),
             log_append_entries: counter("raft.log.append_entries"),
             log_write_seconds: histogram("raft.log.write_seconds"),
@@ -267,6 +269,8 @@ impl Metrics {
             last_contact_seconds: gauge("raft.peer.last_contact_seconds", UNKNOWN),
             round_trip_seconds: gauge("raft.peer.round_trip_seconds", UNKNOWN),
             is_stalled: gauge("raft.peer.is_stalled", 0.0),
+            applied_index: gauge("raft.peer.applied_index", UNKNOWN),
+            can_serve: gauge("raft.peer.can_serve", 0.0),
             gauges,
         }
     }
@@ -425,6 +429,7 @@ impl Metrics {
             (&self.election_timeouts, timeouts.election),
             (&self.leader_lease_timeouts, timeouts.lease),
             (&self.leader_write_stalls, timeouts.write_stall),
+            (&self.leader_apply_stalls, timeouts.apply_stall),
             (&self.observer_dropped, observations),
         ];
         for (counter, count) in counters.into_iter().filter(|(_, count)| *count != 0) {
@@ -452,6 +457,8 @@ pub(super) struct PeerMetrics {
     last_contact_seconds: Gauge,
     round_trip_seconds: Gauge,
     is_stalled: Gauge,
+    applied_index: Gauge,
+    can_serve: Gauge,
 }
 
 impl PeerMetrics {
@@ -461,6 +468,8 @@ impl PeerMetrics {
         self.last_contact_seconds.set(status.last_contact.as_secs_f64());
         self.round_trip_seconds.set(seconds_or_unknown(status.round_trip));
         self.is_stalled.set(f64::from(u8::from(status.is_stalled)));
+        self.applied_index.set(status.applied_index.0 as f64);
+        self.can_serve.set(f64::from(u8::from(status.can_serve)));
     }
 }
 

@@ -211,6 +211,7 @@ pub(super) fn apply_error(refusal: &Refusal) -> ApplyError {
         | Refusal::Invalid(_)
         | Refusal::Unheard { .. }
         | Refusal::InvalidTarget { .. }
+        | Refusal::NoneReady { .. }
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => ApplyError::NotLeader { leader: None },
     }
@@ -226,9 +227,10 @@ pub(super) fn change_error(refusal: Refusal) -> ConfigurationError {
         Refusal::StaleIndex { given, latest } => ConfigurationError::StaleIndex { given, latest },
         Refusal::Invalid(invalid) => ConfigurationError::Invalid(invalid),
         Refusal::Unheard { id } => ConfigurationError::Unheard { id },
-        Refusal::InvalidTarget { .. } | Refusal::AlreadyBootstrapped | Refusal::NotVoter => {
-            ConfigurationError::NotLeader { leader: None }
-        }
+        Refusal::InvalidTarget { .. }
+        | Refusal::NoneReady { .. }
+        | Refusal::AlreadyBootstrapped
+        | Refusal::NotVoter => ConfigurationError::NotLeader { leader: None },
     }
 }
 
@@ -243,6 +245,7 @@ pub(super) fn verify_error(refusal: &Refusal) -> VerifyError {
         | Refusal::Invalid(_)
         | Refusal::Unheard { .. }
         | Refusal::InvalidTarget { .. }
+        | Refusal::NoneReady { .. }
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => VerifyError::NotLeader { leader: None },
     }
@@ -254,6 +257,9 @@ pub(super) fn transfer_error(refusal: Refusal) -> TransferError {
         Refusal::TransferInProgress => TransferError::TransferInProgress,
         Refusal::RestoreInProgress => TransferError::RestoreInProgress,
         Refusal::InvalidTarget { reason } => TransferError::InvalidTarget { reason },
+        Refusal::NoneReady { voter, applied, committed, last_contact } => {
+            TransferError::NoneReady { voter, applied, committed, last_contact }
+        }
         Refusal::ChangeInProgress { .. }
         | Refusal::NotReady
         | Refusal::StaleIndex { .. }
@@ -275,6 +281,7 @@ pub(super) fn restore_error(refusal: Refusal) -> RestoreError {
         | Refusal::Invalid(_)
         | Refusal::Unheard { .. }
         | Refusal::InvalidTarget { .. }
+        | Refusal::NoneReady { .. }
         | Refusal::AlreadyBootstrapped
         | Refusal::NotVoter => RestoreError::NotLeader { leader: None },
     }
@@ -292,6 +299,7 @@ pub(super) fn bootstrap_error(refusal: Refusal, id: &ServerId) -> BootstrapError
         | Refusal::NotReady
         | Refusal::StaleIndex { .. }
         | Refusal::Unheard { .. }
-        | Refusal::InvalidTarget { .. } => BootstrapError::AlreadyBootstrapped,
+        | Refusal::InvalidTarget { .. }
+        | Refusal::NoneReady { .. } => BootstrapError::AlreadyBootstrapped,
     }
 }

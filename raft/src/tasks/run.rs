@@ -174,6 +174,7 @@ impl<R: Send + 'static> Run<R> {
                     self.wrong_disks(now).len() + usize::from(self.refusals.own().is_some()),
                 );
             }
+            // Before the time: how far this server has come decides whether it campaigns.
             self.take_signals(now);
             self.take_messages(now);
             self.take_time(now, &mail.inbox);
@@ -700,6 +701,9 @@ impl<R: Send + 'static> Run<R> {
             Action::Diverged { snapshot, entry } => {
                 self.shared.stop(Fatal::Diverged { snapshot, entry });
             }
+            Action::LostByMajority { leader, entry, committed } => {
+                self.shared.stop(Fatal::LostByMajority { leader, entry, committed });
+            }
             Action::RolledBack { told, promised, incarnation } => {
                 self.turn.writes.push(LogRequest::ChangeIncarnation(incarnation));
                 self.shared.stop(Fatal::RolledBack { told, promised });
@@ -727,8 +731,12 @@ impl<R: Send + 'static> Run<R> {
     fn send(&mut self, to: &crate::ServerId, message: Message) {
         tracing::trace!(server = %self.shared.id, %to, %message, "sending");
         self.metrics.sent(&message);
+        let is_heartbeat = matches!(message, Message::Heartbeat(_));
         if !self.peers.send(to, message) {
             self.metrics.send_failed();
+            if is_heartbeat {
+                self.core.handle_heartbeat_failed(to);
+            }
         }
     }
 
@@ -876,6 +884,7 @@ impl<R: Send + 'static> Run<R> {
             wrong_address: self.peers.wrong_address().cloned(),
             wrong_disk: self.refusals.own().cloned(),
             wrong_disks: self.wrong_disks(now),
+            can_serve: core.can_serve(),
         }
     }
 }

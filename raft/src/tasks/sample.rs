@@ -252,12 +252,13 @@ impl Sampler {
     /// the end, because there is no later look.
     pub(super) fn count_lost(&mut self, core: &Consensus, shared: &Shared, metrics: &Metrics) {
         let (timeouts, observer_drops) = (core.timeouts(), shared.observers.dropped());
-        let Timeouts { election, lease, write_stall } = timeouts;
+        let Timeouts { election, lease, write_stall, apply_stall } = timeouts;
         let before = std::mem::replace(&mut self.timeouts, timeouts);
         let news = Timeouts {
             election: election.saturating_sub(before.election),
             lease: lease.saturating_sub(before.lease),
             write_stall: write_stall.saturating_sub(before.write_stall),
+            apply_stall: apply_stall.saturating_sub(before.apply_stall),
         };
         let drops_before = std::mem::replace(&mut self.observer_drops, observer_drops);
         metrics.lost(news, observer_drops.saturating_sub(drops_before));

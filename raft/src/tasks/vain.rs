@@ -29,6 +29,13 @@ impl Vain {
         if before.write_stall < now.write_stall {
             tracing::warn!(%server, %term, "stopped leading: the disk has not taken a write for too long");
         }
+        if before.apply_stall < now.apply_stall {
+            tracing::warn!(
+                %server, %term,
+                "handing leadership over: the state machine has been behind for too long, and that of another \
+                 voter is not"
+            );
+        }
         if before.election < now.election {
             self.elections_in_a_row += 1;
             if self.elections_in_a_row == TOO_MANY {

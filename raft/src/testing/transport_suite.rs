@@ -299,6 +299,7 @@ fn messages() -> Vec<Message> {
             round,
             accepted_index: LogIndex(8),
             match_index: LogIndex(7),
+            applied_index: LogIndex(6),
         }),
         Message::TimeoutNow(TimeoutNowRequest { term }),
         piece(4, (0..=255).collect()),

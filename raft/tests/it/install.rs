@@ -329,7 +329,7 @@ async fn a_full_disk_refuses_the_snapshot_and_the_node_lives() {
     leader.append(LogId::ZERO, 5, 5).await;
     raft.wait_applied(LogIndex(5)).await.unwrap();
     follower.snapshots.disk().fail_writes_after(0);
-    let state = state(LogId::new(2, 50), 40).await;
+    let state = state(LogId::new(3, 50), 40).await;
     assert_eq!(leader.install(&state).await, InstallOutcome::Refused);
     assert_eq!((raft.last_index(), journal.commands().len()), (LogIndex(5), 5));
     assert!(raft.fatal().is_none());
@@ -669,7 +669,7 @@ async fn an_own_snapshot_that_is_late_is_thrown_away() {
         async move { raft.snapshot().await }
     });
     settle().await;
-    let state = state(LogId::new(2, 50), 40).await;
+    let state = state(LogId::new(3, 50), 40).await;
     assert_eq!(leader.install(&state).await, installed(50), "one does not wait for the other");
     raft.wait_applied(LogIndex(50)).await.unwrap();
     go.notify_one();
@@ -717,7 +717,7 @@ async fn a_snapshot_that_hangs_holds_up_neither_heartbeats_nor_commands() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_at_any_point_of_a_transfer_answers_everybody() {
-    let state = state(LogId::new(2, 50), 40).await;
+    let state = state(LogId::new(3, 50), 40).await;
     let size = state.bytes.len();
     for (stuck, pieces) in
         [false, true].into_iter().flat_map(|stuck| (0..5).map(move |n| (stuck, n)))
@@ -850,6 +850,29 @@ async fn a_server_that_the_cluster_has_gone_on_without_says_what_to_do() {
     assert_eq!((snapshot, entry), (LogId::new(3, 50), LogId::new(5, 50)));
     let text = raft.shutdown().await.to_string();
     assert!(text.contains("remove this server's data and let it rejoin"), "{text}");
+}
+
+/// Two of three disks are older copies: what their leader has contradicts what is committed here.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_alone_has_what_is_committed_says_so_and_keeps_it() {
+    let follower = Follower::new();
+    let raft = follower.start(Journal::default()).await;
+    let mut leader = Leader::new(&follower, 3).await;
+    leader.append(LogId::ZERO, 10, 10).await;
+    raft.wait_applied(LogIndex(10)).await.unwrap();
+    let mut next = Leader::named(&follower, "c", 5).await;
+    next.append(LogId::new(3, 4), 6, 6).await;
+    let fatal = raft.ended().await;
+    let Fatal::LostByMajority { leader, entry, committed } = &fatal else { panic!("{fatal:?}") };
+    assert_eq!(leader.as_str(), "c");
+    assert_eq!((*entry, *committed), (LogId::new(5, 5), LogId::new(3, 5)));
+    let text = fatal.to_string();
+    for part in
+        ["c, has entry 5@5", "5@3 is committed", "do not empty this server", "recover_cluster"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(follower.bounds().await, Some((1, 10)));
 }
 
 /// A snapshot is whole only after its leader was deposed. It counts for nothing, and is removed when

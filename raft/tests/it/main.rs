@@ -31,6 +31,7 @@ mod model_transfer;
 mod observers;
 mod owners;
 mod planted_defects;
+mod readiness;
 mod recover;
 mod reload;
 mod restart;

@@ -138,7 +138,10 @@ impl Book {
         let has = |told: &Told, key, value| told.labels.get(key).is_some_and(|it| it == value);
         let is_absent = |told: &Told, value: f64| match told.name.as_str() {
             "raft.is_leader" | "raft.wrong_disks" | "raft.queue.length" => value == 0.0,
-            "raft.peer.lag_entries" | "raft.peer.inflight" | "raft.peer.is_stalled" => value == 0.0,
+            "raft.peer.lag_entries"
+            | "raft.peer.inflight"
+            | "raft.peer.is_stalled"
+            | "raft.peer.can_serve" => value == 0.0,
             name if name.ends_with(".saturation") => value == 0.0,
             _ => value.is_nan(),
         };
@@ -283,6 +286,7 @@ async fn what_is_documented_is_emitted_and_nothing_else() {
     let book = Book::default();
     let _guard = metrics::set_default_local_recorder(&book);
     fail_to_snapshot().await;
+    crate::readiness::stand_still().await;
     live().await;
     let page = table(&read("../docs/metrics.md"));
     let documented: BTreeMap<_, _> =

@@ -136,6 +136,7 @@ async fn a_shorter_election_timeout_acts_on_a_waiting_follower() {
     let cluster = Cluster::with_config(ABC, |config| Config {
         election_timeout: 600 * ELECTION,
         write_stall_timeout: 600 * ELECTION,
+        apply_stall_timeout: 600 * ELECTION,
         ..config
     });
     let cluster = cluster.await;
@@ -190,6 +191,7 @@ async fn a_shorter_heartbeat_interval_acts_on_a_leader() {
         leader_lease_timeout: 600 * ELECTION,
         heartbeat_interval: 60 * ELECTION,
         write_stall_timeout: 600 * ELECTION,
+        apply_stall_timeout: 600 * ELECTION,
         ..config
     });
     let cluster = cluster.await;
@@ -213,6 +215,7 @@ async fn a_shorter_lease_ends_a_leadership_that_nobody_confirms() {
         election_timeout: 600 * ELECTION,
         leader_lease_timeout: 600 * ELECTION,
         write_stall_timeout: 600 * ELECTION,
+        apply_stall_timeout: 600 * ELECTION,
         ..config
     });
     let cluster = cluster.await;

@@ -42,6 +42,7 @@ fn noise() -> Message {
         round,
         match_index: index,
         accepted_index: index,
+        applied_index: LogIndex::ZERO,
     })
 }
 

@@ -137,6 +137,7 @@ fn config(options: &Serve) -> Config {
         heartbeat_interval: options.heartbeat,
         leader_lease_timeout: options.election_timeout / 2,
         write_stall_timeout: defaults.write_stall_timeout.max(options.election_timeout),
+        apply_stall_timeout: defaults.apply_stall_timeout.max(options.election_timeout),
         max_command_bytes: u64::from(options.max_request_bytes) + COMMAND_OVERHEAD_BYTES,
         trailing_logs: options.trailing_logs,
         snapshot_interval: options.snapshot_interval,
@@ -281,6 +282,10 @@ async fn until_the_end(server: &Server, stop_with_stdin: bool) -> Result<(), Fai
                 "{end}: empty {}, start it again, and: kv ctl --http ANOTHER-MEMBER rejoin {}",
                 server.data.display(),
                 server.node.id()
+            ))),
+            Some(end @ Fatal::LostByMajority { .. }) => Err(Failure::new(format!(
+                "{end}: kv recover --data-dir {} --peers FILE",
+                server.data.display()
             ))),
             Some(end @ Fatal::RolledBack { .. }) => Err(Failure::new(format!(
                 "{end}: kv ctl --http ANOTHER-MEMBER rejoin {}",

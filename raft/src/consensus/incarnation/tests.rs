@@ -66,7 +66,7 @@ fn heartbeat(term: Term) -> Message {
 
 fn reply(round: u64, term: Term) -> HeartbeatReply {
     let (accepted_index, match_index) = (LogIndex(0), LogIndex(0));
-    HeartbeatReply { term, round, accepted_index, match_index }
+    HeartbeatReply { term, round, accepted_index, match_index, applied_index: LogIndex(0) }
 }
 
 fn vote(term: Term, last: LogId) -> Message {

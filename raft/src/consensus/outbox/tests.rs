@@ -18,6 +18,7 @@ fn heard(term: u64, round: u64) -> Message {
         round,
         accepted_index: LogIndex(9),
         match_index: LogIndex(0),
+        applied_index: LogIndex(0),
     })
 }
 

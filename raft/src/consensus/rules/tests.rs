@@ -103,7 +103,9 @@ fn appends(actions: &[Action], peer: &str) -> usize {
 
 fn heartbeat_reply(round: u64, index: LogIndex) -> Message {
     let (accepted_index, match_index) = (index, index);
-    Message::HeartbeatReply(HeartbeatReply { term: Term(2), round, accepted_index, match_index })
+    let (term, applied_index) = (Term(2), LogIndex::ZERO);
+    let reply = HeartbeatReply { term, round, accepted_index, match_index, applied_index };
+    Message::HeartbeatReply(reply)
 }
 
 #[test]

@@ -50,6 +50,9 @@ impl World {
                 Ok(())
             }
             Action::Diverged { snapshot, entry } => self.diverged(server, snapshot, entry),
+            Action::LostByMajority { leader, entry, committed } => Err(format!(
+                "law 4: {committed} is committed here, but the leader {leader} has {entry}"
+            )),
             Action::RolledBack { told, promised, .. } => {
                 ensure!(
                     self.servers[server].rolled_back.is_some(),
@@ -514,6 +517,12 @@ impl World {
     /// The state machine applies a batch, and clients get their answers.
     pub(super) fn apply(&mut self, server: usize) -> Check {
         let it = &mut self.servers[server];
+        if self.now < it.machine_hangs_until {
+            let at = it.machine_hangs_until.min(self.now + ELECTION_TIMEOUT / 4);
+            let life = it.life;
+            self.schedule(at, Event::Apply { server, life });
+            return Ok(());
+        }
         let Some(alive) = &mut it.alive else { return Ok(()) };
         let count = 1 + self.dice.below(alive.jobs.len());
         let mut jobs: Vec<Job> = alive.jobs.drain(..count).collect();

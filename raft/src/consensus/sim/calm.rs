@@ -5,7 +5,10 @@ use super::{
     plan::ELECTION_TIMEOUT,
     world::{World, server_of},
 };
-use crate::log::{LogId, Term};
+use crate::{
+    configuration,
+    log::{LogId, Term},
+};
 
 /// Within this time everything has recovered.
 const RECOVERY: u64 = 80 * ELECTION_TIMEOUT;
@@ -16,12 +19,18 @@ const MAX_TERMS: u64 = 40;
 /// For this long nothing may change then.
 const PEACE: u64 = 12 * ELECTION_TIMEOUT;
 const STEP: u64 = ELECTION_TIMEOUT / 2;
+/// For this long at most may a server lead whose state machine stands still, while another could serve:
+/// several times the patience of the settings, because a transfer may have to be tried again.
+const MAX_VAIN: u64 = 20 * ELECTION_TIMEOUT;
 
 impl World {
     /// Heals everything and demands: a leader, a new command applied by every member, equal logs,
     /// no open request, few terms; then no election and no new term at all.
     pub(super) fn demand_progress(&mut self) -> Check {
         self.heal_everything()?;
+        if self.plan.machines.hangs_when_calm {
+            self.demand_a_leader_that_serves()?;
+        }
         let term_before = self.newest_term();
         // What the faults have delayed still comes.
         let late = self.network.weather.late_delay + 10 * ELECTION_TIMEOUT;
@@ -63,6 +72,57 @@ impl World {
         let terms = self.newest_term().0 - term_before.0;
         ensure!(terms <= MAX_TERMS, "recovery took {terms} terms");
         self.demand_peace()
+    }
+
+    /// A state machine hangs for good, that of the leader perhaps: leadership must not stay there as long as
+    /// another could serve. Then it goes on.
+    fn demand_a_leader_that_serves(&mut self) -> Check {
+        let leader = self.newest_leader().filter(|_| self.dice.coin());
+        let hung = leader.unwrap_or_else(|| self.dice.below(self.plan.voters));
+        self.say(hung, format_args!("!! its state machine hangs for good"));
+        self.servers[hung].machine_hangs_until = u64::MAX;
+        let end = self.now + 2 * MAX_VAIN;
+        // Since when it leads though another could.
+        let mut in_vain = None;
+        let mut did_lead_in_vain = false;
+        while self.now < end {
+            let now = self.now + STEP;
+            self.run_until(now)?;
+            if let Some(leader) = self.newest_leader() {
+                self.propose(leader, 1)?;
+            }
+            let is_in_vain = self.newest_leader() == Some(hung) && self.could_be_replaced(hung);
+            in_vain = is_in_vain.then(|| in_vain.unwrap_or(self.now));
+            did_lead_in_vain |= is_in_vain;
+            ensure!(
+                in_vain.is_none_or(|since| self.now < since + MAX_VAIN),
+                "{} leads with a state machine that stands still, although another could serve",
+                self.servers[hung].id
+            );
+        }
+        let is_replaced = self.newest_leader().is_some_and(|leader| leader != hung);
+        self.stats.replaced_leaders += u64::from(did_lead_in_vain && is_replaced);
+        self.servers[hung].machine_hangs_until = self.now;
+        Ok(())
+    }
+
+    /// Whether another voter than this leader has all of its log and has applied all that is committed,
+    /// while the leader has not.
+    fn could_be_replaced(&self, leader: usize) -> bool {
+        let Some(it) = &self.servers[leader].alive else { return false };
+        let commit_index = it.core.commit_index();
+        let could_serve = |voter: &configuration::Server| {
+            let at = server_of(&voter.id);
+            let server = &self.servers[at];
+            let is_right_disk = [0, server.disk.image.incarnation].contains(&voter.incarnation);
+            at != leader
+                && is_right_disk
+                && server.alive.as_ref().is_some_and(|other| {
+                    other.log.last() == it.log.last() && commit_index <= other.machine.applied.index
+                })
+        };
+        let voters = &it.core.latest_configuration().configuration;
+        it.machine.applied.index < commit_index && voters.voters().any(could_serve)
     }
 
     /// What keeps the cluster from being well; empty if nothing does.

@@ -205,6 +205,22 @@ impl World {
         self.servers[server].frozen_until = until;
     }
 
+    /// The state machine of some server stands still, and the time of the next.
+    pub(super) fn random_hang(&mut self) -> Check {
+        let plan = self.plan.machines;
+        if self.is_calm || plan.pause == 0 {
+            return Ok(());
+        }
+        let leader = self.newest_leader().filter(|_| self.dice.coin());
+        let server = leader.unwrap_or_else(|| self.dice.below(self.servers.len()));
+        self.stats.hangs += 1;
+        self.say(server, format_args!("!! its state machine hangs"));
+        self.servers[server].machine_hangs_until = self.now + self.dice.around(plan.duration);
+        let next = self.now + self.dice.around(plan.pause);
+        self.schedule(next, Event::Hang);
+        Ok(())
+    }
+
     /// Power loss: only the disk stays, with a random part of what was not synced.
     pub(super) fn crash(&mut self, server: usize) {
         let Some(alive) = self.servers[server].alive.take() else { return };

@@ -6,7 +6,7 @@
 //! everything is healed and progress is demanded.
 //!
 //! Servers crash and lose what was not synced, or their whole disks; snapshots are taken, sent, dropped
-//! and installed; users restore foreign data; membership and settings change. What is not here: bytes on
+//! and installed; users restore foreign data; state machines hang; membership and settings change. What is not here: bytes on
 //! disks and wires, the queues and tasks of the shell, and disks that lie.
 //!
 //! ```text

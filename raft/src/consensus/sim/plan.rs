@@ -41,6 +41,7 @@ pub(super) struct Plan {
     pub(super) dead: usize,
     /// When the faults end and progress is demanded.
     pub(super) horizon: u64,
+    pub(super) machines: Machines,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +141,17 @@ pub(super) struct Disks {
     pub(super) rejoin_pause: u64,
 }
 
+/// State machines that stand still.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machines {
+    /// The mean time between two that hang; zero for none.
+    pub(super) pause: u64,
+    /// For how long on average.
+    pub(super) duration: u64,
+    /// Whether one hangs when the faults are over, until it is seen whether somebody else leads.
+    pub(super) hangs_when_calm: bool,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Faults {
     /// The mean time between two faults; zero for none.
@@ -201,6 +213,11 @@ impl Plan {
             disks: disks(dice),
             reload_pause: dice.pick(&[0, 0, 30_000, 300_000]),
             restores: restores(dice),
+            machines: Machines {
+                pause: dice.pick(&[0, 2, 5]) * ELECTION_TIMEOUT,
+                duration: dice.pick(&[1, 5, 20]) * ELECTION_TIMEOUT,
+                hangs_when_calm: dice.chance(300),
+            },
         };
         if 0 < plan.restores.per_mille {
             plan.disks.loss_per_mille = 0;
@@ -247,6 +264,7 @@ fn rules(dice: &mut Dice, election_timeout: u64) -> Rules {
         max_pending_writes: dice.pick(&[2, 8, 16, 256]),
         trailing_logs: dice.pick(&[0, 0, 1, 5, 30, 200]),
         max_held_entries: dice.pick(&[0, 10, 100, 100_000]),
+        apply_stall_timeout: micros(election_timeout * 3),
     }
 }
 

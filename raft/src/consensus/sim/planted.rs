@@ -56,7 +56,7 @@ impl Bug {
     pub(super) const ALL: [(Self, u64); 17] = [
         (Self::AcknowledgesBeforeSync, 10),
         (Self::LosesSyncedEntry, 10),
-        (Self::ForgetsVote, 300),
+        (Self::ForgetsVote, 1000),
         (Self::ForgetsTerm, 20),
         (Self::MixesSessions, 1000),
         (Self::MixesPeers, 20),

@@ -50,6 +50,8 @@ pub(super) struct Server {
     pub(super) booted_at: u64,
     /// What it was before it was removed, because it has lost its disk, and is to be again.
     pub(super) rejoins_as: Option<Suffrage>,
+    /// Its state machine applies nothing before.
+    pub(super) machine_hangs_until: u64,
 }
 
 /// What was on a disk at some moment.
@@ -105,6 +107,9 @@ pub(super) struct Alive {
     pub(super) draining: Draining,
     pub(super) requests: Requests,
     pub(super) reads: Reads,
+    /// How often it has begun to hand leadership over by itself, and whether it lets others go first.
+    pub(super) handed_over: u64,
+    pub(super) lets_others_go_first: bool,
 }
 
 /// Local time: a start of its own in every life, and a rate of its own.
@@ -147,6 +152,7 @@ impl Server {
             rolled_back: None,
             booted_at: 0,
             rejoins_as: None,
+            machine_hangs_until: 0,
         }
     }
 
@@ -193,6 +199,8 @@ impl Server {
             draining: Draining::default(),
             requests: Requests::default(),
             reads: Reads::default(),
+            handed_over: 0,
+            lets_others_go_first: false,
         });
     }
 

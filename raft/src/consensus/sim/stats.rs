@@ -158,4 +158,12 @@ stats! {
     foreign,
     /// Seeds that ended with a new cluster that only its first leader has heard of.
     unheard,
+    /// State machines that stood still for a while.
+    hangs,
+    /// Times that a leader whose state machine stood still began to hand over.
+    handed_over,
+    /// Times that a server let others go first in an election.
+    let_others,
+    /// State machines that stood still for good, and did not lead after that though another could.
+    replaced_leaders,
 }

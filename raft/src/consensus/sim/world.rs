@@ -152,6 +152,8 @@ pub(super) enum Event {
     Operator,
     /// Some server is given other settings.
     Reload,
+    /// Some state machine stands still.
+    Hang,
 }
 
 #[derive(Debug)]
@@ -243,6 +245,9 @@ impl World {
             let at = self.dice.around(self.plan.faults.pause);
             self.schedule(at, Event::Fault);
         }
+        if 0 < self.plan.machines.pause {
+            self.schedule(self.plan.machines.pause, Event::Hang);
+        }
         self.run_until(self.plan.horizon)?;
         self.demand_progress()?;
         self.stats.simulated_ms = self.now / 1000;
@@ -326,6 +331,7 @@ impl World {
             Event::Client => self.client(),
             Event::Operator => self.operator(),
             Event::Reload => self.random_reload(),
+            Event::Hang => self.random_hang(),
         }
     }
 
@@ -436,6 +442,11 @@ impl World {
             alive.log.base()
         );
         ensure!(core.last() == alive.log.last(), "the core believes its log ends elsewhere");
+        self.stats.handed_over += core.timeouts().apply_stall - alive.handed_over;
+        alive.handed_over = core.timeouts().apply_stall;
+        let lets_others = core.has_let_others_go_first;
+        let did_let_others = std::mem::replace(&mut alive.lets_others_go_first, lets_others);
+        self.stats.let_others += u64::from(lets_others && !did_let_others);
         let is_leader = core.role() == super::Role::Leader;
         ensure!(is_leader == (alive.leading == Some(term)), "I5: a change of role was not told");
         configurations::in_force(core.latest_configuration(), &alive.log.configuration())?;
@@ -560,6 +571,7 @@ impl World {
             let it = &mut self.servers[server];
             it.frozen_until = it.frozen_until.min(self.now);
             it.disk_stalled_until = it.disk_stalled_until.min(self.now);
+            it.machine_hangs_until = it.machine_hangs_until.min(self.now);
             self.reload(server, self.plan.rules.clone())?;
             // Syncs under way, and what waits for a frozen server, come when they were going to.
             self.restart(server)?;
@@ -596,7 +608,8 @@ impl Event {
             | Self::Fault
             | Self::Client
             | Self::Operator
-            | Self::Reload => None,
+            | Self::Reload
+            | Self::Hang => None,
         }
     }
 
@@ -627,7 +640,8 @@ impl Event {
             | Self::Fault
             | Self::Client
             | Self::Operator
-            | Self::Reload => None,
+            | Self::Reload
+            | Self::Hang => None,
         }
     }
 }

@@ -5,12 +5,13 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     cluster::{
-        Cluster, Filter, Snapshot, command, configuration, log_of, n, piece, rules, snapshot,
+        Cluster, Filter, Packet, Snapshot, command, configuration, log_of, n, piece, rules,
+        snapshot,
     },
     messages::{
-        append, append_entries, conflict, entry, heartbeat, heartbeat_reply, install_reply,
-        installed, matched, pre_vote, pre_vote_reply, removed, stale_term, timeout_now,
-        transfer_vote, vote, vote_reply,
+        append, append_entries, applied_reply, conflict, entry, heartbeat, heartbeat_reply,
+        install_reply, installed, matched, pre_vote, pre_vote_reply, removed, stale_term,
+        timeout_now, transfer_vote, vote, vote_reply,
     },
 };
 use crate::{
@@ -809,6 +810,66 @@ mod transfers {
         assert!(!cluster.take_trace().iter().any(|line| line.contains("TimeoutNow")));
     }
 
+    /// Three voters that are equally far, n1 leads; and a heartbeat is answered by all.
+    fn equal() -> Cluster {
+        let mut cluster = led(3, 0);
+        cluster.run(3 * ELECTION);
+        cluster
+    }
+
+    /// Whom n1 hands over to.
+    fn target(cluster: &mut Cluster) -> ServerId {
+        cluster.act(&n(1), |core, now| core.transfer_leadership(now, None)).expect("accepted");
+        let told = |packet: &&Packet| matches!(packet.message, Message::TimeoutNow(_));
+        cluster.pool.iter().find(told).expect("it has everything").to.clone()
+    }
+
+    /// Our own: a follower was killed, the leader was told to stop a moment later, and ties went to the
+    /// lowest id.
+    #[test]
+    fn who_cannot_be_reached_is_the_last_to_be_handed_leadership() {
+        for (dead, other) in [(2, 3), (3, 2)] {
+            // The transport does not take a heartbeat, or entries.
+            let mut cluster = equal();
+            cluster.act(&n(1), |core, _| core.handle_heartbeat_failed(&n(dead)));
+            assert_eq!(target(&mut cluster), n(other));
+            let mut cluster = equal();
+            cluster.act(&n(1), |core, now| core.handle_unreachable(now, &n(dead)));
+            assert_eq!(target(&mut cluster), n(other));
+            // It says nothing when others answer.
+            let mut cluster = equal();
+            cluster.partition(&[n(dead)]);
+            cluster.run(2 * HEARTBEAT);
+            assert_eq!(target(&mut cluster), n(other));
+            // Until it answers again.
+            let mut cluster = equal();
+            cluster.act(&n(1), |core, _| core.handle_heartbeat_failed(&n(dead)));
+            cluster.run(2 * HEARTBEAT);
+            cluster.act(&n(1), |core, _| core.handle_heartbeat_failed(&n(other)));
+            assert_eq!(target(&mut cluster), n(dead));
+            // Better than nobody.
+            cluster = equal();
+            cluster.act(&n(1), |core, _| core.handle_heartbeat_failed(&n(2)));
+            cluster.act(&n(1), |core, _| core.handle_heartbeat_failed(&n(3)));
+            assert_eq!(target(&mut cluster), n(2));
+        }
+    }
+
+    #[test]
+    fn among_equals_the_nearest_is_handed_leadership() {
+        for (near, far) in [(2, 3), (3, 2)] {
+            let mut cluster = equal();
+            let between = |from, to| Filter { from: Some(n(from)), to: Some(n(to)), kind: None };
+            cluster.advance(HEARTBEAT, None);
+            for it in [near, far] {
+                cluster.deliver(&between(1, it), 9);
+                cluster.deliver(&between(it, 1), 9);
+                cluster.advance(Duration::from_millis(20), None);
+            }
+            assert_eq!(target(&mut cluster), n(near));
+        }
+    }
+
     /// openraft #1805: the target was demoted meanwhile.
     #[test]
     fn a_demoted_target_does_not_campaign() {
@@ -941,12 +1002,26 @@ mod replication {
     /// NuRaft #185: committed entries were rolled back. A leader that has something else where an
     /// entry is committed ends the node, and the log stays.
     #[test]
-    #[should_panic(expected = "law 4")]
     fn a_conflict_with_a_committed_entry_ends_the_node() {
-        let mut cluster = follower(3, &[1, 2, 2]);
-        cluster.tell(&n(2), &n(1), append(3, (2, 3), &[], 3));
-        assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(3));
-        cluster.tell(&n(2), &n(1), append(3, (1, 1), &[3], 3));
+        for (request, entry, committed) in [
+            (append(3, (1, 1), &[3], 3), "2@3", "2@2"),
+            (append(3, (1, 1), &[2, 3], 3), "3@3", "3@2"),
+            (append(3, (1, 2), &[3], 3), "2@1", "2@2"),
+            (append(3, (1, 3), &[], 3), "3@1", "3@2"),
+        ] {
+            let mut cluster = follower(3, &[1, 2, 2]);
+            cluster.tell(&n(2), &n(1), append(3, (2, 3), &[], 3));
+            assert_eq!(cluster.core(&n(1)).commit_index(), LogIndex(3));
+            cluster.pool.clear();
+            cluster.take_trace();
+            cluster.tell(&n(2), &n(1), request);
+            let said = format!("n1 lost by a majority: n2 has {entry}, committed is {committed}");
+            assert!(cluster.take_trace().contains(&said), "{said}");
+            assert!(cluster.pool.is_empty(), "the leader is answered: {:?}", cluster.pool);
+            let kept: Vec<LogId> =
+                cluster.server(&n(1)).disk.log.iter().map(|entry| entry.id()).collect();
+            assert_eq!(kept, [(1, 1), (2, 2), (2, 3)].map(|(term, at)| LogId::new(term, at)));
+        }
     }
 
     /// CCF #5674: a leader that became a follower forgot what was committed.
@@ -1313,7 +1388,7 @@ mod appends {
     }
 
     /// The same, where the terms differ: as long as nothing after the snapshot is committed, a restore
-    /// may have made it in vain. After that, law 4 is broken.
+    /// may have made it in vain. After that, a majority has lost what was committed.
     #[test]
     fn predecessor_at_the_snapshot_of_another_term_ends_the_node() {
         check((1, 5), &[], "diverged 5@2 5@1", &[2, 3]);
@@ -1321,11 +1396,14 @@ mod appends {
     }
 
     #[test]
-    #[should_panic(expected = "law 4")]
-    fn predecessor_at_the_snapshot_below_the_commit_index_breaks_a_law() {
+    fn predecessor_at_the_snapshot_below_the_commit_index_is_a_loss() {
         let mut core = compacted();
         core.handle_message(Time(1), &n(2), append(4, (2, 5), &[2], 6));
+        while core.poll_action().is_some() {}
         core.handle_message(Time(1), &n(2), append(4, (1, 5), &[], 5));
+        let said: Vec<String> =
+            std::iter::from_fn(|| core.poll_action()).map(|action| action.to_string()).collect();
+        assert_eq!(said, ["lost by a majority: n2 has 5@1, committed is 5@2"]);
     }
 
     /// W06: in the log, terms are compared. One after the snapshot, and at the end.
@@ -1636,10 +1714,17 @@ mod snapshots {
 
     /// openraft #1892, ac3e5a89: a snapshot that contradicts what is committed was accepted.
     #[test]
-    #[should_panic(expected = "law 4")]
     fn a_snapshot_that_contradicts_what_is_committed_ends_the_node() {
-        let mut cluster = snapshotted();
-        cluster.tell(&n(1), &n(2), piece(2, 1, &snapshot(1, 4, 3), 0));
+        // In its last entry; and beyond what is committed here, where terms show it: they only grow.
+        for (index, term, committed) in [(4, 1, "4@2"), (9, 1, "5@2")] {
+            let mut cluster = snapshotted();
+            cluster.take_trace();
+            cluster.tell(&n(1), &n(2), piece(2, 1, &snapshot(term, index, 3), 0));
+            let said =
+                format!("n2 lost by a majority: n1 has {index}@{term}, committed is {committed}");
+            let trace = cluster.take_trace();
+            assert!(trace.contains(&said), "{said} is not in {trace:?}");
+        }
     }
 
     /// raft-rs #410, #417: what a snapshot covers was taken for durable too early. Nothing is said
@@ -1659,7 +1744,9 @@ mod snapshots {
         cluster.written(&n(1));
         assert!(cluster.take_trace().iter().any(|line| line == "n1 restore 6@3"));
         let said = cluster.take_messages(&n(1), &n(2));
-        assert!(said.contains(&installed(3, 1, 6)) && said.contains(&heartbeat_reply(3, 2, 7, 6)));
+        assert!(
+            said.contains(&installed(3, 1, 6)) && said.contains(&applied_reply(3, 2, (7, 6), 0))
+        );
         assert!(!said.contains(&matched(3, 1, 7)));
         cluster.written(&n(1));
         assert_eq!(cluster.take_messages(&n(1), &n(2)), [matched(3, 1, 7)]);

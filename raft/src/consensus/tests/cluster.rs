@@ -190,6 +190,10 @@ pub(super) struct Server {
     pub(super) is_refusing: bool,
     /// A stalled disk completes no write by itself.
     pub(super) is_stalled: bool,
+    /// A state machine that hangs, and what it is to do afterwards: a snapshot to restore, entries to apply.
+    is_hung: bool,
+    to_restore: Option<LogId>,
+    to_apply: Option<LogIndex>,
     peers: Vec<ServerId>,
 }
 
@@ -266,6 +270,9 @@ impl Cluster {
             receiving: None,
             is_refusing: false,
             is_stalled: false,
+            is_hung: false,
+            to_restore: None,
+            to_apply: None,
             peers: Vec::new(),
         };
         self.servers.insert(id.clone(), server);
@@ -373,7 +380,9 @@ impl Cluster {
             }
             Action::ReceiveSnapshot { from, piece } => self.receive_snapshot(id, &from, &piece),
             Action::SteppedDown { .. } => self.server_mut(id).sending.clear(),
-            Action::Diverged { .. } | Action::RolledBack { .. } => self.crash(id),
+            Action::Diverged { .. } | Action::LostByMajority { .. } | Action::RolledBack { .. } => {
+                self.crash(id);
+            }
             Action::Restored
             | Action::SetPeers(_)
             | Action::Verified { .. }
@@ -404,9 +413,31 @@ impl Cluster {
         self.send(id, &order.to, Message::AppendEntries(request));
     }
 
+    /// The state machine of a server applies and restores nothing from now on.
+    pub(super) fn hang(&mut self, id: &ServerId) {
+        self.server_mut(id).is_hung = true;
+    }
+
+    /// It goes on.
+    pub(super) fn unhang(&mut self, id: &ServerId) {
+        let server = self.server_mut(id);
+        server.is_hung = false;
+        let (snapshot, up_to) = (server.to_restore.take(), server.to_apply.take());
+        if let Some(snapshot) = snapshot {
+            self.restore(id, snapshot);
+        }
+        if let Some(up_to) = up_to {
+            self.apply(id, up_to);
+        }
+    }
+
     /// Law 5, and half of law 7: only what is on the disk is applied, the same everywhere.
     fn apply(&mut self, id: &ServerId, up_to: LogIndex) {
         let server = self.servers.get_mut(id).unwrap_or_else(|| panic!("no server {id}"));
+        if server.is_hung {
+            server.to_apply = Some(up_to);
+            return;
+        }
         let base = server.disk.base;
         let on_disk = base.0 + server.disk.log.len() as u64;
         assert!(up_to.0 <= on_disk, "{id} applies what is not durable");
@@ -486,6 +517,10 @@ impl Cluster {
 
     fn restore(&mut self, id: &ServerId, last: LogId) {
         let server = self.server_mut(id);
+        if server.is_hung {
+            server.to_restore = Some(last);
+            return;
+        }
         let is_reset = server.pending.iter().all(|write| write.reset_to.is_none());
         assert!(is_reset, "{id} restores before its log is reset on disk");
         assert!(server.disk.snapshots.iter().any(|it| it.last == last), "{id} lacks {last}");
@@ -772,6 +807,7 @@ impl Cluster {
         server.pending.clear();
         server.sending.clear();
         (server.taking, server.receiving) = (None, None);
+        (server.to_restore, server.to_apply) = (None, None);
     }
 
     pub(super) fn restart(&mut self, id: &ServerId) {

@@ -147,6 +147,10 @@ enum Command {
     Stall(Vec<Id>),
     /// The opposite.
     Unstall(Vec<Id>),
+    /// A state machine that applies and restores nothing.
+    Hang(Vec<Id>),
+    /// The opposite.
+    Unhang(Vec<Id>),
     /// Proposes commands, in one batch.
     Propose(Id, Vec<String>),
     /// Proposes a configuration change.
@@ -278,6 +282,8 @@ impl Script {
             }
             Command::Stall(ids) => self.stall(ids, true),
             Command::Unstall(ids) => self.stall(ids, false),
+            Command::Hang(ids) => ids.iter().for_each(|Id(id)| self.cluster.hang(id)),
+            Command::Unhang(ids) => ids.iter().for_each(|Id(id)| self.cluster.unhang(id)),
             Command::Unreachable(Id(id), Id(peer)) => {
                 self.cluster.act(id, |core, now| core.handle_unreachable(now, peer));
             }
@@ -537,6 +543,7 @@ macro_rules! scripts {
 scripts! {
     ack_waits_for_disk
     add_voter
+    apply_stall
     candidate_hears_leader
     change_compare_and_set
     change_refused_before_own_commit
@@ -564,7 +571,9 @@ scripts! {
     leader_counts_itself_when_durable
     leader_removes_itself
     lease_step_down
+    lets_others_go_first
     lost_append_noticed_by_heartbeat
+    lost_by_majority
     nonvoter_promoted
     note_of_the_commit_index
     old_term_commits_with_own
@@ -591,6 +600,7 @@ scripts! {
     timeout_now_ignored
     transfer
     transfer_lost_with_leadership
+    transfer_none_ready
     transfer_outlives_step_down
     transfer_picks_the_best
     transfer_refused

@@ -10,8 +10,8 @@ use std::{collections::BTreeSet, time::Duration};
 use super::{
     cluster::{configuration, n, piece, rules, snapshot},
     messages::{
-        append, conflict, entry, heartbeat, heartbeat_reply, install_reply, installed, matched,
-        removed, stale_term, timeout_now,
+        append, applied_reply, conflict, entry, heartbeat, heartbeat_reply, install_reply,
+        installed, matched, removed, stale_term, timeout_now,
     },
 };
 use crate::{
@@ -233,6 +233,7 @@ impl World {
             replaced: None,
             next_heartbeat: NOW + Duration::from_millis(100),
             majority_contact: NOW,
+            served_at: NOW,
         }
     }
 
@@ -543,6 +544,7 @@ mod heartbeats {
 
     fn check(world: &World, state: &State, term: u64, commit: u64) {
         let mut core = world.core(state);
+        let applied = core.last_applied().0;
         core.handle_message(NOW, &world.ids[2], heartbeat(term, 7, commit));
         let mut expected = state.clone();
         if state.term <= term {
@@ -560,7 +562,7 @@ mod heartbeats {
             stale_term(state.term, 7)
         } else {
             let durable = expected.vouched.min(expected.stable);
-            heartbeat_reply(term, 7, expected.vouched, durable)
+            applied_reply(term, 7, (expected.vouched, durable), applied)
         };
         let at_once = decided(&mut core);
         assert_eq!(at_once.sent.is_empty(), state.term < term, "law 8");
@@ -1363,7 +1365,8 @@ mod snapshots {
         assert_eq!(cases, 95_850);
     }
 
-    /// A piece: refused if it is of an old term, answered for all if it is no news, kept otherwise.
+    /// A piece: refused if it is of an old term, answered for all if it is no news, kept otherwise. One whose
+    /// snapshot cannot have what is committed here ends the server.
     #[test]
     fn install_snapshot() {
         let world = World::new(3);
@@ -1371,7 +1374,6 @@ mod snapshots {
         each_case(|case| {
             for (last, term) in each_last().flat_map(|last| (2..=4).map(move |term| (last, term))) {
                 let is_legal = last.term.0 <= term
-                    && (case.state.commit < last.index.0 || case.id(last.index.0) == Some(last))
                     // Law 1: no other server leads this term.
                     && (term != 3 || case.state.role != Role::Leader);
                 if !is_legal {
@@ -1386,7 +1388,22 @@ mod snapshots {
                 let keep = |action: &Action| matches!(action, Action::ReceiveSnapshot { .. });
                 let is_kept = did.iter().any(keep);
                 assert_eq!(marks(&core), case.marks(), "a piece changes no log");
-                if term < 3 {
+                let commit = case.id(case.state.commit).unwrap_or_default();
+                let base = case.marks().3;
+                let is_lost = if commit.index < last.index {
+                    last.term < commit.term
+                } else if last.index < base.index {
+                    base.term < last.term
+                } else {
+                    case.id(last.index.0) != Some(last)
+                };
+                let is_end = |action: &Action| {
+                    matches!(action, Action::LostByMajority { .. } | Action::Diverged { .. })
+                };
+                assert_eq!(did.iter().any(is_end), 3 <= term && is_lost);
+                if 3 <= term && is_lost {
+                    assert_eq!((said, is_kept), (vec![], false));
+                } else if term < 3 {
                     let refusal = install_reply(3, 7, InstallOutcome::StaleTerm);
                     assert_eq!((said, is_kept), (vec![refusal], false));
                     assert_eq!(core.role(), case.state.role);
@@ -1401,7 +1418,7 @@ mod snapshots {
                 cases += 1;
             }
         });
-        assert_eq!(cases, 62_977);
+        assert_eq!(cases, 81_690);
     }
 
     /// A snapshot of its own: what is news moves the snapshot on, and the log forgets what it may.

@@ -59,12 +59,19 @@ pub(super) fn heartbeat(term: u64, round: u64, commit: u64) -> Message {
     Message::Heartbeat(HeartbeatRequest { term: Term(term), round, commit_index, promised: None })
 }
 
+/// Of a follower that has applied all that is durable there.
 pub(super) fn heartbeat_reply(term: u64, round: u64, accepted: u64, matched: u64) -> Message {
+    applied_reply(term, round, (accepted, matched), matched)
+}
+
+/// Of a follower that has accepted so much, has so much durably, and has applied so much.
+pub(super) fn applied_reply(term: u64, round: u64, log: (u64, u64), applied: u64) -> Message {
     Message::HeartbeatReply(HeartbeatReply {
         term: Term(term),
         round,
-        accepted_index: LogIndex(accepted),
-        match_index: LogIndex(matched),
+        accepted_index: LogIndex(log.0),
+        match_index: LogIndex(log.1),
+        applied_index: LogIndex(applied),
     })
 }
 

@@ -11,7 +11,7 @@ enum Kind {
     Histogram,
 }
 
-const TABLE: [(&str, Kind, Unit, &str); 50] = [
+const TABLE: [(&str, Kind, Unit, &str); 53] = [
     ("raft.requests", Counter, Unit::Count, "calls that `run` has taken up, by kind"),
     (
         "raft.apply.entries",
@@ -76,6 +76,12 @@ const TABLE: [(&str, Kind, Unit, &str); 50] = [
         Counter,
         Unit::Count,
         "how often it gave up leading because its disk was stuck",
+    ),
+    (
+        "raft.leader.apply_stalls",
+        Counter,
+        Unit::Count,
+        "how often it began to hand leadership over because its state machine was behind",
     ),
     (
         "raft.wrong_disks",
@@ -222,6 +228,13 @@ const TABLE: [(&str, Kind, Unit, &str); 50] = [
         Unit::Count,
         "whether the peer answers but takes nothing of what it lacks",
     ),
+    (
+        "raft.peer.applied_index",
+        Gauge,
+        Unit::Count,
+        "how far the state machine of the peer has come",
+    ),
+    ("raft.peer.can_serve", Gauge, Unit::Count, "whether the peer could answer soon if it led"),
 ];
 
 /// Describes every metric. Doing it again changes nothing.

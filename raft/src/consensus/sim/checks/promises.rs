@@ -160,6 +160,7 @@ mod tests {
                 round: 1,
                 accepted_index: LogIndex(2),
                 match_index: LogIndex(match_index),
+                applied_index: LogIndex::ZERO,
             })
         };
         says("b", &heartbeat(1)).unwrap();

@@ -131,6 +131,8 @@ mod tests {
             inflight,
             snapshot_received_bytes: None,
             snapshot_size_bytes: None,
+            applied_index: LogIndex(match_index),
+            can_serve: true,
         }
     }
 
