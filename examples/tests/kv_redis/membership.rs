@@ -109,6 +109,49 @@ async fn adding_a_server_of_another_cluster_says_what_it_says() {
     assert!(line.contains(why), "{line}");
 }
 
+/// By mistake a new cluster of the same name has the address of one of our servers among its members, and the
+/// name of that server. It elects a leader, which calls it again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_cluster_of_the_same_name_harms_nobody() {
+    let cluster = Cluster::three(&[]).await;
+    cluster.servers[0].ask::<()>(&["SET", "own", "1"]).await.unwrap();
+    let target = cluster.follower().await;
+    let directory = cluster.directory.path();
+    let mut foreign = ["x", "y"].map(|id| Server::new(directory, id));
+    let members: Vec<String> = foreign
+        .iter()
+        .map(|server| format!("{}={}", server.id, server.raft))
+        .chain([format!("{}={}", target.id, target.raft)])
+        .collect();
+    for server in &mut foreign {
+        let own = format!("{}=", server.id);
+        let peers = members.iter().filter(|it| !it.starts_with(&own));
+        let mut flags = vec!["--bootstrap"];
+        flags.extend(peers.flat_map(|peer| ["--peer", peer.as_str()]));
+        server.start(&flags);
+    }
+    until("the other cluster has a leader", async || {
+        foreign[0].ask::<()>(&["SET", "foreign", "1"]).await.ok()
+    })
+    .await;
+    // It is told on our side, with both.
+    let known = |server: &Server| {
+        let index = server.http("GET", "/status", "").1;
+        index["raft"]["latest_configuration"]["configuration"]["cluster"].as_str().map(str::to_owned)
+    };
+    let (ours, theirs) = (known(target).unwrap(), known(&foreign[0]).unwrap());
+    assert_ne!(ours, theirs);
+    let both = format!("the dialler is of cluster {theirs}, this server of {ours}");
+    until("our server says so", async || target.log().contains(&both).then_some(())).await;
+    for server in &cluster.servers {
+        assert!(server.is_running(), "{}", server.log());
+        let foreign: Option<String> = server.ask(&["GET", "foreign"]).await.unwrap();
+        assert_eq!(foreign, None);
+        server.ask::<()>(&["INCR", "own"]).await.unwrap();
+    }
+    cluster.checksum().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_members_address_changes_only_if_that_is_said() {
     let mut cluster = Cluster::three(&CALM).await;
