@@ -199,7 +199,7 @@ pub struct Promised {
     pub incarnation: u64,
     /// Which life of that disk has promised it.
     pub life: u64,
-    /// It has been in this term.
+    /// It has been in this term; 0 if it is told only that it has lived later.
     pub term: Term,
     /// It had this entry durably, and all before it, as a follower in that term;
     /// [`LogId::ZERO`] if it has said nothing about its log.
@@ -341,6 +341,9 @@ pub struct RemovedNotice {
 
 impl fmt::Display for Promised {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.term == Term(0) {
+            return write!(f, "a later life");
+        }
         write!(f, "term {}", self.term)?;
         if self.matched == LogId::ZERO { Ok(()) } else { write!(f, " and entry {}", self.matched) }
     }

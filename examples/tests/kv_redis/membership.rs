@@ -137,7 +137,9 @@ async fn another_cluster_of_the_same_name_harms_nobody() {
     // It is told on our side, with both.
     let known = |server: &Server| {
         let index = server.http("GET", "/status", "").1;
-        index["raft"]["latest_configuration"]["configuration"]["cluster"].as_str().map(str::to_owned)
+        index["raft"]["latest_configuration"]["configuration"]["cluster"]
+            .as_str()
+            .map(str::to_owned)
     };
     let (ours, theirs) = (known(target).unwrap(), known(&foreign[0]).unwrap());
     assert_ne!(ours, theirs);

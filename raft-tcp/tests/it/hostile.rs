@@ -230,7 +230,7 @@ async fn a_snapshot_with_impossible_numbers_is_passed_on() {
     let mut stream = raw_peer("x", &b.server).await;
     let claims = [(0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 0), (10, 11)];
     for (size, offset) in claims {
-        let payload = raw_snapshot(size, offset, &[0], &[7; 20_000]);
+        let payload = raw_snapshot(size, offset, &[0, 0], &[7; 20_000]);
         stream.write_all(&raw_frame(3, &payload)).await.unwrap();
         let envelope = soon("a piece", b.inbox.recv()).await.unwrap();
         let Message::InstallSnapshot(piece) = envelope.message else { panic!("{envelope:?}") };

@@ -66,10 +66,9 @@ impl Consensus {
 
     /// The same for the one that asks from this life: it has to learn of a later one, too.
     pub(super) fn promised_before(&self, by: &ServerId, life: u64) -> Option<Promised> {
-        let known = self.known.get(by)?;
-        let is_older = life < known.life;
-        let life = if is_older { known.life } else { known.promised.life };
-        Some(Promised { life, ..known.promised })
+        let Known { life: newest, promised } = *self.known.get(by)?;
+        let later = Promised { life: newest, term: Term(0), matched: LogId::ZERO, ..promised };
+        Some(if life < newest { later } else { promised })
     }
 
     /// Whether a life of the sender's disk is over: a later one has been heard from. A start's question is
