@@ -69,7 +69,7 @@ fn fixtures() -> Vec<(Message, &'static str)> {
         let (term, transfer) = (Term(3), 300);
         Message::InstallSnapshotReply(InstallSnapshotReply { term, transfer, outcome })
     };
-    vec![
+    let mut fixtures = vec![
         (
             every_entry(),
             "0300000000000000 0400000000000000 0200000000000000 0500000000000000 \
@@ -111,6 +111,32 @@ fn fixtures() -> Vec<(Message, &'static str)> {
             }),
             "03 03 04 09 08 07",
         ),
+        (Message::TimeoutNow(TimeoutNowRequest { term: Term(3) }), "06 03"),
+        (
+            Message::InstallSnapshot(snapshot(b"abc".as_slice())),
+            "0300000000000000 2c01000000000000 0200000000000000 0500000000000000 \
+             0400000000000000 0000000000010000 0700000000000000 04030201 \
+             1a000000 02016103683a3100fd0102030405060708016203683a32010009 \
+             616263",
+        ),
+        (
+            installing(InstallOutcome::Received { next_offset: 70_000 }),
+            "08 03 fb2c01 00 fc70110100",
+        ),
+        (installing(InstallOutcome::Installed { match_index: LogIndex(5) }), "08 03 fb2c01 01 05"),
+        (installing(InstallOutcome::Refused), "08 03 fb2c01 02"),
+        (installing(InstallOutcome::StaleTerm), "08 03 fb2c01 03"),
+        (
+            Message::Removed(RemovedNotice { term: Term(3), configuration_index: LogIndex(9) }),
+            "09 03 09",
+        ),
+    ];
+    fixtures.extend(votes());
+    fixtures
+}
+
+fn votes() -> [(Message, &'static str); 2] {
+    [
         (
             Message::RequestVote(RequestVoteRequest {
                 term: Term(3),
@@ -133,25 +159,6 @@ fn fixtures() -> Vec<(Message, &'static str)> {
                 life: 9,
             }),
             "05 03 04 00 01 01 fd0102030405060708 07 03 02 05 09",
-        ),
-        (Message::TimeoutNow(TimeoutNowRequest { term: Term(3) }), "06 03"),
-        (
-            Message::InstallSnapshot(snapshot(b"abc".as_slice())),
-            "0300000000000000 2c01000000000000 0200000000000000 0500000000000000 \
-             0400000000000000 0000000000010000 0700000000000000 04030201 \
-             1a000000 02016103683a3100fd0102030405060708016203683a32010009 \
-             616263",
-        ),
-        (
-            installing(InstallOutcome::Received { next_offset: 70_000 }),
-            "08 03 fb2c01 00 fc70110100",
-        ),
-        (installing(InstallOutcome::Installed { match_index: LogIndex(5) }), "08 03 fb2c01 01 05"),
-        (installing(InstallOutcome::Refused), "08 03 fb2c01 02"),
-        (installing(InstallOutcome::StaleTerm), "08 03 fb2c01 03"),
-        (
-            Message::Removed(RemovedNotice { term: Term(3), configuration_index: LogIndex(9) }),
-            "09 03 09",
         ),
     ]
 }

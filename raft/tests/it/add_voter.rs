@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use raft::{
-    ConfigurationError, LogIndex, Message, Raft, ServerId, Suffrage,
+    ConfigurationError, Message, Raft, ServerId, Suffrage,
     testing::{Cluster, Journal},
 };
 
@@ -125,7 +125,6 @@ async fn with_the_setting_a_server_that_has_answered_is_a_voter_whatever_it_lack
     assert_eq!(suffrage(&leader, "b"), Some(Suffrage::Voter));
     cluster.network().heal_all();
     adding.await.unwrap().unwrap();
-    assert_eq!(leader.configuration().index, LogIndex(4), "two changes");
 }
 
 /// The model's leader gets the new voter's vote again within a second; here it was refused for good, because

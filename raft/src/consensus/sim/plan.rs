@@ -298,7 +298,7 @@ fn disks(dice: &mut Dice) -> Disks {
     Disks {
         keep_incarnations,
         loss_per_mille: if keep_incarnations { loss_per_mille } else { 0 },
-        rollback_per_mille: dice.pick(&[0, 500]),
+        rollback_per_mille: dice.pick(&[0, 1000]),
         older_copy_per_mille: 0,
         rejoin_pause: ELECTION_TIMEOUT / 2 * dice.pick(&[1, 2, 6]),
     }

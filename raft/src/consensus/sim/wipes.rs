@@ -31,12 +31,10 @@ impl World {
     pub(super) fn images_of(&self, disk: DiskId) -> impl Iterator<Item = &Image> {
         let it = &self.servers[disk.0];
         let is_there = disk == self.disk_of(disk.0);
-        let (now, before) = if is_there {
-            (Some(&it.disk.image), it.rolled_back.as_ref().map(|before| &before.image))
-        } else {
-            (self.lost_disks.get(&disk), None)
-        };
-        now.into_iter().chain(before)
+        let present = is_there.then_some(&it.disk.image);
+        let before = it.rolled_back.as_ref().filter(|_| is_there).map(|before| &before.image);
+        let lost = self.lost_disks.get(&disk).into_iter().flatten();
+        present.into_iter().chain(before).chain(lost)
     }
 
     /// The disk by which a configuration knows its member, whichever it is if it does not.
@@ -220,11 +218,10 @@ impl World {
         let it = &mut self.servers[server];
         let lost = std::mem::replace(&mut it.disk.image, Image { incarnation, ..image });
         it.monotonic = <_>::default();
-        // Of two, the one that has more is what was there at last.
-        let lost = it.rolled_back.take().map_or(lost, |before| before.image);
+        let lost = it.rolled_back.take().map(|before| before.image).into_iter().chain([lost]);
         it.copy = None;
         it.has_lost_disks = true;
-        self.lost_disks.insert(disk, lost);
+        self.lost_disks.insert(disk, lost.collect());
     }
 
     /// See [`Disks`](super::plan::Disks).

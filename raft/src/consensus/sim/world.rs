@@ -173,7 +173,7 @@ pub(super) struct World {
     scheduled: u64,
     pub(super) servers: Vec<Server>,
     /// The disks that were lost, as they were then.
-    pub(super) lost_disks: BTreeMap<DiskId, Image>,
+    pub(super) lost_disks: BTreeMap<DiskId, Vec<Image>>,
     pub(super) network: Network,
     pub(super) checks: Checks,
     pub(super) stats: Stats,
