@@ -41,6 +41,9 @@ pub trait Transport: Send + Sync + 'static {
     /// carries `incarnation` from now on (0: none), and what the [`Server`] that it is sent to has as
     /// its own: see [`Envelope`]. Called once, by [`Raft::new`](crate::Raft::new).
     ///
+    /// An implementation that can go on no more drops the inbox and all clones of it, which ends the server
+    /// with [`Fatal::TransportClosed`](crate::Fatal::TransportClosed).
+    ///
     /// # Errors
     /// [`TransportError`] when the transport cannot start (a port in use) or was started before.
     async fn start(
