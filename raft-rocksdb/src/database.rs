@@ -508,8 +508,9 @@ fn corrupt(dir: &Path, what: &str, reason: &str) -> StoreError {
     StoreError::corrupt(
         format!("{what} in {}", dir.display()),
         format!(
-            "{reason}; this server may have promised what it no longer knows: delete the \
-             directory, start it with an empty one, and rejoin it (`Raft::rejoin_server`)"
+            "{reason}; this server may have promised what it no longer knows, and must not go on with \
+             this: if others of its cluster are well, let it rejoin them with an empty directory; if it is \
+             the only one, keep what is there"
         ),
     )
 }

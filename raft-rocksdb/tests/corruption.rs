@@ -17,8 +17,9 @@ use common::{
 use raft::{HardState, LogIndex, LogStore, StableStore, StoreError, Term};
 use rocksdb::DB;
 
-const ADVICE: &str = "this server may have promised what it no longer knows: delete the \
-                      directory, start it with an empty one, and rejoin it (`Raft::rejoin_server`)";
+const ADVICE: &str = "this server may have promised what it no longer knows, and must not go on with \
+                      this: if others of its cluster are well, let it rejoin them with an empty \
+                      directory; if it is the only one, keep what is there";
 
 /// A closed store with ten entries, of which eight are noted as committed, and a vote.
 async fn filled() -> tempfile::TempDir {

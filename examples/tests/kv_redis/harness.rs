@@ -94,9 +94,21 @@ impl Server {
     }
 
     pub(crate) fn start(&mut self, flags: &[&str]) {
+        self.start_command(self.command(flags));
+    }
+
+    /// Starts it where no file can become larger than this, as on a disk that is nearly full.
+    pub(crate) fn start_limited(&mut self, flags: &[&str], mib: u32) {
+        let command = self.command(flags);
+        let mut limited = Command::new("bash");
+        limited.args(["-c", &format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", mib * 1024), "bash"]);
+        limited.arg(command.get_program()).args(command.get_args());
+        self.start_command(limited);
+    }
+
+    pub(crate) fn start_command(&mut self, mut command: Command) {
         let log = self.directory.join(format!("{}.log", self.id));
         let log = File::options().create(true).append(true).open(log).expect("a log file");
-        let mut command = self.command(flags);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("kv starts"));
     }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     Node,
+    farewell::Farewells,
     fsm::{Contact, Shared},
     route::Router,
 };
@@ -60,6 +61,8 @@ pub(crate) struct Server {
     pub(crate) no_leader_wait: Duration,
     pub(crate) started: Instant,
     pub(crate) counters: Counters,
+    /// What members have said that have ended.
+    pub(crate) farewells: Farewells,
 }
 
 /// What a server counts for `INFO`.

@@ -95,6 +95,9 @@ fn page(asked: &Value, members: &[Member]) -> String {
              kv ctl --http {http} rejoin {wrong}"
         );
     }
+    for (id, why) in asked["farewells"].as_object().into_iter().flatten() {
+        let _ = writeln!(text, "{id} has ended: {}", text_of(why));
+    }
     let transfers = transfers(asked, members);
     if !transfers.is_empty() {
         text.push('\n');
