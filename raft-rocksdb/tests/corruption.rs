@@ -303,6 +303,59 @@ async fn damage_to_an_acknowledged_write_stops_the_opening() {
     }
 }
 
+/// Whatever of RocksDB's own files rots or is lost, it is called damage, unless nothing of the log is
+/// lost by it.
+#[tokio::test]
+async fn damage_to_the_files_that_rocksdb_keeps_is_called_damage() {
+    let dir = filled().await;
+    let db = raw(dir.path());
+    db.flush_cf(db.cf_handle("log").unwrap()).unwrap();
+    drop(db);
+    let names = fs::read_dir(dir.path()).unwrap();
+    let names: Vec<_> =
+        names.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    let is_ours = |name: &&String| {
+        name.starts_with("MANIFEST") || *name == "CURRENT" || name.ends_with(".sst")
+    };
+    let (mut tried, mut told) = (0, 0);
+    for name in names.iter().filter(is_ours) {
+        let whole = fs::read(dir.path().join(name)).unwrap();
+        let flipped = (0..whole.len()).step_by(5).map(|position| {
+            let mut bytes = whole.clone();
+            bytes[position] ^= 1 << (position % 8);
+            (format!("a bit of byte {position} of {name}"), Some(bytes))
+        });
+        let cut = [0, 1, whole.len() / 2, whole.len() - 1]
+            .map(|length| (format!("{name} cut to {length}"), Some(whole[..length].to_vec())));
+        let lost = (format!("{name} lost"), None);
+        for (what, bytes) in flipped.chain(cut).chain([lost]) {
+            let copy = tempfile::tempdir().unwrap();
+            copy_files(dir.path(), copy.path());
+            match bytes {
+                Some(bytes) => fs::write(copy.path().join(name), bytes).unwrap(),
+                None => fs::remove_file(copy.path().join(name)).unwrap(),
+            }
+            tried += 1;
+            let error = match raft_rocksdb::RocksStore::open(copy.path(), Default::default()) {
+                Err(error) => error,
+                Ok(store) => {
+                    let reader = store.log_store().reader();
+                    match reader.read(LogIndex(1)..=LogIndex(10), u64::MAX).await {
+                        Err(error) => error,
+                        Ok(entries) => {
+                            assert_eq!(entries, commands(1, 1..=10), "{what}");
+                            continue;
+                        }
+                    }
+                }
+            };
+            told += 1;
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{what}: {error}");
+        }
+    }
+    assert!(100 < told && tried < 2 * told, "{told} of {tried}");
+}
+
 #[tokio::test]
 async fn lost_files_are_noticed() {
     let dir = filled().await;

@@ -101,7 +101,11 @@ impl Server {
     pub(crate) fn start_limited(&mut self, flags: &[&str], mib: u32) {
         let command = self.command(flags);
         let mut limited = Command::new("bash");
-        limited.args(["-c", &format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", mib * 1024), "bash"]);
+        limited.args([
+            "-c",
+            &format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", mib * 1024),
+            "bash",
+        ]);
         limited.arg(command.get_program()).args(command.get_args());
         self.start_command(limited);
     }

@@ -181,7 +181,10 @@ async fn a_decision_is_asked_for_and_carried_out() {
         (r#"[{"id": "b", "address": "h:1", "nonvoter": true}]"#, "unknown field `nonvoter`"),
         (r#"[{"id": "b", "address": "h:1", "non_voter": true}]"#, "at least one voter"),
         ("[\n{\"id\": \"b\"", "line 2, column 10"),
-        (r#"[{"id": "b", "address": "0.0.0.0:1"}]"#, "0.0.0.0 is every address of whoever dials it"),
+        (
+            r#"[{"id": "b", "address": "0.0.0.0:1"}]"#,
+            "0.0.0.0 is every address of whoever dials it",
+        ),
         (r#"["h:1", "h:2"]"#, "a list of addresses, without the ids of the servers; write each as"),
     ];
     for (peers, expected) in mistakes {
@@ -324,7 +327,10 @@ async fn the_only_copy_is_not_given_up_and_its_snapshot_is_a_beginning() {
     let said = server.fails(&["--bootstrap"]);
     assert!(said.contains("is damaged: ") && said.contains("Delete nothing: if a is"), "{said}");
     assert!(said.contains(&format!("copy {0} first", data.display())), "{said}");
-    assert!(said.contains(&format!("moving {0}/log away and `kv recover`", data.display())), "{said}");
+    assert!(
+        said.contains(&format!("moving {0}/log away and `kv recover`", data.display())),
+        "{said}"
+    );
     // As it says.
     fs::rename(data.join("log"), data.with_extension("log-damaged")).unwrap();
     let peers = peers_file(&cluster, &format!(r#"[{{"id":"a","address":"{}"}}]"#, server.raft));

@@ -1,11 +1,12 @@
 //! The last words of a server that ends by itself. It tells them to the other members, which show them
-//! for as long as it is away: when two of three disks are full, whoever looks at the one that is left
+//! while they cannot reach it: when two of three disks are full, whoever looks at the one that is left
 //! need not go through the logs of the others to learn why there is no leader.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use raft::ServerId;
+use serde::Serialize;
 use serde_json::json;
 use tokio::{
     task::JoinSet,
@@ -20,12 +21,20 @@ use crate::{
 
 /// How long the others may take to listen.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// For so long a server that has said farewell counts as away, whatever the transport has noticed yet.
+/// For so long a server that has said farewell is away, whatever the transport has noticed yet.
 const JUST_NOW: Duration = Duration::from_secs(5);
 /// How much of what others say is kept.
 const MAX_CHARS: usize = 1000;
 
-/// What others have said.
+/// What a server has said when it ended, and how long ago. Whether it has come back meanwhile only who
+/// sends to it knows.
+#[derive(Debug, Serialize)]
+pub(crate) struct LastWords {
+    why: Arc<str>,
+    seconds_ago: u64,
+}
+
+/// What others have said, the newest of each.
 #[derive(Debug, Default)]
 pub(crate) struct Farewells(Mutex<BTreeMap<ServerId, (Arc<str>, Instant)>>);
 
@@ -37,21 +46,28 @@ impl Farewells {
         self.0.lock().insert(id, (why.into(), Instant::now()));
     }
 
-    /// What those have said who are away still.
-    pub(crate) fn of_those_away(&self, server: &Server) -> BTreeMap<ServerId, Arc<str>> {
+    /// What those have said who cannot be reached.
+    pub(crate) fn of_those_away(&self, server: &Server) -> BTreeMap<ServerId, LastWords> {
         let members = server.node.configuration().configuration;
         let mut heard = self.0.lock();
-        heard.retain(|id, (_, at)| {
-            let is_away = server.transport.trouble(id).is_some() || at.elapsed() < JUST_NOW;
-            is_away && members.server(id).is_some()
+        heard.retain(|id, _| members.server(id).is_some());
+        let away = heard.iter().filter(|(id, (_, at))| {
+            server.transport.trouble(id).is_some() || at.elapsed() < JUST_NOW
         });
-        heard.iter().map(|(id, (why, _))| (id.clone(), Arc::clone(why))).collect()
+        let words = |(why, at): &(Arc<str>, Instant)| LastWords {
+            why: Arc::clone(why),
+            seconds_ago: at.elapsed().as_secs(),
+        };
+        away.map(|(id, said)| (id.clone(), words(said))).collect()
     }
 
     /// The same in words, to be added to a sentence.
     pub(crate) fn in_words(&self, server: &Server) -> String {
         let away = self.of_those_away(server);
-        away.iter().map(|(id, why)| format!("; {id} has ended: {why}")).collect()
+        let words = |(id, LastWords { why, seconds_ago }): (&ServerId, &LastWords)| {
+            format!("; {id} has ended {seconds_ago} s ago: {why}")
+        };
+        away.iter().map(words).collect()
     }
 }
 

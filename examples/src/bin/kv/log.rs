@@ -27,7 +27,12 @@ macro_rules! tell {
 pub(crate) use tell;
 
 static QUEUE: Queue = Queue {
-    state: Mutex::new(State { waiting: Vec::new(), dropped: 0, has_writer: false, is_writing: false }),
+    state: Mutex::new(State {
+        waiting: Vec::new(),
+        dropped: 0,
+        has_writer: false,
+        is_writing: false,
+    }),
     changed: Condvar::new(),
 };
 

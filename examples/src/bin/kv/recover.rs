@@ -97,10 +97,7 @@ async fn list_doubtful(
     if listed < last.index {
         let (more, from) = (last.index.since(listed), listed.next());
         let dir = options.data_dir.display();
-        tell!(
-            "  and {more} more: kv inspect --data-dir {dir} --entries {from}..{}",
-            last.index
-        );
+        tell!("  and {more} more: kv inspect --data-dir {dir} --entries {from}..{}", last.index);
     }
     Ok(())
 }
