@@ -494,9 +494,12 @@ fn cannot_open(dir: &Path, error: rocksdb::Error) -> StoreError {
         );
         return StoreError::io(context, error);
     }
+    // The identity file says that there was a whole one.
     match error.kind() {
         ErrorKind::Corruption => corrupt(dir, "the database", &said),
-        // The identity file says that there was one.
+        ErrorKind::IOError if said.contains("No such file or directory") => {
+            corrupt(dir, "the database", &format!("a file of RocksDB's is gone: {said}"))
+        }
         ErrorKind::InvalidArgument if said.contains("does not exist") => {
             corrupt(dir, "the database", "RocksDB's files are gone")
         }

@@ -390,7 +390,8 @@ async fn the_survivor_says_what_those_with_full_disks_have_said() {
     let servers = ["a", "b", "c"].map(|id| Server::new(directory.path(), id));
     let mut cluster = Cluster { servers: servers.into(), directory };
     let peers: Vec<_> = cluster.servers.iter().map(|s| format!("{}={}", s.id, s.raft)).collect();
-    let flags = [&["--bootstrap", "--peer", &peers.join(",")], &CALM[..]].concat();
+    let peers = peers.join(",");
+    let flags = [&["--bootstrap", "--peer", &peers], &CALM[..]].concat();
     cluster.server_mut("a").start(&flags);
     for id in ["b", "c"] {
         cluster.server_mut(id).start_limited(&flags, 4);

@@ -89,8 +89,8 @@ async fn a_mistake_is_one_line_and_a_failure() {
     let mut other = Server::new(directory.path(), "other");
     let said = other.refuses(&["--data-dir", data.to_str().unwrap()]);
     assert!(said.contains("used multiple times"), "{said}");
-    std::fs::create_dir(directory.path().join("mine")).unwrap();
-    std::fs::write(directory.path().join("mine/thesis.tex"), "x").unwrap();
+    fs::create_dir(directory.path().join("mine")).unwrap();
+    fs::write(directory.path().join("mine/thesis.tex"), "x").unwrap();
     other.id = "mine".to_owned();
     let said = other.fails(&[]);
     assert!(said.contains("holds thesis.tex but no server.json"), "{said}");

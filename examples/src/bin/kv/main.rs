@@ -9,9 +9,10 @@
 //!   the state machine around it ([`fsm`]) and its [`snapshot`].
 //! - Requests: [`resp`] reads and answers them, [`route`] takes them to the leader, [`reads`] keeps
 //!   answers from being stale, [`announce`] tells everybody where everybody is.
-//! - Around it: [`serve`] puts a [`server`] together, [`membership`] is how that comes into its cluster,
+//! - Around it: [`serve`] puts a [`server`] together, which takes [`signals`], [`membership`] is how that comes into its cluster,
 //!   [`identity`] guards its directory, [`stores`] are what is in there, [`inspect`] shows it and
 //!   [`recover`] makes a new cluster of it, [`http`] is for operators, [`figures`] are what it counts,
+//!   [`advice`] and [`farewell`] are what it says when it cannot go on,
 //!   [`ctl`] is a terminal for it, [`output`] what such tools print, [`log`] what is said beside that,
 //!   [`backup`] the state in a file, and [`demo`] the proof.
 

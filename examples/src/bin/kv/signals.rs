@@ -18,8 +18,9 @@ impl Signals {
             signal(kind).map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))
         };
         // Taken once, they never kill again.
-        taken(SignalKind::user_defined1())?;
-        taken(SignalKind::user_defined2())?;
+        for ignored in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+            drop(taken(ignored)?);
+        }
         Ok(Self {
             interrupt: taken(SignalKind::interrupt())?,
             terminate: taken(SignalKind::terminate())?,
