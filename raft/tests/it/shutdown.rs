@@ -327,19 +327,6 @@ async fn the_end_is_told_when_nobody_reads_the_log() {
     nobody_reads.end();
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_panic_of_the_state_machine_is_told_when_nobody_reads_the_log() {
-    let (nobody_reads, _guard) = NobodyReads::install();
-    let cluster = Cluster::new(["a"]).await;
-    let leader = cluster.leader().await;
-    let mut observer = leader.observe(1, |_| false);
-    nobody_reads.begin();
-    leader.apply("panic").await.unwrap_err();
-    let ended = told(&leader, &mut observer).await;
-    assert!(matches!(ended, Fatal::Panicked { task: "run_fsm", .. }), "{ended}");
-    nobody_reads.end();
-}
-
 /// Something of the user's that cannot even be dropped.
 struct Bomb;
 
