@@ -503,9 +503,12 @@ fn cannot_open(dir: &Path, error: rocksdb::Error) -> StoreError {
         );
         return StoreError::io(context, error);
     }
+    // The identity file says that there was a whole one.
     match error.kind() {
         ErrorKind::Corruption => corrupt(dir, "the database", &said),
-        // The identity file says that there was one.
+        ErrorKind::IOError if said.contains("No such file or directory") => {
+            corrupt(dir, "the database", &format!("a file of RocksDB's is gone: {said}"))
+        }
         ErrorKind::InvalidArgument if said.contains("does not exist") => {
             corrupt(dir, "the database", "RocksDB's files are gone")
         }
@@ -517,8 +520,9 @@ fn corrupt(dir: &Path, what: &str, reason: &str) -> StoreError {
     StoreError::corrupt(
         format!("{what} in {}", dir.display()),
         format!(
-            "{reason}; this server may have promised what it no longer knows: delete the \
-             directory, start it with an empty one, and rejoin it (`Raft::rejoin_server`)"
+            "{reason}; this server may have promised what it no longer knows, and must not go on with \
+             this: if others of its cluster are well, let it rejoin them with an empty directory; if it is \
+             the only one, keep what is there"
         ),
     )
 }

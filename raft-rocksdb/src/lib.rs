@@ -14,8 +14,10 @@
 //! | the directory is replaced by an older copy of itself | **undetected** at start: the server has forgotten what it promised since. Never put a backup in its place; start it empty and rejoin it |
 //! | the file system reorders a write before an earlier sync | out of scope: no local file system that is meant for data does |
 //!
-//! There is no repair: a damaged server is removed from the cluster and added again, and gets its
-//! state from the others. The errors say so.
+//! There is no repair: a damaged server rejoins its cluster with an empty directory
+//! (`Raft::rejoin_server`), and gets its state from the others. If it is the only one of its cluster, its
+//! newest snapshot is what is left ([`raft::recover_cluster`], with a new, empty store for the log). The
+//! errors say so.
 //!
 //! **Torn tail or rot?** A power cut may leave part of the last, unacknowledged write behind.
 //! Of RocksDB's recovery modes, `PointInTime` (its default) forgives that and also any damage in the

@@ -17,8 +17,9 @@ use common::{
 use raft::{DiskIdentity, HardState, LogIndex, LogStore, StableStore, StoreError, Term};
 use rocksdb::DB;
 
-const ADVICE: &str = "this server may have promised what it no longer knows: delete the \
-                      directory, start it with an empty one, and rejoin it (`Raft::rejoin_server`)";
+const ADVICE: &str = "this server may have promised what it no longer knows, and must not go on with \
+                      this: if others of its cluster are well, let it rejoin them with an empty \
+                      directory; if it is the only one, keep what is there";
 
 /// A closed store with ten entries, of which eight are noted as committed, and a vote.
 async fn filled() -> tempfile::TempDir {
@@ -301,6 +302,63 @@ async fn damage_to_an_acknowledged_write_stops_the_opening() {
         assert!(error.to_string().starts_with(&expected), "{error}");
         assert!(error.to_string().ends_with(ADVICE), "{error}");
     }
+}
+
+/// Whatever of RocksDB's own files rots or is lost, it is called damage, unless nothing of the log is
+/// lost by it; also by who only looks.
+#[tokio::test]
+async fn damage_to_the_files_that_rocksdb_keeps_is_called_damage() {
+    let dir = filled().await;
+    let db = raw(dir.path());
+    db.flush_cf(db.cf_handle("log").unwrap()).unwrap();
+    drop(db);
+    let names = fs::read_dir(dir.path()).unwrap();
+    let names: Vec<_> =
+        names.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    let is_ours = |name: &&String| {
+        name.starts_with("MANIFEST") || *name == "CURRENT" || name.ends_with(".sst")
+    };
+    let (mut tried, mut told) = (0, 0);
+    for name in names.iter().filter(is_ours) {
+        let whole = fs::read(dir.path().join(name)).unwrap();
+        let flipped = (0..whole.len()).step_by(11).map(|position| {
+            let mut bytes = whole.clone();
+            bytes[position] ^= 1 << (position % 8);
+            (format!("a bit of byte {position} of {name}"), Some(bytes))
+        });
+        let cut = [0, 1, whole.len() / 2, whole.len() - 1]
+            .map(|length| (format!("{name} cut to {length}"), Some(whole[..length].to_vec())));
+        let lost = (format!("{name} lost"), None);
+        for (what, bytes) in flipped.chain(cut).chain([lost]) {
+            let copy = tempfile::tempdir().unwrap();
+            copy_files(dir.path(), copy.path());
+            match bytes {
+                Some(bytes) => fs::write(copy.path().join(name), bytes).unwrap(),
+                None => fs::remove_file(copy.path().join(name)).unwrap(),
+            }
+            tried += 1;
+            let looked = raft_rocksdb::RocksStore::open_read_only(copy.path(), Default::default());
+            if let Err(error) = looked {
+                assert!(matches!(error, StoreError::Corrupt { .. }), "{what}: {error}");
+            }
+            let error = match raft_rocksdb::RocksStore::open(copy.path(), Default::default()) {
+                Err(error) => error,
+                Ok(store) => {
+                    let reader = store.log_store().reader();
+                    match reader.read(LogIndex(1)..=LogIndex(10), u64::MAX).await {
+                        Err(error) => error,
+                        Ok(entries) => {
+                            assert_eq!(entries, commands(1, 1..=10), "{what}");
+                            continue;
+                        }
+                    }
+                }
+            };
+            told += 1;
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{what}: {error}");
+        }
+    }
+    assert!(100 < told && tried < 2 * told, "{told} of {tried}");
 }
 
 #[tokio::test]

@@ -302,18 +302,22 @@ async fn dial(peer: &Peer, lane: Lane, dialler: &Dialler) -> Result<TcpStream, D
     Ok(stream)
 }
 
-/// Ends a queue when its task ends, however that happens.
-struct EndQueue<'a>(&'a Queue);
+/// Ends a queue when its task ends, however that happens; by a panic, the whole transport, because nobody
+/// would dial the peer any more.
+struct EndQueue<'a>(&'a Queue, &'a CancellationToken);
 
 impl Drop for EndQueue<'_> {
     fn drop(&mut self) {
         self.0.end();
+        if std::thread::panicking() {
+            self.1.cancel();
+        }
     }
 }
 
 async fn keep_connected(peer: Arc<Peer>, lane: Lane, dialler: Dialler) {
     let queue = peer.queue(lane);
-    let _end = EndQueue(queue);
+    let _end = EndQueue(queue, &dialler.token);
     let options = &dialler.options;
     let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
     let work = async {

@@ -137,6 +137,8 @@ impl Complaints {
 impl Acceptor {
     /// Accepts connections until the transport is closed.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
+        // If this panics too: with the last connection goes the inbox, and the server learns of it.
+        let _end = self.token.clone().drop_guard();
         let room = Arc::new(Semaphore::new(self.options.max_inbound));
         let mut complaints = Complaints::default();
         let work = async {

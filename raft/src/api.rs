@@ -718,6 +718,10 @@ impl<F: Fsm> Raft<F> {
         self.shared().end.fatal()
     }
 
+    pub(crate) fn stop(&self, fatal: Fatal) {
+        self.shared().stop(fatal);
+    }
+
     fn shared(&self) -> &Shared {
         &self.handle.node.shared
     }

@@ -115,6 +115,10 @@ pub enum Fatal {
     /// its data and add it as a new server.
     #[error("the node stopped because it was removed from its cluster")]
     Removed,
+    /// The transport has given up every [`Inbox`](crate::Inbox) it was started with, so that nobody could
+    /// reach the server any more: it was closed from outside, or a task of it has panicked.
+    #[error("the node stopped because its transport was closed, or has failed")]
+    TransportClosed,
     /// A task panicked: the user's state machine, or a broken invariant of the library.
     #[error("the node stopped because its {task} task panicked: {message}")]
     Panicked {

@@ -64,6 +64,9 @@ pub trait Transport: Send + Sync + 'static {
     /// on, and the incarnation that the [`Server`] has to which it is sent: see [`Envelope`]. Called
     /// once, by [`Raft::new`](crate::Raft::new).
     ///
+    /// An implementation that can go on no more drops the inbox and all clones of it, which ends the server
+    /// with [`Fatal::TransportClosed`](crate::Fatal::TransportClosed).
+    ///
     /// # Errors
     /// [`TransportError`] when the transport cannot start (a port in use) or was started before.
     async fn start(&self, identity: Identity, inbox: Inbox) -> Result<(), TransportError>;

@@ -59,7 +59,7 @@ async fn bytes_that_are_no_http_end_their_connection_only() {
         ("POST", "/members", "", 400, "is not the JSON"),
         ("POST", "/members", r#"{"id":"x"}"#, 400, "missing field `address`"),
         ("POST", "/members", r#"{"id":"x","address":"h:1","vote":1}"#, 400, "unknown field `vote`"),
-        ("POST", "/members", r#"{"id":"x","address":"nowhere"}"#, 422, "is not HOST:PORT"),
+        ("POST", "/members", r#"{"id":"x","address":"nowhere"}"#, 422, "an address is HOST:PORT"),
         ("POST", "/members", r#"{"id":"","address":"h:1"}"#, 422, "empty id"),
         ("POST", "/members", r#"{"id":"x","address":"RAFT"}"#, 422, "share the address"),
         ("POST", "/transfer", "[1", 400, "is not the JSON"),

@@ -94,12 +94,12 @@ impl Server {
     }
 
     pub(crate) fn start(&mut self, flags: &[&str]) {
-        self.spawn(self.command(flags));
+        self.start_command(self.command(flags));
     }
 
     /// Starts it where `ulimit` was called with these words.
     pub(crate) fn start_with_limit(&mut self, limit: &str, flags: &[&str]) {
-        self.spawn(self.command_with_limit(limit, flags));
+        self.start_command(self.command_with_limit(limit, flags));
     }
 
     /// Starts it where that must fail, and returns what it said.
@@ -115,7 +115,20 @@ impl Server {
         command
     }
 
-    fn spawn(&mut self, mut command: Command) {
+    /// Starts it where no file can become larger than this, as on a disk that is nearly full.
+    pub(crate) fn start_limited(&mut self, flags: &[&str], mib: u32) {
+        let command = self.command(flags);
+        let mut limited = Command::new("bash");
+        limited.args([
+            "-c",
+            &format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", mib * 1024),
+            "bash",
+        ]);
+        limited.arg(command.get_program()).args(command.get_args());
+        self.start_command(limited);
+    }
+
+    pub(crate) fn start_command(&mut self, mut command: Command) {
         let log = self.directory.join(format!("{}.log", self.id));
         let log = File::options().create(true).append(true).open(log).expect("a log file");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);

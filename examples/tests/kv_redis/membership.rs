@@ -3,13 +3,14 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::Path,
     process::{Command, Output},
 };
 
 use serde_json::{Value, json};
 
-use crate::harness::{CALM, Cluster, Server, free_addresses, run, text, until};
+use crate::harness::{CALM, Cluster, PATIENCE, Server, free_addresses, run, text, until};
 
 fn ctl(server: &Server, args: &[&str]) -> Output {
     run(&[&["ctl", "--http", &server.http], args].concat())
@@ -175,8 +176,18 @@ async fn a_members_address_changes_only_if_that_is_said() {
     let expected = format!("kv: {leader} leads and runs at {}: ", cluster.server(&leader).raft);
     assert!(line.starts_with(&expected), "{line}");
     // Where nobody is, who is no member, and one that takes this for another cluster.
-    let line = refused(&ctl(asked, &["add", &moving, &elsewhere, "--move"]));
-    assert!(line.starts_with(&format!("kv: cannot reach {elsewhere}: ")), "{line}");
+    let add = ["add", &moving, &elsewhere, "--move"];
+    let line = refused(&ctl(asked, &[&add[..], &["--timeout", "1s"]].concat()));
+    let expected = format!("kv: not moved after 1 s: cannot reach {elsewhere}: ");
+    assert!(line.starts_with(&expected), "{line}");
+    let everywhere = json!({ "id": "x", "address": "0.0.0.0:1" }).to_string();
+    let (code, said) = asked.http("POST", "/members", &everywhere);
+    let why = said["error"].as_str().unwrap();
+    assert!(code == 422 && why.contains("0.0.0.0 is every address of whoever dials it"), "{said}");
+    let output = ctl(asked, &["add", "x", "0.0.0.0:1"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("0.0.0.0 is every address of whoever dials it"), "{said}");
     let line = refused(&ctl(asked, &["add", "nobody", &elsewhere, "--move"]));
     assert!(line.starts_with("kv: nobody is no member that could be moved"), "{line}");
     let body = json!({ "id": "x", "address": elsewhere, "cluster": "another" }).to_string();
@@ -186,12 +197,17 @@ async fn a_members_address_changes_only_if_that_is_said() {
     assert!(error.ends_with("not \"another\""), "{error}");
     assert_eq!(member(cluster.server(&leader), "x"), Value::Null);
 
-    // One that has really moved, with its data.
+    // One that has really moved, with its data, and is started while it is waited for.
+    cluster.server_mut(&moving).kill();
+    let mut waiting = cluster.server(&leader).ctl_in_the_background(&add);
+    let mut told = String::new();
+    BufReader::new(waiting.stderr.take().unwrap()).read_line(&mut told).unwrap();
+    let expected = format!("waiting up to 2 min 0 s: cannot reach {elsewhere}: ");
+    assert!(told.starts_with(&expected), "{told}");
     let server = cluster.server_mut(&moving);
-    server.kill();
     server.raft.clone_from(&elsewhere);
     server.start(&CALM);
-    let said = done(&ctl(cluster.server(&leader), &["add", &moving, &elsewhere, "--move"]));
+    let said = done(&waiting.wait_with_output().unwrap());
     assert!(said.contains("is a voter since entry"), "{said}");
     assert_eq!(member(cluster.server(&leader), &moving)["address"], elsewhere);
     cluster.servers[0].ask::<()>(&["SET", "k", "v"]).await.unwrap();
@@ -414,4 +430,70 @@ async fn an_address_where_nobody_listens_is_told_of_once() {
     assert_eq!(about(&cluster, "no connection to a peer"), 2, "once for each address: {log}");
     assert_eq!(about(&cluster, "connected again"), 0, "{log}");
     assert!(!log.contains("cannot send") && !log.contains("can send again"), "{log}");
+}
+
+/// Whoever looks at the server that is left learns from it why the others are not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_survivor_says_what_those_with_full_disks_have_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let servers = ["a", "b", "c"].map(|id| Server::new(directory.path(), id));
+    let mut cluster = Cluster { servers: servers.into(), directory };
+    let peers: Vec<_> = cluster.servers.iter().map(|s| format!("{}={}", s.id, s.raft)).collect();
+    let peers = peers.join(",");
+    let flags = [&["--bootstrap", "--peer", &peers], &CALM[..]].concat();
+    cluster.server_mut("a").start(&flags);
+    for id in ["b", "c"] {
+        cluster.server_mut(id).start_limited(&flags, 4);
+    }
+    let leader = cluster.leader().await;
+    if leader != "a" {
+        done(&ctl(cluster.server(&leader), &["transfer", "a"]));
+    }
+    until("a leads", async || (cluster.leader().await == "a").then_some(())).await;
+    // Until there is no room.
+    let value = "x".repeat(500_000);
+    let writing = async {
+        let mut connection = cluster.server("a").connect().await;
+        for n in 0..12 {
+            let key = format!("k{n}");
+            let set = redis::cmd("SET").arg(&key).arg(&value).to_owned();
+            if set.query_async::<()>(&mut connection).await.is_err() {
+                return;
+            }
+        }
+    };
+    let noticed = until("both have said farewell", async || {
+        let (_, status) = cluster.server("a").http("GET", "/status", "");
+        let said = status["farewells"].as_object()?.clone();
+        (said.len() == 2).then_some(said)
+    });
+    let (_, farewells) = tokio::join!(tokio::time::timeout(PATIENCE, writing), noticed);
+    for id in ["b", "c"] {
+        let why = farewells[id]["why"].as_str().unwrap();
+        assert!(why.contains("File too large") && why.contains("make room on it"), "{why}");
+        assert_eq!(cluster.server_mut(id).ended().await.code(), Some(1));
+    }
+    let (_, status) = cluster.server("a").ctl(&["status"]);
+    let line = status.lines().find(|line| line.starts_with("b has ended ")).unwrap();
+    assert!(line.contains(" ago: the node stopped because its storage failed: "), "{status}");
+    until("/health says it too", async || {
+        let (code, said) = cluster.server("a").http("GET", "/health", "");
+        let why = said["error"].as_str()?;
+        (code == 503 && why.contains("; c has ended ")).then_some(())
+    })
+    .await;
+
+    // With room they come back, and what they said is forgotten.
+    for id in ["b", "c"] {
+        cluster.server_mut(id).start(&CALM);
+    }
+    cluster.leader().await;
+    until("nobody is away", async || {
+        let (_, status) = cluster.server("a").http("GET", "/status", "");
+        status["farewells"].as_object()?.is_empty().then_some(())
+    })
+    .await;
+    // Only members are listened to.
+    let stranger = json!({ "id": "x", "cluster": "kv", "why": "" }).to_string();
+    assert_eq!(cluster.server("a").http("POST", "/farewell", &stranger).0, 409);
 }

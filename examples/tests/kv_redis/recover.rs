@@ -181,6 +181,11 @@ async fn a_decision_is_asked_for_and_carried_out() {
         (r#"[{"id": "b", "address": "h:1", "nonvoter": true}]"#, "unknown field `nonvoter`"),
         (r#"[{"id": "b", "address": "h:1", "non_voter": true}]"#, "at least one voter"),
         ("[\n{\"id\": \"b\"", "line 2, column 10"),
+        (
+            r#"[{"id": "b", "address": "0.0.0.0:1"}]"#,
+            "0.0.0.0 is every address of whoever dials it",
+        ),
+        (r#"["h:1", "h:2"]"#, "a list of addresses, without the ids of the servers; write each as"),
     ];
     for (peers, expected) in mistakes {
         let peers = peers_file(&cluster, peers);
@@ -192,7 +197,9 @@ async fn a_decision_is_asked_for_and_carried_out() {
     let said = refused(&["recover", "--data-dir", path(&data), "--peers", path(&absent), "--yes"]);
     assert!(said.contains("cannot read") && said.contains("absent.json"), "{said}");
 
-    let peers = peers_file(&cluster, &format!(r#"[{{"id":"b","address":"{}"}}]"#, survivor.raft));
+    // With a byte-order mark, as some editors write one.
+    let peers = format!("\u{feff}[{{\"id\":\"b\",\"address\":\"{}\"}}]", survivor.raft);
+    let peers = peers_file(&cluster, &peers);
     let noted = inspect(&data)["noted_commit"].as_u64().expect("noted with the last write");
     let args = ["recover", "--data-dir", path(&data), "--peers", &peers, "--yes"];
     let output = run(&[&args[..], &["--discard-uncommitted"]].concat());
@@ -272,4 +279,65 @@ async fn what_cannot_be_used_is_named() {
     assert!(fault.contains(path(&file)) && fault.contains("damaged"), "{fault}");
     let said = text(&run(&["inspect", "--data-dir", path(&data)]).stdout);
     assert!(said.contains(&format!("\nfault       {fault}\n")), "{said}");
+}
+
+/// Flips a bit in the middle of a file of RocksDB.
+fn damage_log(data: &Path) {
+    let files = fs::read_dir(data.join("log")).unwrap().map(|item| item.unwrap().path());
+    let manifest = files.filter(|path| path.to_string_lossy().contains("MANIFEST")).max();
+    let manifest = manifest.expect("a manifest");
+    let mut bytes = fs::read(&manifest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&manifest, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_told_with_the_command_that_helps() {
+    let mut cluster = Cluster::three(&CALM).await;
+    cluster.servers[0].ask::<()>(&["SET", "k", "v"]).await.unwrap();
+    let (leader, id) = (cluster.leader().await, cluster.follower().await.id.clone());
+    cluster.server_mut(&id).kill();
+    let data = cluster.server(&id).data();
+    damage_log(&data);
+    let said = cluster.server(&id).fails(&CALM);
+    assert!(said.contains("is damaged: "), "{said}");
+    let command = format!("kv ctl --http ANOTHER-MEMBER rejoin {id}\n");
+    assert!(said.ends_with(&command) && !said.contains("rejoin_server"), "{said}");
+    // As it says.
+    fs::rename(&data, data.with_extension("damaged")).unwrap();
+    cluster.server_mut(&id).start(&CALM);
+    let (done, said) = cluster.server(&leader).ctl(&["rejoin", &id]);
+    assert!(done, "{said}");
+    cluster.checksum().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_copy_is_not_given_up_and_its_snapshot_is_a_beginning() {
+    let mut cluster = Cluster::single(&CALM).await;
+    let server = &cluster.servers[0];
+    server.ask::<()>(&["SET", "k", "v"]).await.unwrap();
+    let (ok, said) = server.ctl(&["snapshot"]);
+    assert!(ok, "{said}");
+    let checksum = cluster.checksum().await;
+    cluster.servers[0].kill();
+    let server = &cluster.servers[0];
+    let data = server.data();
+    damage_log(&data);
+    let said = server.fails(&["--bootstrap"]);
+    assert!(said.contains("is damaged: ") && said.contains("Delete nothing: if a is"), "{said}");
+    assert!(said.contains(&format!("copy {0} first", data.display())), "{said}");
+    assert!(
+        said.contains(&format!("moving {0}/log away and `kv recover`", data.display())),
+        "{said}"
+    );
+    // As it says.
+    fs::rename(data.join("log"), data.with_extension("log-damaged")).unwrap();
+    let peers = peers_file(&cluster, &format!(r#"[{{"id":"a","address":"{}"}}]"#, server.raft));
+    let output = run(&["recover", "--data-dir", path(&data), "--peers", &peers, "--yes"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    cluster.servers[0].start(&CALM);
+    let server = &cluster.servers[0];
+    until("it serves", async || server.ask::<String>(&["GET", "k"]).await.ok()).await;
+    assert_eq!(cluster.checksum().await, checksum);
 }

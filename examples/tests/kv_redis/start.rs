@@ -1,10 +1,14 @@
 //! Starting, starting again, starting wrongly, and stopping.
 
-use std::process::Stdio;
+use std::{
+    fs::{self, File},
+    process::{Command, Stdio},
+};
 
 use redis::AsyncTypedCommands;
+use serde_json::json;
 
-use crate::harness::{Cluster, Server, run, text, until};
+use crate::harness::{Cluster, Server, kv, run, text, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_brings_everything_back() {
@@ -85,8 +89,8 @@ async fn a_mistake_is_one_line_and_a_failure() {
     let mut other = Server::new(directory.path(), "other");
     let said = other.refuses(&["--data-dir", data.to_str().unwrap()]);
     assert!(said.contains("used multiple times"), "{said}");
-    std::fs::create_dir(directory.path().join("mine")).unwrap();
-    std::fs::write(directory.path().join("mine/thesis.tex"), "x").unwrap();
+    fs::create_dir(directory.path().join("mine")).unwrap();
+    fs::write(directory.path().join("mine/thesis.tex"), "x").unwrap();
     other.id = "mine".to_owned();
     let said = other.fails(&[]);
     assert!(said.contains("holds thesis.tex but no server.json"), "{said}");
@@ -96,13 +100,14 @@ async fn a_mistake_is_one_line_and_a_failure() {
 
     // Flags that make no sense.
     let server = Server::new(directory.path(), "f");
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["--election-timeout", "5"], "a time is a number with its unit"),
         (&["--election-timeout", "100ms"], "invalid setting `election_timeout`"),
         (&["--heartbeat", "10s"], "invalid setting"),
         (&["--max-pipeline", "0"], "0 is not in 1..=65536"),
         (&["--peer", "b=h:1"], "--bootstrap"),
         (&["--bootstrap", "--peer", "b"], "a peer is ID=HOST:PORT"),
+        (&["--bootstrap", "--peer", "b=0.0.0.0:1"], "0.0.0.0 is every address of whoever dials it"),
         (&["--bootstrap", "--peer", "f=h:1"], "server f is said to be at"),
         (&["--bootstrap", "--join", "h:1"], "cannot be used with"),
         (&["--log", "loud=="], "invalid value 'loud==' for '--log <FILTER>'"),
@@ -198,4 +203,105 @@ fn help_is_help_and_nonsense_is_refused() {
     let said = text(&output.stderr);
     assert!(said.starts_with("kv: cannot ask http://127.0.0.1:1/members"), "{said}");
     assert_eq!(said.lines().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_stop_it_in_order_or_not_at_all() {
+    let mut cluster = Cluster::single(&[]).await;
+    let server = &mut cluster.servers[0];
+    for signal in ["HUP", "USR1", "USR2"] {
+        server.signal(signal);
+    }
+    until("SIGHUP is taken", async || server.log().contains("SIGHUP: settings").then_some(()))
+        .await;
+    server.ask::<()>(&["SET", "k", "v"]).await.unwrap();
+    assert_eq!(server.terminate().await.code(), Some(0));
+
+    // One that hangs at its very beginning, before anything is opened.
+    let data = server.data();
+    fs::remove_file(data.join("server.json")).unwrap();
+    let made = Command::new("mkfifo").arg(data.join("server.json")).status().unwrap();
+    assert!(made.success());
+    server.start(&[]);
+    let pipe = data.join("server.json");
+    let opened = tokio::task::spawn_blocking(move || File::options().write(true).open(pipe));
+    // It reads there now, and there is nothing to read.
+    let _pipe = opened.await.unwrap().unwrap();
+    assert_eq!(server.terminate().await.code(), Some(0), "{}", server.log());
+}
+
+/// However little of its log is read, a server serves, and ends as it is told to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_written_is_no_reason_to_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let farewell = json!({ "id": "b", "cluster": "kv", "why": "x".repeat(1000) }).to_string();
+    for (id, is_gone) in [("gone", true), ("stuck", false)] {
+        let server = Server::new(directory.path(), id);
+        let peer = "b=127.0.0.1:1";
+        let mut command = server.command(&["--bootstrap", "--peer", peer, "--log", "info"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let alive = async || (server.http("GET", "/status", "").0 == 200).then_some(());
+        until("it serves", alive).await;
+        let log = child.stderr.take().filter(|_| !is_gone);
+        // More than a pipe holds.
+        for _ in 0..200 {
+            let (code, said) = server.http("POST", "/farewell", &farewell);
+            assert_eq!(code, 200, "{id}: {said}");
+        }
+        let (code, status) = server.http("GET", "/status", "");
+        assert_eq!((code, status["id"].as_str()), (200, Some(id)));
+        let killed = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        assert!(killed.success());
+        let ended = until("it ends", async || child.try_wait().unwrap()).await;
+        assert_eq!(ended.code(), Some(0), "{id}");
+        drop(log);
+    }
+    // Nor is one that is full.
+    let mut server = Server::new(directory.path(), "full");
+    let mut command = server.command(&["--bootstrap"]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(full);
+    let mut child = command.spawn().unwrap();
+    server.ask::<()>(&["SET", "k", "v"]).await.unwrap();
+    drop(child.stdin.take());
+    let ended = until("it ends", async || child.try_wait().unwrap()).await;
+    assert_eq!(ended.code(), Some(0));
+    // And a tool says by its exit code what it cannot say otherwise.
+    server.id.clear();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let ended = server.command(&[]).stderr(full).status().unwrap();
+    assert_eq!(ended.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_are_read_as_people_write_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::new(directory.path(), "a");
+    // As a file for containers has them, with all that is not wanted left empty.
+    let mut command = server.command(&[]);
+    command.env("KV_BOOTSTRAP", "1").env("KV_JOIN", "").env("KV_ADVERTISE", "");
+    command.env("KV_PEERS", format!("a={0}, b=127.0.0.1:1", server.raft));
+    server.start_command(command);
+    let members = until("it serves", async || {
+        let (_, members) = server.http("GET", "/members", "");
+        Some(members["members"].as_array()?.len())
+    })
+    .await;
+    assert_eq!(members, 2);
+
+    let mut server = Server::new(directory.path(), "joins");
+    let mut command = server.command(&["--join", "127.0.0.1:1"]);
+    command.env("KV_BOOTSTRAP", "false");
+    server.start_command(command);
+    let alive = async || (server.http("GET", "/status", "").0 == 200).then_some(());
+    until("a variable that says no is no contradiction", alive).await;
+
+    let output = kv().arg("inspect").env("KV_DATA_DIR", "").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--data-dir"), "{}", text(&output.stderr));
+    let server = Server::new(directory.path(), "maybe");
+    let output = server.command(&[]).env("KV_BOOTSTRAP", "maybe").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("'maybe'"), "{}", text(&output.stderr));
 }

@@ -166,3 +166,42 @@ async fn a_peer_that_has_moved_or_is_forgotten_is_not_told_of_as_lost() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("INFO message=a peer has moved peer=b"), "{found:?}");
 }
+
+/// A log that panics at the first warning.
+struct Panics;
+
+impl Subscriber for Panics {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN && metadata.target().starts_with("raft_tcp")
+    }
+
+    fn event(&self, _: &Event<'_>) {
+        panic!("nobody reads the log");
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// A server must not go on without anybody who dials its peers, or lets them in.
+#[tokio::test]
+async fn a_panic_of_a_task_gives_the_inbox_up() {
+    let _guard = tracing::subscriber::set_default(Panics);
+    let mut dials = node("a").await;
+    dials.transport.send(&Server::voter("b", "127.0.0.1:1"), heartbeat(1)).unwrap();
+    assert!(soon("the inbox is given up", dials.inbox.recv()).await.is_none());
+
+    let mut accepts = node_with("c", TcpOptions { max_inbound: 2, ..options() }).await;
+    let address = accepts.transport.bound_address();
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        strangers.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    assert!(soon("the inbox is given up", accepts.inbox.recv()).await.is_none());
+}

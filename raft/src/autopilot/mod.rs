@@ -28,6 +28,7 @@ use crate::{
     error::{ConfigError, ConfigurationError},
     fsm::Fsm,
     log::LogIndex,
+    tasks::guarded,
 };
 
 /// The settings of an [`Autopilot`].
@@ -167,7 +168,7 @@ pub struct Autopilot {
 
 impl Autopilot {
     /// Starts an autopilot beside this server. It ends with the server, with [`stop`](Self::stop),
-    /// or when it is dropped.
+    /// or when it is dropped. If it panics, the server ends too, with [`Fatal::Panicked`].
     ///
     /// # Errors
     /// [`ConfigError`] when a setting breaks its rule.
@@ -185,7 +186,7 @@ impl Autopilot {
             state: Arc::clone(&state),
             stop: Arc::clone(&stop),
         };
-        Ok(Self { state, stop, task: tokio::spawn(pilot.run()) })
+        Ok(Self { state, stop, task: tokio::spawn(pilot.run_guarded()) })
     }
 
     /// What it knew when it looked last.
@@ -219,6 +220,19 @@ struct Pilot<F: Fsm> {
 }
 
 impl<F: Fsm> Pilot<F> {
+    /// A server whose autopilot has panicked ends, as by a panic of any other task: it would go on
+    /// without what it was told to do, and nobody would know.
+    async fn run_guarded(self) {
+        let raft = self.raft.clone();
+        let ended = guarded("autopilot", async {
+            self.run().await;
+            Ok(())
+        });
+        if let Err(fatal) = ended.await {
+            raft.stop(fatal);
+        }
+    }
+
     async fn run(mut self) {
         loop {
             let Ok(status) = self.raft.status().await else {

@@ -94,7 +94,8 @@ pub fn read_peers_json(path: impl AsRef<Path>) -> Result<Configuration, PeersFil
 impl Configuration {
     /// Reads a list of members, `[{"id": "a", "address": "host:1", "non_voter": false}, …]`, and
     /// validates it. `non_voter` may be left out. A member that is only a text is a voter with this
-    /// address, and the same text as its id.
+    /// address, and the same text as its id. A byte-order mark before it, as some editors write one, does
+    /// no harm.
     ///
     /// ```
     /// let members = r#"[{"id": "a", "address": "10.0.0.1:8300"}]"#;
@@ -107,6 +108,7 @@ impl Configuration {
     /// [`InvalidPeers`] says what is wrong, and where in the text if it is not about the members
     /// together: correct it there.
     pub fn from_json(text: &str) -> Result<Self, InvalidPeers> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let peers: Vec<Peer> = serde_json::from_str(text).map_err(|error| invalid(&error))?;
         let configuration = Self::new(peers.into_iter().map(|Peer(server)| server));
         configuration.validate()?;
@@ -189,6 +191,16 @@ mod tests {
         let configuration = Configuration::from_json(r#"["10.0.0.1:8300", "10.0.0.2:8300"]"#);
         let servers = ["10.0.0.1:8300", "10.0.0.2:8300"].map(|text| Server::voter(text, text));
         assert_eq!(configuration, Ok(Configuration::new(servers)));
+    }
+
+    #[test]
+    fn a_byte_order_mark_does_no_harm() {
+        let plain = r#"[{"id": "a", "address": "host-a"}]"#;
+        let marked = Configuration::from_json(&format!("\u{feff}{plain}"));
+        assert_eq!(marked, Configuration::from_json(plain));
+        assert!(marked.is_ok(), "{marked:?}");
+        let said = Configuration::from_json("\u{feff}[7]").unwrap_err().to_string();
+        assert!(said.starts_with("line 1, column 2: "), "{said}");
     }
 
     #[test]

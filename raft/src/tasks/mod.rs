@@ -20,7 +20,9 @@
 //! **The end.** It has one reason, the first: a shutdown, a store error, a panic. [`End`] makes it
 //! known; `run` leaves its loop; dropping it drops every queue and every responder, which answers
 //! every caller; the other tasks find their queues closed. Panics are caught at the top of each
-//! task and end the node, never the process. Only this file spawns.
+//! task and end the node, never the process. Only this file spawns. What is the user's and runs or
+//! is dropped at the end (the subscriber of `tracing`, filters of observers) may panic once more:
+//! whoever waits for the end is told of it all the same, by [`Completion`].
 //!
 //! **Deliberately absent:** protocol decisions. A timer or a protocol `if` in here is a mistake.
 
@@ -258,7 +260,7 @@ async fn node<R: Send + 'static>(
     let fatal = ended.await.err().unwrap_or(Fatal::Shutdown);
     shared.stop(fatal);
     shared.published.publish_end();
-    run.metrics.clear();
+    contained(|| run.metrics.clear());
 
     // Callers first: what was never taken up did not happen, of the rest nobody knows.
     let mut tasks = run.end();
@@ -273,22 +275,23 @@ async fn node<R: Send + 'static>(
         Ok(())
     });
     if let Err(error) = closed.await {
-        tracing::error!(server = %shared.id, %error, "the transport did not close");
+        contained(|| tracing::error!(server = %shared.id, %error, "the transport did not close"));
     }
-    shared.observers.close();
     drop(completion);
     requests.drain().await;
 }
 
-/// Tells everybody that the end is complete, also when the runtime itself drops the node.
+/// Tells everybody that the end is complete, also when the runtime itself drops the node, or what the
+/// user's is among the things that go with it panics.
 struct Completion(Arc<Shared>, Arc<Metrics>);
 
 impl Drop for Completion {
     fn drop(&mut self) {
         self.0.stop(Fatal::Shutdown);
         self.0.published.publish_end();
+        contained(|| self.0.observers.close());
         // Once more: tasks that have gone on for a while may have had something to tell.
-        self.1.clear();
+        contained(|| self.1.clear());
         self.0.end.complete();
     }
 }
@@ -320,8 +323,16 @@ impl Tasks {
     }
 }
 
+/// Does what must not keep anything else from happening, such as telling the log.
+fn contained(work: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        // Only text is sure to be dropped in peace.
+        std::mem::forget(panic);
+    }
+}
+
 /// Runs a task and turns a panic of it into a value.
-async fn guarded(
+pub(crate) async fn guarded(
     task: &'static str,
     future: impl Future<Output = Result<(), Fatal>>,
 ) -> Result<(), Fatal> {
@@ -348,7 +359,12 @@ impl Panic {
     fn into_fatal(self, task: &'static str) -> Fatal {
         let text = match self.0.downcast::<String>() {
             Ok(text) => *text,
-            Err(other) => other.downcast_ref::<&str>().unwrap_or(&"no message").to_string(),
+            Err(other) => {
+                let text = other.downcast_ref::<&str>().unwrap_or(&"no message").to_string();
+                // The user's, who knows what dropping it does.
+                std::mem::forget(other);
+                text
+            }
         };
         Fatal::Panicked { task, message: text.into() }
     }

@@ -184,6 +184,9 @@ impl<R: Send + 'static> Run<R> {
             self.take_requests(now);
             self.show_and_act(now);
             self.end_if_removed();
+            if self.turn.inbox_is_closed {
+                self.shared.stop(Fatal::TransportClosed);
+            }
             self.shared.run_busy.end(|| self.shared.clock.now());
         }
         self.sampler.count_lost(&self.core, &self.shared, &self.metrics);

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::{clock::Clock, sample::Busy};
+use super::{clock::Clock, contained, sample::Busy};
 use crate::{
     config::Config,
     configuration::{IndexedConfiguration, ServerId},
@@ -256,17 +256,19 @@ impl Shared {
         Duration::from_nanos(self.enqueue_timeout_nanos.load(Ordering::Relaxed))
     }
 
-    /// Ends the node, for this reason unless there is one already.
+    /// Ends the node, for this reason unless there is one already. Never panics: it is what a task that
+    /// has panicked still does.
     pub(crate) fn stop(&self, fatal: Fatal) {
-        if self.end.begin(fatal.clone()) {
-            match &fatal {
+        let is_first = self.end.begin(fatal.clone());
+        self.signals.wake.wake();
+        if is_first {
+            contained(|| match &fatal {
                 Fatal::Shutdown => tracing::info!(server = %self.id, "shutting down"),
                 // As somebody wanted.
                 Fatal::Removed => tracing::warn!(server = %self.id, %fatal, "the node ends"),
                 fatal => tracing::error!(server = %self.id, %fatal, "the node ends"),
-            }
+            });
         }
-        self.signals.wake.wake();
     }
 
     /// Ready, once, when another task has something to tell `run`; may be ready for nothing.

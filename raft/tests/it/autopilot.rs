@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use raft::{
-    Suffrage,
+    Fatal, Suffrage,
     autopilot::{Autopilot, AutopilotConfig, AutopilotState, Promotion},
     testing::Cluster,
 };
 
-use crate::model_support::settle;
+use crate::{logs::NobodyReads, model_support::settle};
 
 fn config() -> AutopilotConfig {
     AutopilotConfig {
@@ -71,4 +71,22 @@ async fn an_autopilot_ends_with_its_server() {
     settle().await;
     assert_eq!(pilot.state(), AutopilotState::default(), "long before its next look");
     pilot.stop().await;
+}
+
+/// A server would go on without what it was told to do.
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_an_autopilot_ends_its_server() {
+    let (nobody_reads, _guard) = NobodyReads::install();
+    let cluster = Cluster::new(["a", "b", "c"]).await;
+    let leader = cluster.leader().await;
+    // No member, and nobody there: the autopilot cannot promote it, and says so.
+    leader.add_nonvoter("d", "d", None).await.unwrap();
+    let config = AutopilotConfig { dead_after: Some(Duration::from_secs(20)), ..config() };
+    let _pilot = Autopilot::start(leader.clone(), config).unwrap();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    nobody_reads.begin_for("raft::autopilot");
+    let ended = tokio::time::timeout(Duration::from_secs(60), leader.ended()).await;
+    let ended = ended.expect("the end is told");
+    assert!(matches!(ended, Fatal::Panicked { task: "autopilot", .. }), "{ended}");
+    nobody_reads.end();
 }

@@ -69,6 +69,59 @@ impl Subscriber for Lines {
     fn exit(&self, _: &span::Id) {}
 }
 
+/// A log that panics while nobody reads it, as one does that is printed with `eprintln!`.
+#[derive(Clone, Default)]
+pub(crate) struct NobodyReads {
+    /// The target whose lines nobody reads; those of all that begin with it.
+    target: Arc<Mutex<Option<&'static str>>>,
+}
+
+impl NobodyReads {
+    pub(crate) const SAYS: &str = "nobody reads the log";
+
+    pub(crate) fn install() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let guard = tracing::subscriber::set_default(log.clone());
+        (log, guard)
+    }
+
+    pub(crate) fn begin(&self) {
+        self.begin_for("raft");
+    }
+
+    pub(crate) fn begin_for(&self, target: &'static str) {
+        *self.target.lock() = Some(target);
+    }
+
+    pub(crate) fn end(&self) {
+        *self.target.lock() = None;
+    }
+}
+
+impl Subscriber for NobodyReads {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let target = *self.target.lock();
+        let is_read = target.is_none_or(|target| !event.metadata().target().starts_with(target));
+        assert!(is_read, "{}", Self::SAYS);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
 /// The lines of a minute in which nothing is said that was said before.
 async fn a_minute(lines: &Lines) -> Vec<String> {
     sleep(60 * ELECTION).await;

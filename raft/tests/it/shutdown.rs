@@ -4,11 +4,13 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use raft::{
     Config, Configuration, Entries, Entry, Fatal, Fsm, LogIndex, LogReader, LogStore, Raft, Role,
-    Server, StoreError,
+    Server, StoreError, Transport,
     inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
     testing::{Cluster, Journal},
 };
 use tokio::time::timeout;
+
+use crate::logs::NobodyReads;
 
 const ABC: [&str; 3] = ["a", "b", "c"];
 
@@ -297,4 +299,97 @@ async fn a_leader_that_stops_gracefully_leaves_a_leader_behind() {
     for raft in others {
         assert!(matches!(raft.shutdown_gracefully().await, Fatal::Shutdown));
     }
+}
+
+/// Waits for the end of a node, and for what an observer of it is told.
+async fn told(raft: &Raft<Journal>, observer: &mut raft::Observer) -> Fatal {
+    let ended = timeout(Duration::from_secs(60), raft.ended()).await.expect("the end is told");
+    let observed = timeout(Duration::from_secs(60), observer.recv()).await;
+    assert_eq!(observed, Ok(None), "observations end with the node");
+    ended
+}
+
+/// The report of a panic panics too: whoever waits is told of the end all the same.
+#[tokio::test(start_paused = true)]
+async fn the_end_is_told_when_nobody_reads_the_log() {
+    let (nobody_reads, _guard) = NobodyReads::install();
+    let cluster = Cluster::new(ABC).await;
+    let leader = cluster.leader().await;
+    leader.apply("x").await.unwrap();
+    let mut observer = leader.observe(1, |_| false);
+    nobody_reads.begin();
+    // Gives its main task something to say.
+    leader.leadership_transfer().await.unwrap_err();
+    let ended = told(&leader, &mut observer).await;
+    let Fatal::Panicked { task: "run", message } = ended else { panic!("{ended}") };
+    assert_eq!(&*message, NobodyReads::SAYS);
+    assert_eq!((leader.role(), leader.leader()), (Role::Follower, None));
+    nobody_reads.end();
+}
+
+/// Something of the user's that cannot even be dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_is_told_when_what_goes_with_it_panics() {
+    let (raft, _network) = single(Journal::default(), InmemLogStore::new()).await;
+    let bomb = Bomb;
+    let mut first = raft.observe(1, |_| false);
+    let mut observer = raft.observe(1, move |_| {
+        let _held = &bomb;
+        false
+    });
+    raft.bootstrap_cluster(alone()).await.unwrap();
+    let ended = timeout(Duration::from_secs(60), raft.shutdown()).await.expect("the end is told");
+    assert!(matches!(ended, Fatal::Shutdown), "{ended}");
+    assert!(matches!(told(&raft, &mut observer).await, Fatal::Shutdown));
+    assert_eq!(first.recv().await, None);
+}
+
+/// A panic whose payload panics when it is dropped.
+struct Explosive;
+
+impl Fsm for Explosive {
+    type Response = ();
+
+    fn apply(&mut self, _: &Entry) {
+        std::panic::panic_any(Bomb);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_is_told_whatever_a_panic_carries() {
+    let (raft, _network) = single(Explosive, InmemLogStore::new()).await;
+    raft.bootstrap_cluster(alone()).await.unwrap();
+    raft.leader_changes().wait_for(Option::is_some).await.unwrap();
+    raft.apply("x").await.unwrap_err();
+    let ended = timeout(Duration::from_secs(60), raft.ended()).await.expect("the end is told");
+    let Fatal::Panicked { task: "run_fsm", message } = ended else { panic!("{ended}") };
+    assert_eq!(&*message, "no message");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_gives_its_inbox_up_ends_the_server() {
+    let network = InmemNetwork::new();
+    let transport = network.transport("a");
+    let raft = Raft::new(
+        Config::new("a"),
+        Journal::default(),
+        InmemLogStore::new(),
+        InmemStableStore::new(),
+        Arc::new(InmemSnapshotStore::new()),
+        Arc::<raft::inmem::InmemTransport>::clone(&transport),
+    )
+    .await
+    .unwrap();
+    raft.bootstrap_cluster(alone()).await.unwrap();
+    transport.close().await;
+    let ended = timeout(Duration::from_secs(60), raft.ended()).await.expect("the end is told");
+    assert!(matches!(ended, Fatal::TransportClosed), "{ended}");
 }

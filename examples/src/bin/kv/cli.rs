@@ -1,15 +1,30 @@
 //! The command line.
 
-use std::{env, net::Ipv6Addr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    env,
+    net::{IpAddr, Ipv6Addr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
-use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    builder::{BoolishValueParser, Resettable, TypedValueParser},
+    error::ErrorKind,
+};
 use raft::LogId;
 use tracing_subscriber::EnvFilter;
 
+use crate::log::tell;
+
 const AFTER_SERVE_HELP: &str = "\
-Signals: SIGTERM and Ctrl-C stop the server in order; a leader first hands leadership over.
+Signals: SIGTERM and Ctrl-C stop the server in order; a leader first hands leadership over. SIGHUP changes
+nothing, SIGUSR1 and SIGUSR2 neither.
 Exit codes: 0 when it was told to stop, or was removed from its cluster; 1 when it cannot start or
 fails, with one line on standard error that says why; 2 for a mistake on the command line.
+
+A variable that is empty counts as not set. KV_BOOTSTRAP takes 1 and 0, true and false, yes and no.
 
 Example, a cluster of three on one machine:
   kv serve --id a --data-dir /tmp/a --bootstrap \\
@@ -37,7 +52,7 @@ and --raft, the --cluster of the others, an empty --data-dir and neither --boots
 error; when it has caught up it gets its vote. Until then the cluster does not depend on it.
 
 For a member that has what is asked for already, nothing is written. --move gives a member another
-address: start it there, with its data, and then move it.
+address: start it there, with its data, before or while this waits.
 
 Exit codes: 0 when the server is what was asked for; 1 when it is not, or not in time, with one line
 that says what it is now and what to do.";
@@ -157,7 +172,8 @@ pub(crate) struct Serve {
 
     /// First start of a new cluster: this server is a member, with every --peer. Later starts may
     /// keep the flag.
-    #[arg(long, env = "KV_BOOTSTRAP", conflicts_with = "join", help_heading = "First start")]
+    #[arg(long, env = "KV_BOOTSTRAP", conflicts_with = "join", help_heading = "First start",
+          value_parser = BoolishValueParser::new())]
     pub(crate) bootstrap: bool,
     /// Another first member, by its Raft address; may be repeated. Every first member is started
     /// with --bootstrap and the same list (which may name the server itself).
@@ -338,7 +354,7 @@ pub(crate) struct Add {
     #[arg(value_parser = parse_id)]
     pub(crate) id: String,
     /// Its Raft address: what it was started with as --raft, or --advertise and that port.
-    #[arg(value_name = "HOST:PORT", value_parser = parse_address)]
+    #[arg(value_name = "HOST:PORT", value_parser = parse_place)]
     pub(crate) address: String,
     /// Without a vote. Does not wait.
     #[arg(long)]
@@ -346,7 +362,7 @@ pub(crate) struct Add {
     /// It is a member with another address, and this is its new one.
     #[arg(long = "move")]
     pub(crate) moves: bool,
-    /// Move it also if nobody listens at the new address yet.
+    /// Move it at once, also if nobody listens at the new address.
     #[arg(long, requires = "moves")]
     pub(crate) force: bool,
     /// How long to wait until it has caught up. It goes on catching up afterwards: the same command
@@ -439,7 +455,9 @@ pub(crate) struct Demo {
 
 /// Reads the command line. Help goes to standard output; a mistake is one line on standard error.
 pub(crate) fn parse() -> Result<Command, ExitCode> {
-    let error = match Cli::try_parse() {
+    let command = without_empty_variables(Cli::command());
+    let read = command.try_get_matches().and_then(|found| Cli::from_arg_matches(&found));
+    let error = match read {
         Ok(cli) => return Ok(cli.command),
         Err(error) => error,
     };
@@ -456,10 +474,26 @@ pub(crate) fn parse() -> Result<Command, ExitCode> {
     Err(refuse(&one_line(&error.to_string())))
 }
 
+/// A variable that is empty, or says no to a flag, counts as not set: to clap it would be given, and
+/// contradict others that are.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let says_nothing = |arg: &Arg| {
+        let Some(value) = arg.get_env().and_then(env::var_os) else { return false };
+        let no = || BoolishValueParser::new().parse_ref(&clap::Command::new(""), None, &value);
+        value.is_empty()
+            || matches!(arg.get_action(), ArgAction::SetTrue) && matches!(no(), Ok(false))
+    };
+    let command = command.mut_args(|arg| match says_nothing(&arg) {
+        true => arg.env(Resettable::Reset),
+        false => arg,
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
 /// Says what is wrong with the command line, and where its help is.
 pub(crate) fn refuse(mistake: &str) -> ExitCode {
     let words: Vec<_> = env::args_os().skip(1).map(|word| word.to_string_lossy().into()).collect();
-    eprintln!("kv: {mistake} (see `{} --help`)", asked_for(&words));
+    tell!("kv: {mistake} (see `{} --help`)", asked_for(&words));
     ExitCode::from(2)
 }
 
@@ -509,6 +543,28 @@ pub(crate) fn parse_address(text: &str) -> Result<String, String> {
     Err("an address is HOST:PORT, with a port from 1 to 65535".to_owned())
 }
 
+/// Whether a host is every address of whoever asks, and so no place where anybody else could be.
+pub(crate) fn is_everywhere(host: &str) -> bool {
+    let name = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match name.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_unspecified(),
+        // What is left of an address, as in `0` and `0.0`, is read as one.
+        Err(_) => name.chars().all(|c| matches!(c, '0' | '.')),
+    }
+}
+
+/// An address at which others reach a server.
+pub(crate) fn parse_place(text: &str) -> Result<String, String> {
+    let address = parse_address(text)?;
+    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+    if is_everywhere(host) {
+        return Err(format!(
+            "{host} is every address of whoever dials it: give one at which the others reach the server"
+        ));
+    }
+    Ok(address)
+}
+
 fn parse_host(text: &str) -> Result<String, String> {
     let name = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     let is_right = match name {
@@ -525,12 +581,15 @@ fn parse_host(text: &str) -> Result<String, String> {
 
 fn parse_filter(text: &str) -> Result<String, String> {
     let explain = |error| format!("{error}; a filter is such as info or info,raft=debug");
-    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(explain)
+    // With a space before it a part would match nothing.
+    let text = text.split(',').map(str::trim).collect::<Vec<_>>().join(",");
+    EnvFilter::try_new(&text).map(|_| text).map_err(explain)
 }
 
 fn parse_peer(text: &str) -> Result<(String, String), String> {
-    let (id, address) = text.split_once('=').ok_or("a peer is ID=HOST:PORT")?;
-    Ok((parse_id(id)?, parse_address(address)?))
+    // There may be spaces around the commas of a list.
+    let (id, address) = text.trim().split_once('=').ok_or("a peer is ID=HOST:PORT")?;
+    Ok((parse_id(id)?, parse_place(address)?))
 }
 
 fn parse_entries(text: &str) -> Result<(u64, u64), String> {
@@ -624,6 +683,25 @@ mod tests {
         for text in ["", "120", "@", "120@", "@3", "3@x"] {
             assert!(parse_log_id(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn every_address_is_no_place() {
+        for host in ["0.0.0.0", "0", "0.0", "[::]", "[0::0]", "[::ffff:0.0.0.0]", ""] {
+            assert!(is_everywhere(host), "{host:?}");
+        }
+        for host in ["10.0.0.1", "127.0.0.1", "h0", "[::1]", "[2001:db8::]", "h.0"] {
+            assert!(!is_everywhere(host), "{host:?}");
+        }
+        assert!(parse_place("0.0.0.0:7000").unwrap_err().contains("every address of whoever"));
+        assert_eq!(parse_place("h:7000"), Ok("h:7000".to_owned()));
+        assert!(parse_peer("b=[::]:7000").is_err());
+    }
+
+    #[test]
+    fn spaces_around_commas_do_no_harm() {
+        assert_eq!(parse_peer(" b=h:1 "), Ok(("b".to_owned(), "h:1".to_owned())));
+        assert_eq!(parse_filter("info, raft=debug"), Ok("info,raft=debug".to_owned()));
     }
 
     #[test]

@@ -2,23 +2,36 @@
 
 use std::fmt;
 
+use raft::StoreError;
+
 /// A sentence that says what could not be done, and why. Always one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     sentence: String,
     is_usage: bool,
+    is_damage: bool,
 }
 
 impl Failure {
     pub(crate) fn new(sentence: impl fmt::Display) -> Self {
         let sentence = sentence.to_string();
         let sentence = sentence.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-        Self { sentence, is_usage: false }
+        Self { sentence, is_usage: false, is_damage: false }
     }
 
     /// A mistake on the command line that shows only when its flags are looked at together.
     pub(crate) fn usage(sentence: impl fmt::Display) -> Self {
         Self { is_usage: true, ..Self::new(sentence) }
+    }
+
+    /// What a store of this server has said.
+    pub(crate) fn of_store(error: &StoreError) -> Self {
+        Self { is_damage: matches!(error, StoreError::Corrupt { .. }), ..Self::new(error) }
+    }
+
+    /// Whether it is that data is damaged, which is for somebody to explain who knows whose it is.
+    pub(crate) fn is_damage(&self) -> bool {
+        self.is_damage
     }
 
     pub(crate) fn is_usage(&self) -> bool {

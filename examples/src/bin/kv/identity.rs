@@ -1,6 +1,7 @@
 //! Whose directory is it? A small file beside the stores says which server it belongs to and how
 //! that server came to its cluster, so that a mixed-up flag is refused before anything is touched.
-//! Whoever uses the directory holds a lock on that file.
+//! It has a checksum: what is damaged must not be taken for another server's. Whoever uses the directory
+//! holds a lock on that file.
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,7 @@ const DRAFT: &str = "server.json.draft";
 
 /// What stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Identity {
     /// The server's name.
     pub(crate) id: String,
@@ -27,6 +29,26 @@ pub(crate) struct Identity {
     pub(crate) cluster: Option<String>,
     /// The cluster's first members and their addresses, if this server was one of them.
     pub(crate) first_members: Option<BTreeMap<String, String>>,
+    /// Of the rest. Only in the file; one of the first release, or of somebody's hand, has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
+}
+
+impl Identity {
+    pub(crate) fn new(
+        id: &str,
+        cluster: &str,
+        first_members: Option<BTreeMap<String, String>>,
+    ) -> Self {
+        let (id, cluster) = (id.to_owned(), Some(cluster.to_owned()));
+        Self { id, cluster, first_members, checksum: None }
+    }
+
+    /// The CRC-32 of all but the checksum, as JSON without spaces.
+    fn sum(&self) -> serde_json::Result<String> {
+        let bytes = serde_json::to_vec(&Self { checksum: None, ..self.clone() })?;
+        Ok(format!("{:08x}", crc32fast::hash(&bytes)))
+    }
 }
 
 /// The directory is in use by this process until this is dropped.
@@ -46,23 +68,28 @@ pub(crate) fn make_private(directory: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
-/// Checks that the directory belongs to this server, or claims it if it belongs to nobody.
+/// Checks that the directory belongs to this server, or claims it if it belongs to nobody. Returns what
+/// it says of itself.
 ///
 /// # Errors
 /// When it belongs to another server, when it was bootstrapped differently, when a server runs in
 /// it, or when it cannot be used. Nothing was changed.
-pub(crate) fn claim(data: &Path, wanted: &Identity) -> Result<Lock, Failure> {
-    match read(data)? {
-        Some(found) => check(data, wanted, &found)?,
+pub(crate) fn claim(data: &Path, wanted: &Identity) -> Result<(Identity, Lock), Failure> {
+    let found = match read(data)? {
+        Some(found) => {
+            check(data, wanted, &found)?;
+            found
+        }
         None => {
             refuse_strangers(data)?;
             let path = data.join(FILE);
             write(&path, wanted).map_err(|error| {
                 Failure::new(format!("cannot write {}: {error}", path.display()))
             })?;
+            wanted.clone()
         }
-    }
-    lock(data, File::try_lock)
+    };
+    Ok((found, lock(data, File::try_lock)?))
 }
 
 /// The identity of a directory in which no server runs, for a tool that will change what is there.
@@ -106,12 +133,33 @@ fn lock(data: &Path, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Lock
 fn read(data: &Path) -> Result<Option<Identity>, Failure> {
     let path = data.join(FILE);
     match fs::read_to_string(&path) {
-        Ok(text) => serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|error| Failure::new(format!("{} is damaged: {error}", path.display()))),
+        Ok(text) => parse(&text).map(Some).map_err(|why| damaged(&path, &why)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            Err(damaged(&path, &error.to_string()))
+        }
         Err(error) => Err(Failure::new(format!("cannot read {}: {error}", path.display()))),
     }
+}
+
+fn parse(text: &str) -> Result<Identity, String> {
+    let found: Identity = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    match (&found.checksum, found.sum().map_err(|error| error.to_string())?) {
+        (Some(noted), sum) if *noted != sum => {
+            Err(format!("its checksum is {noted}, but what it says has {sum}"))
+        }
+        _ => Ok(Identity { checksum: None, ..found }),
+    }
+}
+
+/// The file is no part of what the server has promised, and can be written by hand.
+fn damaged(path: &Path, why: &str) -> Failure {
+    Failure::new(format!(
+        "{} is damaged: {why}. The log and the snapshots beside it may be well: if you know whose \
+         directory it is, write {{\"id\": \"ID\", \"cluster\": \"NAME\", \"first_members\": null}} there, with \
+         the server's --id and --cluster, and start it without --bootstrap",
+        path.display()
+    ))
 }
 
 fn check(data: &Path, wanted: &Identity, found: &Identity) -> Result<(), Failure> {
@@ -167,7 +215,8 @@ fn refuse_strangers(data: &Path) -> Result<(), Failure> {
 }
 
 fn write(path: &Path, identity: &Identity) -> std::io::Result<()> {
-    let text = serde_json::to_string_pretty(identity)?;
+    let checksum = Some(identity.sum()?);
+    let text = serde_json::to_string_pretty(&Identity { checksum, ..identity.clone() })?;
     let draft = path.with_file_name(DRAFT);
     let mut file =
         File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
@@ -187,7 +236,7 @@ mod tests {
         let members: BTreeMap<_, _> =
             members.iter().map(|id| (id.to_string(), format!("{id}:1"))).collect();
         let first_members = (!members.is_empty()).then_some(members);
-        Identity { id: id.to_owned(), cluster: Some("kv".to_owned()), first_members }
+        Identity::new(id, "kv", first_members)
     }
 
     #[test]
@@ -202,7 +251,7 @@ mod tests {
         assert!(claim(&identity("b", &[])).unwrap_err().contains("belongs to server a, not to b"));
         let other = claim(&identity("a", &["a"])).unwrap_err();
         assert!(other.contains("was bootstrapped with a=a:1 b=b:1"), "{other}");
-        let other = Identity { cluster: Some("other".to_owned()), ..identity("a", &[]) };
+        let other = Identity::new("a", "other", None);
         assert!(claim(&other).unwrap_err().contains("belongs to cluster kv, not to other"));
     }
 
@@ -213,6 +262,40 @@ mod tests {
         fs::write(dir.path().join(FILE), text).unwrap();
         claim(dir.path(), &identity("a", &["a"])).unwrap();
         assert_eq!(look(dir.path()).unwrap().0.cluster, None);
+    }
+
+    /// Wrong advice is worse than none.
+    #[test]
+    fn a_damaged_file_is_called_that_whatever_the_damage_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, wanted) = (dir.path().join(FILE), identity("a", &["a", "b"]));
+        drop(claim(dir.path(), &wanted).unwrap());
+        let whole = fs::read(&path).unwrap();
+        let mut told = 0;
+        for (position, bit) in (0..whole.len()).flat_map(|at| [(at, 0), (at, 1), (at, 5)]) {
+            let mut bytes = whole.clone();
+            bytes[position] ^= 1 << bit;
+            fs::write(&path, bytes).unwrap();
+            match claim(dir.path(), &wanted) {
+                // White space became other white space, or such.
+                Ok((found, _)) => assert_eq!(found, wanted, "byte {position}, bit {bit}"),
+                Err(failure) => {
+                    told += 1;
+                    let expected = format!("{} is damaged: ", path.display());
+                    assert!(failure.to_string().starts_with(&expected), "{failure}");
+                }
+            }
+        }
+        assert!(whole.len() < told, "{told}");
+        // Two that fit each other: another server's name in both places.
+        let text = String::from_utf8(whole).unwrap();
+        fs::write(&path, text.replace(r#""a""#, r#""c""#)).unwrap();
+        let failure = claim(dir.path(), &wanted).unwrap_err().to_string();
+        assert!(failure.contains("is damaged: its checksum is "), "{failure}");
+        assert!(!failure.contains("belongs to"), "{failure}");
+        // As the message says.
+        fs::write(&path, r#"{"id": "a", "cluster": "kv", "first_members": null}"#).unwrap();
+        claim(dir.path(), &identity("a", &[])).unwrap();
     }
 
     #[test]

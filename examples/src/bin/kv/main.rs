@@ -10,12 +10,17 @@
 //! - Connections: [`places`] says how many there may be and of whom, [`accept`] takes them in.
 //! - Requests: [`resp`] reads and answers them, [`route`] takes them to the leader, [`reads`] keeps
 //!   answers from being stale, [`announce`] tells everybody where everybody is.
-//! - Around it: [`serve`] puts a [`server`] together, [`membership`] is how that comes into its cluster,
+//! - Around it: [`serve`] puts a [`server`] together, which takes [`signals`], [`membership`] is how that comes into its cluster,
 //!   [`identity`] guards its directory, [`stores`] are what is in there, [`inspect`] shows it and
 //!   [`recover`] makes a new cluster of it, [`http`] is for operators, [`figures`] are what it counts,
-//!   [`ctl`] is a terminal for it, [`output`] what such tools print, [`backup`] the state in a file, and [`demo`] the proof.
+//!   [`advice`] and [`farewell`] are what it says when it cannot go on,
+//!   [`ctl`] is a terminal for it, [`output`] what such tools print, [`log`] what is said beside that,
+//!   [`backup`] the state in a file, and [`demo`] the proof.
+
+#![deny(clippy::print_stderr, clippy::print_stdout)] // They panic when nobody reads: see `log` and `output`.
 
 mod accept;
+mod advice;
 mod announce;
 mod backup;
 mod cli;
@@ -24,11 +29,13 @@ mod ctl;
 mod demo;
 mod encoding;
 mod failure;
+mod farewell;
 mod figures;
 mod fsm;
 mod http;
 mod identity;
 mod inspect;
+mod log;
 mod map;
 mod membership;
 mod operator;
@@ -40,14 +47,13 @@ mod resp;
 mod route;
 mod serve;
 mod server;
+mod signals;
 mod snapshot;
 mod stores;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
-
-use crate::{cli::Command, failure::Failure};
+use crate::{cli::Command, failure::Failure, log::tell};
 
 /// The library's handle, with our state machine behind it.
 type Node = raft::Raft<fsm::KvFsm>;
@@ -57,14 +63,16 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(code) => return code,
     };
-    match run(command) {
+    let code = match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_usage() => cli::refuse(&failure.to_string()),
         Err(failure) => {
-            eprintln!("kv: {failure}");
+            tell!("kv: {failure}");
             ExitCode::FAILURE
         }
-    }
+    };
+    log::end();
+    code
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -73,7 +81,10 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Inspect(_) | Command::Recover(_) => "warn",
         Command::Ctl(_) | Command::Backup(_) | Command::Restore(_) | Command::Demo(_) => "error",
     };
-    log_to_stderr(filter);
+    log::begin(filter);
+    if matches!(command, Command::Serve(_)) {
+        log::in_the_background().map_err(Failure::new)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -91,14 +102,4 @@ fn run(command: Command) -> Result<(), Failure> {
     // be waited for: everything that must be durable is.
     runtime.shutdown_background();
     end
-}
-
-/// The filter is a right one: the command line has seen to that. What the library says of wrong disks
-/// is left out, because [`membership`] says it with the command that helps.
-fn log_to_stderr(filter: &str) {
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(format!("{filter},raft::wrong_disk=off")))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }

@@ -75,12 +75,28 @@ pub(crate) fn explain_solitude(server: &Server) {
     }
 }
 
-/// Says of each server that runs on another disk than its cluster knows how to take it back. The
+/// Says of each server that runs on another disk than its cluster knows, or on one that has lost what it
+/// had, how to take it back. The
 /// library tells of it as often as is good for a log.
 pub(crate) async fn explain_disks(server: Arc<Server>, joining: Option<String>) {
-    let is_wrong = |seen: &Observation| matches!(seen, Observation::WrongIncarnation { .. });
+    let is_wrong = |seen: &Observation| {
+        matches!(seen, Observation::WrongIncarnation { .. } | Observation::PeerLostEntries { .. })
+    };
     let mut observer = server.node.observe(OBSERVATIONS, is_wrong);
-    while let Some(Observation::WrongIncarnation { peer, disk }) = observer.recv().await {
+    while let Some(seen) = observer.recv().await {
+        let (peer, disk) = match seen {
+            Observation::WrongIncarnation { peer, disk } => (peer, disk),
+            Observation::PeerLostEntries { peer } => {
+                tracing::error!(
+                    "the disk of server {peer} has lost entries that it had acknowledged. Stop it, move \
+                     its data directory away, start it on an empty one, and: kv ctl --http {} rejoin \
+                     {peer}",
+                    server.contact.http
+                );
+                continue;
+            }
+            _ => continue,
+        };
         let member = whom_to_ask(&server, &peer, &disk.server, joining.as_deref());
         let id = disk.server;
         tracing::error!(

@@ -15,6 +15,7 @@ use crate::{
     failure::Failure,
     fsm::{KvFsm, Shared},
     identity, inspect,
+    log::tell,
     output::print,
     stores::Stores,
 };
@@ -83,23 +84,20 @@ async fn list_doubtful(
     doubtful: &UncommittedEntries,
 ) -> Result<(), Failure> {
     let UncommittedEntries { first, last, .. } = *doubtful;
-    eprintln!("Not known to be committed are {doubtful}:");
+    tell!("Not known to be committed are {doubtful}:");
     let listed = last.index.min(first.plus(LISTED as usize).prev());
     let (reader, mut next) = (stores.log.reader(), first);
     while next <= listed {
         let entries = reader.read(next..=listed, READ_BYTES).await.map_err(Failure::new)?;
         for entry in entries.iter() {
-            eprintln!("  {}  {}", entry.id(), inspect::describe(entry));
+            tell!("  {}  {}", entry.id(), inspect::describe(entry));
         }
         next = next.plus(entries.len().max(1));
     }
     if listed < last.index {
         let (more, from) = (last.index.since(listed), listed.next());
         let dir = options.data_dir.display();
-        eprintln!(
-            "  and {more} more: kv inspect --data-dir {dir} --entries {from}..{}",
-            last.index
-        );
+        tell!("  and {more} more: kv inspect --data-dir {dir} --entries {from}..{}", last.index);
     }
     Ok(())
 }
@@ -107,11 +105,19 @@ async fn list_doubtful(
 /// The members from the file, which have to be such as this program can serve.
 fn configuration(options: &Recover) -> Result<Configuration, Failure> {
     let configuration = raft::read_peers_json(&options.peers).map_err(Failure::new)?;
+    let file = options.peers.display();
     for server in configuration.servers() {
+        // An id of ours has no colon.
+        if server.id.as_str() == server.address.as_str() && server.id.as_str().contains(':') {
+            return Err(Failure::new(format!(
+                "{file}: this is a list of addresses, without the ids of the servers; write each as \
+                 {{\"id\": \"ID\", \"address\": \"{}\"}}, with the --id that it is started with",
+                server.address
+            )));
+        }
         let checked = cli::parse_id(server.id.as_str())
-            .and_then(|_| cli::parse_address(server.address.as_str()));
+            .and_then(|_| cli::parse_place(server.address.as_str()));
         checked.map_err(|rule| {
-            let file = options.peers.display();
             Failure::new(format!("{file}: server {:?} at {:?}: {rule}", server.id, server.address))
         })?;
     }
@@ -120,20 +126,22 @@ fn configuration(options: &Recover) -> Result<Configuration, Failure> {
 
 fn explain(id: &str, options: &Recover, configuration: &Configuration, end: LogId) {
     match (options.keep_uncommitted, options.discard_uncommitted) {
-        (true, _) => eprintln!("Entries that are not known to be committed are kept."),
-        (_, true) => eprintln!("Entries that are not known to be committed are discarded."),
+        (true, _) => tell!("Entries that are not known to be committed are kept."),
+        (_, true) => tell!("Entries that are not known to be committed are discarded."),
         _ => {}
     }
-    eprintln!(
+    tell!(
         "Server {id} in {} will be the beginning, with all up to entry {end}, of a new cluster of:",
         options.data_dir.display()
     );
-    eprint!("{}", list(configuration));
-    eprintln!("Servers of the old cluster must never come back with their data.");
+    for member in list(configuration).lines() {
+        tell!("{member}");
+    }
+    tell!("Servers of the old cluster must never come back with their data.");
 }
 
 fn confirm() -> Result<(), Failure> {
-    eprintln!("This cannot be undone. Type yes to go on:");
+    tell!("This cannot be undone. Type yes to go on:");
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(Failure::new)?;
     if answer.trim() == "yes" {

@@ -1,6 +1,6 @@
 //! `kv serve`: puts a server together, runs it, and takes it down in order.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future, io, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use raft::{
@@ -10,38 +10,83 @@ use raft::{
 use raft_tcp::{BindError, TcpOptions, TcpTransport};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
 
 use crate::{
     Node,
     accept::Door,
-    announce,
+    advice::{Patient, has_peers},
+    announce, cli,
     cli::Serve,
     failure::Failure,
+    farewell,
+    farewell::Farewells,
     figures,
     fsm::{Contact, KvFsm, Shared},
     http, identity,
-    identity::Identity,
+    identity::{Identity, Lock},
+    log::tell,
     membership,
     places::{self, Places},
     resp,
     route::{Patience, Router},
     server::{Counters, Limits, Server},
+    signals::Signals,
     stores::Stores,
 };
 
 /// A command is a little longer in the log than its strings.
 const COMMAND_OVERHEAD_BYTES: u64 = 1024;
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// How long a start under way may go on when the server has been told to stop.
+const FINISH_START: Duration = Duration::from_secs(5);
+/// How often to look whether the node has an end that does not come to one, and how long that may take.
+const LOOK_FOR_END: Duration = Duration::from_secs(1);
+const FINISH_END: Duration = Duration::from_secs(10);
 
 /// Runs a server until it is told to stop.
 ///
 /// # Errors
 /// When it cannot start, or its node ends by itself.
 pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
+    let mut signals = Signals::take()?;
+    let stop_with_stdin = options.stop_with_stdin;
+    // In a task of its own: whatever a start hangs at, it can be told to stop.
+    let mut starting = tokio::spawn(start(options));
+    let started = tokio::select! {
+        biased;
+        started = &mut starting => started,
+        () = signals.stop() => {
+            stopped_early(starting).await;
+            return Ok(());
+        }
+    };
+    let mut running = started.map_err(Failure::new)??;
+    let end = running.until_the_end(&mut signals, stop_with_stdin).await;
+    running.take_down(&end).await;
+    end
+}
+
+/// Lets a start under way come to its end, so that everything is closed in order; but not for long.
+async fn stopped_early(starting: JoinHandle<Result<Running, Failure>>) {
+    match timeout(FINISH_START, starting).await {
+        Ok(Ok(Ok(running))) => running.take_down(&Ok(())).await,
+        Ok(Ok(Err(failure))) => tracing::warn!(%failure, "stopped before it had started"),
+        Ok(Err(failure)) => tracing::warn!(%failure, "stopped before it had started"),
+        Err(_) => tracing::warn!("stopped before it had started, which takes long"),
+    }
+}
+
+/// A server, its tasks beside the node, and its hold on the data directory.
+struct Running {
+    server: Arc<Server>,
+    tasks: JoinSet<()>,
+    lock: Lock,
+}
+
+async fn start(options: Serve) -> Result<Running, Failure> {
     let config = config(&options);
     config.validate().map_err(Failure::usage)?;
     let autopilot = autopilot(&options);
@@ -60,16 +105,19 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     let transport = transport(&options, &addresses, config.max_command_bytes).await?;
 
     let data = identity::directory(&options.data_dir)?;
-    let wanted = Identity {
-        id: options.id.clone(),
-        cluster: Some(options.cluster.clone()),
-        first_members: first_members.clone(),
-    };
-    let lock = identity::claim(&data, &wanted)?;
+    let wanted = Identity::new(&options.id, &options.cluster, first_members.clone());
+    let (found, lock) = identity::claim(&data, &wanted)?;
     let metrics = figures::gather()?;
 
     let shared = Shared::new();
-    let mut stores = Stores::open(&data).await?;
+    let patient = Patient {
+        id: &options.id,
+        data: &data,
+        // One that was not bootstrapped has joined others.
+        has_peers: found.first_members.is_none_or(|members| 1 < members.len()),
+    };
+    let opened = Stores::open(&data).await;
+    let mut stores = opened.map_err(|failure| patient.cannot_open(failure))?;
     if let Some(members) = first_members {
         bootstrap(&mut stores, &members).await?;
     }
@@ -79,7 +127,8 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
     let (election_timeout, no_leader_wait) = (options.election_timeout, options.no_leader_wait);
     let store: Arc<dyn SnapshotStore> = Arc::<FileSnapshotStore>::clone(&snapshots);
     let link = Arc::<TcpTransport>::clone(&transport);
-    let node = Node::new(config, fsm, log, stable, store, link).await.map_err(Failure::new)?;
+    let node = Node::new(config, fsm, log, stable, store, link).await;
+    let node = node.map_err(|error| patient.cannot_start(&error))?;
     let autopilot = autopilot.map(|config| Autopilot::start(node.clone(), config));
 
     let patience = Patience { no_leader: no_leader_wait, forward: options.forward_timeout };
@@ -102,6 +151,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
         no_leader_wait,
         started: Instant::now(),
         counters: Counters::default(),
+        farewells: Farewells::default(),
     });
     tracing::info!(
         id = options.id, resp = options.resp, http = options.http, raft = options.raft,
@@ -124,10 +174,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Failure> {
         }
         None => membership::explain_solitude(&server),
     }
-    let end = until_the_end(&server, options.stop_with_stdin).await;
-    take_down(&server, tasks).await;
-    drop(lock);
-    end
+    Ok(Running { server, tasks, lock })
 }
 
 fn config(options: &Serve) -> Config {
@@ -184,7 +231,7 @@ impl Addresses {
         let advertised = |address: &str| {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
             let host = options.advertise.as_deref().unwrap_or(host);
-            if matches!(host, "0.0.0.0" | "[::]" | "") {
+            if cli::is_everywhere(host) {
                 return Err(Failure::usage(format!(
                     "listening on {address} says nothing about where others reach this server: \
                      give --advertise HOST"
@@ -261,47 +308,86 @@ async fn keep_metrics_small(metrics: PrometheusHandle) {
     }
 }
 
-/// Returns when the server is to stop: because it was told to, or because its node has ended.
-async fn until_the_end(server: &Server, stop_with_stdin: bool) -> Result<(), Failure> {
-    let handler = |kind| {
-        signal(kind).map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))
-    };
-    let (mut interrupt, mut terminate) =
-        (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
-    // Observations end when the node does.
-    let mut node_ended = server.node.observe(1, |_| false);
-    tokio::select! {
-        biased;
-        _ = node_ended.recv() => match server.node.fatal() {
-            Some(Fatal::Shutdown) | None => Ok(()),
-            Some(Fatal::Removed) => {
-                say_removed(server);
-                Ok(())
-            }
-            Some(end @ Fatal::Diverged { .. }) => Err(Failure::new(format!(
-                "{end}: empty {}, start it again, and: kv ctl --http ANOTHER-MEMBER rejoin {}",
-                server.data.display(),
-                server.node.id()
-            ))),
-            Some(end @ Fatal::LostByMajority { .. }) => Err(Failure::new(format!(
-                "{end}: kv recover --data-dir {} --peers FILE",
-                server.data.display()
-            ))),
-            Some(end @ Fatal::RolledBack { .. }) => Err(Failure::new(format!(
-                "{end}: kv ctl --http ANOTHER-MEMBER rejoin {}",
-                server.node.id()
-            ))),
-            Some(end) => Err(Failure::new(end)),
-        },
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        () = stdin_ended(), if stop_with_stdin => Ok(()),
+impl Running {
+    /// Returns when the server is to stop: because it was told to, or because it has ended by itself.
+    async fn until_the_end(
+        &mut self,
+        signals: &mut Signals,
+        stop_with_stdin: bool,
+    ) -> Result<(), Failure> {
+        tokio::select! {
+            biased;
+            end = node_ended(&self.server.node) => of_end(&self.server, &end),
+            failure = one_panicked(&mut self.tasks) => Err(failure),
+            () = signals.stop() => Ok(()),
+            () = stdin_ended(), if stop_with_stdin => Ok(()),
+        }
+    }
+
+    async fn take_down(mut self, end: &Result<(), Failure>) {
+        let server = &self.server;
+        tracing::info!("stopping");
+        if let Err(why) = end {
+            farewell::say(server, why).await;
+            self.tasks.shutdown().await;
+            // It may be a disk that hangs which has made it end.
+            let _ = timeout(FINISH_END, server.node.shutdown()).await;
+            return;
+        }
+        if server.node.role() == raft::Role::Leader {
+            // So that the cluster need not first find out that its leader is gone. It is a courtesy:
+            // nothing depends on its success.
+            let _ = timeout(server.election_timeout, server.node.leadership_transfer()).await;
+        }
+        self.tasks.shutdown().await;
+        server.node.shutdown().await;
+        drop(self.lock);
+    }
+}
+
+/// Waits for the end of the node, but not for long for that of each task of it, which may be a write to
+/// a disk that hangs.
+async fn node_ended(node: &Node) -> Fatal {
+    loop {
+        if let Ok(end) = timeout(LOOK_FOR_END, node.ended()).await {
+            return end;
+        }
+        if let Some(end) = node.fatal() {
+            return timeout(FINISH_END, node.ended()).await.unwrap_or(end);
+        }
+    }
+}
+
+/// Waits until a task beside the node has panicked: the server would go on as a part of itself.
+async fn one_panicked(tasks: &mut JoinSet<()>) -> Failure {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(panic) = ended {
+            return Failure::new(format!("a task of the server has panicked: {panic}"));
+        }
+    }
+    future::pending().await
+}
+
+/// What the end of the node means for the program.
+fn of_end(server: &Server, end: &Fatal) -> Result<(), Failure> {
+    match end {
+        Fatal::Shutdown => Ok(()),
+        Fatal::Removed => {
+            say_removed(server);
+            Ok(())
+        }
+        end => {
+            let id = server.node.id().as_str();
+            let members = server.node.configuration().configuration;
+            let has_peers = has_peers(id, &members);
+            Err(Patient { id, data: &server.data, has_peers }.has_ended(end))
+        }
     }
 }
 
 /// It is what an operator wanted, so it is no failure; but it should not look like one's own doing.
 fn say_removed(server: &Server) {
-    eprintln!(
+    tell!(
         "kv: server {} was removed from cluster {} and has stopped; to make it a member again, remove \
          {} and start it with --join",
         server.node.id(),
@@ -314,15 +400,4 @@ async fn stdin_ended() {
     let read = || io::copy(&mut io::stdin().lock(), &mut io::sink());
     // However reading ends, nobody is there any more.
     let _ = tokio::task::spawn_blocking(read).await;
-}
-
-async fn take_down(server: &Server, mut tasks: JoinSet<()>) {
-    tracing::info!("stopping");
-    if server.node.role() == raft::Role::Leader {
-        // So that the cluster need not first find out that its leader is gone. It is a courtesy:
-        // nothing depends on its success.
-        let _ = timeout(server.election_timeout, server.node.leadership_transfer()).await;
-    }
-    tasks.shutdown().await;
-    server.node.shutdown().await;
 }

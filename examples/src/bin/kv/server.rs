@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     Node,
+    farewell::Farewells,
     fsm::{Contact, Shared},
     places::Places,
     resp::clients::Clients,
@@ -62,6 +63,8 @@ pub(crate) struct Server {
     pub(crate) no_leader_wait: Duration,
     pub(crate) started: Instant,
     pub(crate) counters: Counters,
+    /// What members have said that have ended.
+    pub(crate) farewells: Farewells,
 }
 
 /// What a server counts for `INFO`.

@@ -1,7 +1,10 @@
 //! What is in a server's data directory: the log, the term and the vote in `log`, snapshots in
 //! `snapshots`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use raft::{FileSnapshotStore, StoreError};
 use raft_rocksdb::{RocksLogStore, RocksOptions, RocksStableStore, RocksStore};
@@ -34,11 +37,17 @@ impl Stores {
         Self::open_by(data, |log| RocksStore::open(log, RocksOptions::default())).await
     }
 
-    /// Opens the stores of a server that has run before.
+    /// Opens the stores of a server that has run before. If its log was taken away because it is damaged,
+    /// and there are snapshots, a new one is made.
     ///
     /// # Errors
     /// When there are none or one cannot be opened; the failure names it.
     pub(crate) async fn open_existing(data: &Path) -> Result<Self, Failure> {
+        let (log, snapshots) = places(data);
+        let has_snapshots = || fs::read_dir(&snapshots).is_ok_and(|items| 0 < items.count());
+        if !log.exists() && has_snapshots() {
+            return Self::open(data).await;
+        }
         Self::open_by(data, |log| RocksStore::open_existing(log, RocksOptions::default())).await
     }
 
@@ -85,5 +94,8 @@ fn places(data: &Path) -> (PathBuf, PathBuf) {
 async fn blocking<T: Send + 'static>(
     open: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(open).await.map_err(Failure::new)?.map_err(Failure::new)
+    tokio::task::spawn_blocking(open)
+        .await
+        .map_err(Failure::new)?
+        .map_err(|error| Failure::of_store(&error))
 }

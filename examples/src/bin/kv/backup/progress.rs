@@ -12,6 +12,8 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
+use crate::log::tell;
+
 /// Between two lines. What is quicker than that needs none.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
@@ -42,8 +44,8 @@ impl<R: Read> Progress<R> {
             Some(bar) => bar.set_position(bytes),
             None if self.next_line <= Instant::now() => {
                 match self.length {
-                    Some(length) => eprintln!("{} {bytes} of {length} bytes", self.what),
-                    None => eprintln!("{} {bytes} bytes", self.what),
+                    Some(length) => tell!("{} {bytes} of {length} bytes", self.what),
+                    None => tell!("{} {bytes} bytes", self.what),
                 }
                 self.next_line = Instant::now() + BETWEEN_LINES;
             }

@@ -19,6 +19,7 @@ use super::{About, progress::Progress, take::blocking};
 use crate::{
     cli::Restore,
     failure::Failure,
+    log::tell,
     operator::{Ask, AskError, Operator},
     output::print,
     snapshot::Summary,
@@ -79,7 +80,7 @@ async fn leader(http: &str) -> Result<String, Failure> {
 
 fn explain(input: &Path, about: &About, summary: &Summary, leader: &str, there: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    eprintln!(
+    tell!(
         "{} holds {} keys, as of entry {} of cluster {}, taken on server {} by kv {}.",
         input.display(),
         summary.keys,
@@ -88,7 +89,7 @@ fn explain(input: &Path, about: &About, summary: &Summary, leader: &str, there: 
         about.server,
         about.release
     );
-    eprintln!(
+    tell!(
         "It replaces everything in cluster {}, whose leader {} at {leader} has {} keys at entry {}.",
         text(&there["cluster"]),
         text(&there["id"]),
@@ -96,17 +97,17 @@ fn explain(input: &Path, about: &About, summary: &Summary, leader: &str, there: 
         there["raft"]["marks"]["applied"]
     );
     if about.cluster != text(&there["cluster"]) {
-        eprintln!("Mind that the backup is of another cluster.");
+        tell!("Mind that the backup is of another cluster.");
     }
     // After a restore indices go on from the larger one, so these can be compared.
     let applied = there["raft"]["marks"]["applied"].as_u64().map(LogIndex);
     if applied.is_some_and(|applied| about.snapshot.last.index < applied) {
-        eprintln!("What was written since the backup will be gone.");
+        tell!("What was written since the backup will be gone.");
     }
 }
 
 fn confirm() -> Result<(), Failure> {
-    eprintln!("This cannot be undone. Type yes to go on:");
+    tell!("This cannot be undone. Type yes to go on:");
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(Failure::new)?;
     if answer.trim() == "yes" {

@@ -2,7 +2,8 @@
 //!
 //! The first request returns as soon as the server is a member, so that whoever has not started it
 //! yet is told to. The others wait for its vote, each for a moment only: in between it is looked how
-//! far the server has come.
+//! far the server has come. A member that moves has to be at its new address first, and is waited for
+//! in the same way.
 
 use std::{thread, time::Duration};
 
@@ -19,6 +20,7 @@ use super::{
 use crate::{
     cli::Add,
     failure::Failure,
+    log::tell,
     operator::{Ask, Operator},
 };
 
@@ -42,11 +44,15 @@ pub(super) fn run(http: &str, add: &Add) -> Result<String, Failure> {
     let is_now =
         |answer: &Value| format!("{id} at {address} is a {} {}\n", suffrage(answer), since(answer));
     let operator = Operator::new(http, TIMEOUT);
-    let added = operator.ask("/members", &body(false))?;
+    let added = if *moves {
+        moved(&operator, &body(false), deadline, *timeout)?
+    } else {
+        operator.ask("/members", &body(false))?
+    };
     if added["voter"] == !nonvoter {
         return Ok(is_now(&added));
     }
-    eprintln!(
+    tell!(
         "{id} is a nonvoter since entry {}; start it now, if it does not run; waiting up to {} until \
          it has caught up",
         added["index"],
@@ -77,6 +83,32 @@ pub(super) fn run(http: &str, add: &Add) -> Result<String, Failure> {
             )));
         }
         line.show(state);
+        #[expect(clippy::disallowed_methods, reason = "a person waits here, and nothing else")]
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Asks until the leader has reached the member at its new address: it may be just starting there.
+fn moved(
+    operator: &Operator,
+    ask: &Ask,
+    deadline: Instant,
+    timeout: Duration,
+) -> Result<Value, Failure> {
+    let mut told = String::new();
+    loop {
+        let why = match operator.ask("/members", ask) {
+            Ok(answer) => return Ok(answer),
+            Err(error) if !error.may_pass() => return Err(error.into()),
+            Err(error) => error.to_string(),
+        };
+        if deadline <= Instant::now() {
+            return Err(Failure::new(format!("not moved after {}: {why}", rough(timeout))));
+        }
+        if why != told {
+            tell!("waiting up to {}: {why}", rough(timeout));
+            told = why;
+        }
         #[expect(clippy::disallowed_methods, reason = "a person waits here, and nothing else")]
         thread::sleep(PAUSE);
     }

@@ -10,7 +10,10 @@ use super::{
     status::{has_answered, peer},
     table::text_of,
 };
-use crate::operator::{Ask, Operator};
+use crate::{
+    log::tell,
+    operator::{Ask, Operator},
+};
 
 /// For asking the leader, which may be gone.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -96,7 +99,7 @@ impl Line {
         {
             return;
         }
-        eprintln!("waiting: {state}");
+        tell!("waiting: {state}");
         self.shown = Some((state, Instant::now()));
     }
 }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     failure::Failure,
+    log::tell,
     operator::{Ask, AskError, Operator},
 };
 
@@ -44,7 +45,7 @@ pub(super) fn run(http: &str, id: &str, force: bool, timeout: Duration) -> Resul
             }
             if !is_told {
                 is_told = true;
-                eprintln!(
+                tell!(
                     "taking {id} back; start it on an empty directory now, if it does not run; waiting \
                      up to {} until it has caught up",
                     rough(timeout)

@@ -110,6 +110,10 @@ fn page(asked: &Value, members: &[Member]) -> String {
              kv ctl --http {http} add --move {id} {actual}"
         );
     }
+    for (id, said) in asked["farewells"].as_object().into_iter().flatten() {
+        let ago = rough(Duration::from_secs(said["seconds_ago"].as_u64().unwrap_or_default()));
+        let _ = writeln!(text, "{id} has ended {ago} ago: {}", text_of(&said["why"]));
+    }
     let transfers = transfers(asked, members);
     if !transfers.is_empty() {
         text.push('\n');

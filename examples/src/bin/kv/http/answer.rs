@@ -28,8 +28,11 @@ impl Problem {
     /// For a request that only the leader can carry out: a redirection, if it can be named.
     pub(super) fn not_leader(server: &Server, path: &str, leader: Option<&Leader>) -> Self {
         let Some(leader) = leader else {
-            let text = "no leader is known: a majority of the voters has to run, each on the disk that \
-                        the others know. If it is gone for good, see kv recover --help";
+            let text = format!(
+                "no leader is known: a majority of the voters has to run, each on the disk that the \
+                 others know. If it is gone for good, see kv recover --help{}",
+                server.farewells.in_words(server)
+            );
             return Self::new(StatusCode::SERVICE_UNAVAILABLE, text);
         };
         let text = format!("not the leader; the leader is {}", leader.id);

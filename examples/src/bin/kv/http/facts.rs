@@ -53,6 +53,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Result<Json<Value>, 
         "contacts": server.shared.read(|state| state.contacts.clone()),
         "autopilot": server.autopilot.as_ref().map(Autopilot::state),
         "unreachable": unreachable,
+        "farewells": server.farewells.of_those_away(server),
         "raft": raft,
     })))
 }
@@ -86,7 +87,9 @@ fn ailment(server: &Server) -> Option<String> {
     if let Some(end) = node.fatal() {
         return Some(end.to_string());
     }
-    let Some(leader) = node.leader() else { return Some("no leader is known".to_owned()) };
+    let Some(leader) = node.leader() else {
+        return Some(format!("no leader is known{}", server.farewells.in_words(server)));
+    };
     // A follower that hears nothing campaigns after at most two election timeouts; until then its
     // leader may be gone already.
     let silence = node.last_contact().unwrap_or(Duration::MAX);

@@ -21,7 +21,7 @@ use super::{
     answer::{Problem, read_json},
     rules::{self, Addressed, Silent},
 };
-use crate::{Node, server::Server};
+use crate::{Node, cli, server::Server};
 
 pub(super) async fn list(State(shared): State<Shared>) -> Json<Value> {
     let server = &shared.server;
@@ -115,10 +115,14 @@ async fn check_move(server: &Server, id: &ServerId, address: &str) -> Result<(),
         Ok(Err(error)) => error.kind().to_string(),
         Err(_) => format!("no answer within {REACHED_WITHIN:?}"),
     };
-    Err(forbidden(format!(
-        "cannot reach {address}: {why}; start {id} there first, with its data, or insist with --force \
-         (\"force\": true)"
-    )))
+    // It may be about to start.
+    Err(Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!(
+            "cannot reach {address}: {why}; start {id} there, with its data, or insist with --force \
+             (\"force\": true)"
+        ),
+    ))
 }
 
 /// Whether a member runs on another disk than the cluster knows.
@@ -127,12 +131,10 @@ fn has_wrong_disk(status: &Status, id: &ServerId) -> bool {
 }
 
 fn check_address(address: &str) -> Result<(), Problem> {
-    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    if port.is_some_and(|port| port != 0) {
-        return Ok(());
-    }
-    let text = format!("the address {address:?} is not HOST:PORT");
-    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text))
+    cli::parse_place(address).map(drop).map_err(|rule| {
+        let text = format!("the address {address:?} cannot be used: {rule}");
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text)
+    })
 }
 
 /// Whether to take a vote away whatever comes of it.
@@ -193,16 +195,7 @@ pub(super) async fn rejoin(
 ) -> Result<Json<Value>, Problem> {
     let (id, force) = (ServerId::from(id), is_forced(insist)?);
     let node = &shared.server.node;
-    let status = node.status().await?;
-    if status.role == Role::Leader && id != *node.id() {
-        let members = &status.latest_configuration.configuration;
-        let silent = silent(&status);
-        rules::departure(members, &id, &silent, force).map_err(forbidden)?;
-        if members.server(&id).is_some() {
-            rules::return_of(&id, &silent, has_wrong_disk(&status, &id), force)
-                .map_err(forbidden)?;
-        }
-    }
+    may_return(&shared.server, &id, force).await?;
     match node.rejoin_server(id).await {
         Ok(index) => Ok(Json(json!({ "index": index }))),
         // By its own request to join, perhaps.
@@ -212,6 +205,33 @@ pub(super) async fn rejoin(
             Ok(Json(json!({ "index": index })))
         }
         Err(error) => Err(Problem::of_change(&shared.server, whole_path(&uri), &error)),
+    }
+}
+
+/// Whether a member may be taken back. One that was just started has not answered yet, and one that was
+/// just killed not for long: so it is waited until it has answered since this was asked, or ought to have.
+async fn may_return(server: &Server, id: &ServerId, force: bool) -> Result<(), Problem> {
+    let (node, asked) = (&server.node, Instant::now());
+    loop {
+        let status = node.status().await?;
+        if status.role != Role::Leader || id == node.id() {
+            return Ok(());
+        }
+        let members = &status.latest_configuration.configuration;
+        let silent = silent(&status);
+        rules::departure(members, id, &silent, force).map_err(forbidden)?;
+        if members.server(id).is_none() {
+            return Ok(());
+        }
+        let Err(rule) = rules::return_of(id, &silent, has_wrong_disk(&status, id), force) else {
+            return Ok(());
+        };
+        let peer = status.peers.iter().find(|peer| peer.id == *id);
+        let has_answered = peer.is_some_and(|peer| peer.last_contact < asked.elapsed());
+        if has_answered || 2 * server.election_timeout < asked.elapsed() {
+            return Err(forbidden(rule));
+        }
+        sleep(RETRY).await;
     }
 }
 
@@ -291,6 +311,28 @@ async fn attempt(
         ConfigurationChange::DemoteVoter { id } => node.demote_voter(id, members).await,
         ConfigurationChange::RemoveServer { id } => node.remove_server(id, members).await,
     }
+}
+
+#[derive(Debug, Deserialize)]
+struct Farewell {
+    id: ServerId,
+    cluster: String,
+    why: String,
+}
+
+/// Notes why a member has ended. Strangers' words are not kept.
+pub(super) async fn farewell(
+    State(shared): State<Shared>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let Farewell { id, cluster, why } = read_json(&body)?;
+    let server = &shared.server;
+    let members = server.node.configuration().configuration;
+    if cluster != server.cluster || id == *server.node.id() || members.server(&id).is_none() {
+        return Err(forbidden(format!("{id} is no other member of cluster {}", server.cluster)));
+    }
+    server.farewells.note(id, &why);
+    Ok(Json(json!({})))
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -16,6 +16,7 @@
 //! | `GET /autopilot` | what the autopilot knows, if there is one |
 //! | `POST /snapshot` | takes a snapshot now |
 //! | `GET /backup` | this server's whole state as a backup; `?leader=true`: the leader's |
+//! | `POST /farewell` | notes why a member has ended: `{"id", "cluster", "why"}`, which it sends by itself |
 //! | `POST /restore` | puts the backup that is sent in the place of the cluster's state |
 //!
 //! `POST /members` also takes `"voter": false`; `"move": true`, without which a member's address stays
@@ -23,6 +24,7 @@
 //! caught up and has its vote. It answers `{"index", "voter", "changed"}`: with `false` the server was
 //! what was asked for, and nothing was written.
 //!
+//! 503 is the answer as long as nobody listens where a member is to be moved, unless `"force"` is true.
 //! 409 is the answer to a change that the [`rules`] forbid. The three that take a vote away take
 //! `?force=true`, which does them all the same.
 //!
@@ -132,6 +134,7 @@ fn routes(shared: Shared) -> Router {
         .route("/backup", get(backups::take_backup))
         .route("/restore", post(backups::restore))
         .route("/transfer", post(members::transfer))
+        .route("/farewell", post(members::farewell))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
         .with_state(shared)
