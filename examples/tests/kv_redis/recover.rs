@@ -283,19 +283,21 @@ async fn what_cannot_be_used_is_named() {
 
 /// Flips a bit in the middle of a file of RocksDB.
 fn damage_log(data: &Path) {
-    let files = fs::read_dir(data.join("log")).unwrap().map(|item| item.unwrap().path());
+    let files = fs::read_dir(data.join("log"))
+        .expect("the directory is ours")
+        .map(|item| item.expect("the directory is ours").path());
     let manifest = files.filter(|path| path.to_string_lossy().contains("MANIFEST")).max();
     let manifest = manifest.expect("a manifest");
-    let mut bytes = fs::read(&manifest).unwrap();
+    let mut bytes = fs::read(&manifest).expect("the directory is ours");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    fs::write(&manifest, bytes).unwrap();
+    fs::write(&manifest, bytes).expect("the directory is ours");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_told_with_the_command_that_helps() {
     let mut cluster = Cluster::three(&CALM).await;
-    cluster.servers[0].ask::<()>(&["SET", "k", "v"]).await.unwrap();
+    cluster.servers[0].ask::<()>(&["SET", "k", "v"]).await.expect("the directory is ours");
     let (leader, id) = (cluster.leader().await, cluster.follower().await.id.clone());
     cluster.server_mut(&id).kill();
     let data = cluster.server(&id).data();

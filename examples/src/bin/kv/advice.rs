@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn the_only_copy_is_never_given_up() {
-        let start = StartError::Snapshot { tried: 2, reason: "it is damaged".to_owned() };
+        let reason = raft::RestoreFailure::Fsm { reason: "it is damaged".to_owned() };
+        let start = StartError::Snapshot { tried: 2, reason };
         let texts = [
             patient(false).cannot_open(Failure::of_store(&damage())),
             patient(false).cannot_start(&start),
