@@ -4,7 +4,7 @@ use super::{
     checks::{
         Check, DiskId, acknowledged,
         committed::Committer,
-        completeness, configurations, promises,
+        completeness, configurations, handovers, promises, removals,
         window::{self, Limits},
     },
     faults::Moment,
@@ -18,7 +18,9 @@ use crate::{
     consensus::{Action, AppendOrder, Consensus, Write, WriteId},
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
     observer::{Observation, Role},
-    rpc::{AppendEntriesRequest, AppendOutcome, Envelope, InstallOutcome, Message},
+    rpc::{
+        AppendEntriesRequest, AppendOutcome, Envelope, InstallOutcome, Message, TimeoutNowRequest,
+    },
 };
 
 /// Messages waiting at a server whose window of writes is full; more are lost.
@@ -77,6 +79,7 @@ impl World {
                     let is_peer = |it: usize| peers.iter().any(|peer| server_of(&peer.id) == it);
                     alive.sending.retain(|peer, _| is_peer(*peer));
                     alive.ordered.retain(|peer, _| is_peer(*peer));
+                    alive.contact.peers(|id| is_peer(server_of(id)));
                     alive.known.values_mut().for_each(|disk| *disk = 0);
                     alive.known.extend(peers.into_iter().map(|it| (it.id, it.incarnation)));
                 }
@@ -122,13 +125,22 @@ impl World {
                 "law 7: a disk has lost what was acknowledged: {observation:?}"
             );
         }
+        let it = &mut self.servers[server];
+        let now = it.clock.local(self.now);
+        let Some(alive) = &mut it.alive else { return Ok(()) };
+        if let Observation::Removed { configuration_index } = observation {
+            self.stats.removals += 1;
+            let committed = self.checks.committed.configuration_at(*configuration_index);
+            let own = alive.log.configuration();
+            return removals::believed(&it.id, *configuration_index, &committed, &own);
+        }
         let Observation::RoleChanged { role, term } = observation else { return Ok(()) };
-        let Some(alive) = &mut self.servers[server].alive else { return Ok(()) };
         if *role != Role::Leader {
             alive.leading = None;
             return Ok(());
         }
         alive.leading = Some(*term);
+        alive.contact.elected(*term, now);
         self.stats.elections += 1;
         self.checks.election.elected(*term, server)?;
         // What it has no more is committed.
@@ -279,9 +291,13 @@ impl World {
     }
 
     pub(super) fn send(&mut self, server: usize, to: usize, message: Message) -> Check {
+        if let Message::TimeoutNow(_) = message {
+            self.handed_over(server, to)?;
+        }
         let me = self.disk_of(server);
         let it = &mut self.servers[server];
-        let Some(alive) = &it.alive else { return Ok(()) };
+        let now = it.clock.local(self.now);
+        let Some(alive) = &mut it.alive else { return Ok(()) };
         let to_id = id_of(to);
         let Some(expects) = alive.known.get(&to_id).copied() else {
             return Err(format!("{message} goes to {to_id}, whom nobody told it of"));
@@ -290,6 +306,9 @@ impl World {
         let moment = match &message {
             Message::RequestVote(request) if !request.is_pre_vote => {
                 it.monotonic.promised(request.term);
+                if request.is_leadership_transfer {
+                    alive.handovers.campaigns(&it.id, request.term)?;
+                }
                 self.checks.votes.cast(me, request.term, server)?;
                 None
             }
@@ -323,6 +342,7 @@ impl World {
                 None
             }
         };
+        alive.contact.sent(&to_id, &message, now);
         let envelope = Envelope {
             from: id_of(server),
             address: address_of(server),
@@ -337,6 +357,27 @@ impl World {
             self.at_moment(server, moment);
         }
         Ok(())
+    }
+
+    /// A leader tells that server to take over.
+    fn handed_over(&self, server: usize, to: usize) -> Check {
+        let Some(alive) = &self.servers[server].alive else { return Ok(()) };
+        let (term, last, to) = (alive.core.term(), alive.log.last(), id_of(to));
+        ensure!(
+            alive.leading == Some(term),
+            "law 15: {to} is told to take over by a server that follows"
+        );
+        let configuration = &alive.core.latest_configuration().configuration;
+        let Some(target) = configuration.server(&to).map(|it| self.disk_meant(it)) else {
+            return Err(format!("law 15: {to} is told to take over, and is no member"));
+        };
+        let stands_for = |snapshot: LogId| {
+            self.checks.committed.stands_for(snapshot, last)
+                || self.checks.committed.is_open_restore(snapshot) && snapshot.term == term
+        };
+        let has_all = self.images_of(target).any(|image| image.covers(last, stands_for));
+        let target_term = self.images_of(target).map(|image| image.hard_state.current_term).max();
+        handovers::handed_over(&to, (term, last), target_term.unwrap_or_default(), has_all)
     }
 
     fn post(&mut self, to: usize, envelope: &Envelope) {
@@ -358,7 +399,23 @@ impl World {
         self.replay_to_another_session(to, envelope);
         if self.dice.chance(self.network.weather.foreign_per_mille) {
             self.send_foreign(envelope.clone());
+            self.send_false_handover(envelope.clone());
         }
+    }
+
+    /// A server that does not lead says that it hands over. None does that; nobody is to believe it.
+    fn send_false_handover(&mut self, mut envelope: Envelope) {
+        let from = server_of(&envelope.from);
+        let to = (from + self.stats.messages as usize) % self.servers.len();
+        let it = &self.servers[to];
+        let Some(core) = it.core() else { return };
+        if to == from || self.checks.election.has_led(core.term(), from) {
+            return;
+        }
+        self.stats.false_handovers += 1;
+        envelope.expects = it.disk.image.incarnation;
+        envelope.message = Message::TimeoutNow(TimeoutNowRequest { term: core.term() });
+        self.schedule(self.now, Event::Deliver { to, envelope });
     }
 
     /// Somebody of another cluster speaks: of any term, in the name of anybody, with entries of its own.
@@ -429,7 +486,10 @@ impl World {
 
     /// Messages are taken only while the window of writes has room.
     fn read_inbox(&mut self, server: usize) -> Check {
-        while let Some(alive) = &mut self.servers[server].alive {
+        loop {
+            let it = &mut self.servers[server];
+            let now = it.clock.local(self.now);
+            let Some(alive) = &mut it.alive else { break };
             if alive.core.is_write_window_full() {
                 break;
             }
@@ -439,6 +499,12 @@ impl World {
             {
                 self.refuse(server, &envelope, mismatch)?;
                 continue;
+            }
+            let Envelope { from, message, .. } = &envelope;
+            let voters = &alive.core.latest_configuration().configuration;
+            alive.contact.received(&it.id, from, message, (voters, now));
+            if let Message::TimeoutNow(request) = message {
+                alive.handovers.told(request.term, server_of(from), &self.checks.election);
             }
             self.call(server, |core, now| core.receive(now, envelope))?;
         }

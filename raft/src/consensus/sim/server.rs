@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    checks::{monotonic::Monotonic, reads::Reads, requests::Requests, window::Draining},
+    checks::{
+        contact::Contact, handovers::Handovers, monotonic::Monotonic, reads::Reads,
+        requests::Requests, window::Draining,
+    },
     dice::Dice,
     disk::{Disk, Image},
     log::Log,
@@ -107,6 +110,8 @@ pub(super) struct Alive {
     pub(super) draining: Draining,
     pub(super) requests: Requests,
     pub(super) reads: Reads,
+    pub(super) contact: Contact,
+    pub(super) handovers: Handovers,
     /// How often it has begun to hand leadership over by itself, and whether it lets others go first.
     pub(super) handed_over: u64,
     pub(super) lets_others_go_first: bool,
@@ -199,6 +204,8 @@ impl Server {
             draining: Draining::default(),
             requests: Requests::default(),
             reads: Reads::default(),
+            contact: Contact::default(),
+            handovers: Handovers::default(),
             handed_over: 0,
             lets_others_go_first: false,
         });

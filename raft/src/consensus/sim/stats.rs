@@ -49,6 +49,10 @@ stats! {
     transfers,
     /// Transfers that succeeded.
     handovers,
+    /// Words of servers that do not lead, that they hand over.
+    false_handovers,
+    /// Times that a server learned that it was removed.
+    removals,
     /// Verifications that succeeded.
     verified,
     /// Verifications that ended with the leadership.

@@ -198,9 +198,12 @@ impl World {
     /// Puts these settings in force at a server, or has it start with them.
     pub(super) fn reload(&mut self, server: usize, rules: Rules) -> Check {
         let it = &mut self.servers[server];
-        it.rules = Rules { id: it.id.clone(), ..rules };
+        let before = std::mem::replace(&mut it.rules, Rules { id: it.id.clone(), ..rules });
         let rules = it.rules.clone();
+        let now = it.clock.local(self.now);
         let Some(alive) = &mut it.alive else { return Ok(()) };
+        let shortened = before.leader_lease_timeout.saturating_sub(rules.leader_lease_timeout);
+        alive.contact.shortened(shortened, now);
         let peers = alive.core.peers(it.clock.local(self.now));
         let is_narrower = alive.draining.begin(&peers, it.disk.pending_writes(), &rules);
         self.stats.narrowed += u64::from(is_narrower);

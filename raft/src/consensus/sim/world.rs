@@ -459,8 +459,15 @@ impl World {
         );
         alive.draining.writes(it.disk.pending_writes(), &it.rules)?;
         if is_leader {
-            let peers = core.peers(it.clock.local(self.now));
+            let now = it.clock.local(self.now);
+            let peers = core.peers(now);
             window::peers(&peers, core.last().index)?;
+            let voters = &core.latest_configuration().configuration;
+            alive.contact.look_for_majority(&it.id, voters, now);
+            for (peer, progress) in core.role.leader().iter().flat_map(|leader| &leader.peers) {
+                let (round, contact) = (progress.acked_round, progress.contact);
+                alive.contact.believed(peer, round, contact, progress.match_index)?;
+            }
             alive.draining.peers(&peers, &it.rules)?;
             for peer in peers {
                 if let Some(ordered) = alive.ordered.get_mut(&server_of(&peer.id)) {
@@ -506,7 +513,14 @@ impl World {
             alive.timer = None;
         }
         // Whatever the time is: calling early changes nothing.
-        self.call(server, Consensus::handle_timeout)
+        self.call(server, Consensus::handle_timeout)?;
+        let it = &self.servers[server];
+        let Some(alive) = it.alive.as_ref().filter(|alive| alive.leading.is_some()) else {
+            return Ok(());
+        };
+        let voters = &alive.core.latest_configuration().configuration;
+        let (lease, now) = (it.rules.leader_lease_timeout, it.clock.local(self.now));
+        alive.contact.goes_on(&it.id, voters, lease, now)
     }
 
     /// The server that leads the newest term.

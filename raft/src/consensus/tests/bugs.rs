@@ -1095,6 +1095,24 @@ mod replication {
         assert_eq!(cluster.core(&n(2)).commit_index(), LogIndex::ZERO);
     }
 
+    /// What it has acknowledged before is taken back, too: nobody knows what else it has lost.
+    #[test]
+    fn what_a_server_acknowledged_before_it_lost_entries_commits_nothing() {
+        let mut cluster = led(5, 0);
+        let index = cluster.propose(&n(1), "x");
+        cluster.written_all(&n(1));
+        cluster.tell(&n(2), &n(1), matched(2, 1, index.0));
+        assert_eq!(match_index(&cluster, &n(1), &n(2)), index.0);
+        let round = verify(&mut cluster, &n(1)).round;
+        cluster.tell(&n(2), &n(1), conflict(2, round, index.0, (1, 1)));
+        let lost = "n1 observe PeerLostEntries { peer: \"n2\" }";
+        assert!(has_happened(&mut cluster, lost));
+        cluster.tell(&n(3), &n(1), matched(2, round, index.0));
+        assert!(cluster.core(&n(1)).commit_index() < index, "n1 and n3 are two of five");
+        cluster.tell(&n(4), &n(1), matched(2, round, index.0));
+        assert_eq!(cluster.core(&n(1)).commit_index(), index);
+    }
+
     /// A restart alone loses nothing, and is not taken for a loss: the leader vouches again for what
     /// the server had, which then learns what is committed, without a new entry.
     #[test]
@@ -1822,6 +1840,27 @@ mod snapshots {
         let mut saved = Saved::new(HardState::default(), LogId::ZERO, <_>::default());
         saved.applied(LogIndex(1));
         let _ = Consensus::new(rules(&n(1)), saved, 1, Time(0));
+    }
+
+    /// A server that is removed and added again may have another disk: what it had answered before, even
+    /// to the newest question of all, counts for nothing.
+    #[test]
+    fn an_answer_of_an_earlier_membership_counts_for_nothing() {
+        let mut cluster = led(3, 0);
+        change(&mut cluster, &n(1), &remove(3)).expect("n1 leads");
+        cluster.stabilize();
+        let before = verify(&mut cluster, &n(1)).round;
+        let index = change(&mut cluster, &n(1), &add(3)).expect("n1 leads");
+        cluster.pool.clear();
+        cluster.written_all(&n(1));
+        for answer in [matched(2, before, index.0), heartbeat_reply(2, before, index.0, index.0)] {
+            cluster.tell(&n(3), &n(1), answer);
+            assert_eq!(match_index(&cluster, &n(1), &n(3)), 0);
+            assert!(cluster.core(&n(1)).commit_index() < index);
+        }
+        cluster.tell(&n(3), &n(1), matched(2, before + 1, index.0));
+        assert_eq!(match_index(&cluster, &n(1), &n(3)), index.0);
+        assert_eq!(cluster.core(&n(1)).commit_index(), index);
     }
 
     /// hashicorp: a removed server is told nothing, and one that was added again must not believe old
