@@ -86,7 +86,10 @@ impl Consensus {
     pub(super) fn hear(&mut self, envelope: &Envelope) {
         let Envelope { from, incarnation, life, message, .. } = envelope;
         let (incarnation, life) = (*incarnation, *life);
-        if incarnation == 0 || incarnation != self.recorded(from) {
+        // Also of one whose disk is not recorded yet: what it promises until then is of this life.
+        let recorded = self.membership.latest().configuration.server(from);
+        let recorded = recorded.map(|member| member.incarnation);
+        if incarnation == 0 || recorded.is_none_or(|it| it != 0 && it != incarnation) {
             return;
         }
         let is_known = |it: &Known| (it.promised.incarnation, it.life) == (incarnation, life);
@@ -94,8 +97,13 @@ impl Consensus {
             // Of the life that is over now.
             self.note_promises();
             let promised = Promised { incarnation, life, term: Term(0), matched: LogId::ZERO };
-            let known = self.known.entry(from.clone()).or_insert(Known { life, promised });
-            known.life = known.life.max(life);
+            let new = Known { life, promised };
+            let known = self.known.entry(from.clone()).or_insert(new);
+            if known.promised.incarnation == incarnation {
+                known.life = known.life.max(life);
+            } else {
+                *known = new;
+            }
         }
         let says_its_term = match message {
             Message::RequestVote(request) => !request.is_pre_vote,
@@ -112,7 +120,8 @@ impl Consensus {
     pub(super) fn note_promises(&mut self) {
         let configuration = &self.membership.latest().configuration;
         let is_in_use = |id: &ServerId, known: &mut Known| {
-            configuration.server(id).is_some_and(|it| it.incarnation == known.promised.incarnation)
+            let disk = known.promised.incarnation;
+            configuration.server(id).is_some_and(|it| [0, disk].contains(&it.incarnation))
         };
         self.known.retain(is_in_use);
         let Some(leader) = self.role.leader() else { return };

@@ -356,6 +356,39 @@ fn a_promise_stays_that_of_the_first_life_that_has_made_it() {
     assert_eq!(core.promised(&n(2)), Some(later));
 }
 
+/// A late question of an earlier life comes before the disk is recorded: what the present life has
+/// acknowledged was credited to that one, and the server was accused although its disk was right.
+#[test]
+fn what_is_acknowledged_before_the_disk_is_recorded_is_of_the_life_that_says_it() {
+    let mut core = server();
+    core.question = None;
+    let members = DISKS.into_iter().zip(1..).map(|(incarnation, number)| {
+        let incarnation = if number == 2 { 0 } else { incarnation };
+        Server { incarnation, ..Server::voter(n(number), n(number).as_str()) }
+    });
+    let index = LogIndex(1);
+    let configuration = Configuration::new(members);
+    core.membership.install(IndexedConfiguration { index, configuration });
+    let now = core.next_timeout().expect("it campaigns");
+    core.campaign(now, true);
+    settle(&mut core, now);
+    receive(&mut core, now, 2, reply(5, None));
+    assert_eq!(core.role(), Role::Leader);
+    settle(&mut core, now);
+    let outcome = AppendOutcome::Matched { match_index: LogIndex(6) };
+    let matched = AppendEntriesReply { term: Term(5), round: 1, outcome };
+    receive(&mut core, now, 2, Message::AppendEntriesReply(matched));
+    let Message::RequestVote(asked) = request(6, None) else { unreachable!() };
+    let question = RequestVoteRequest { is_pre_vote: true, life: OTHERS - 1, ..asked };
+    core.receive(now, envelope(2, OTHERS - 1, Message::RequestVote(question)));
+    receive(&mut core, now, 2, heartbeat(4, None));
+    core.note_promises();
+    assert_eq!(core.promised(&n(2)), Some(noted(22, 5, (5, 6))));
+    // Another disk, before any is recorded, has promised nothing.
+    core.hear(&Envelope { incarnation: 23, ..envelope(2, 1, reply(4, None)) });
+    assert_eq!(core.promised(&n(2)).map(|it| (it.incarnation, it.life)), Some((23, 1)));
+}
+
 /// The vote that it has given there may be one that its disk has forgotten.
 #[test]
 fn a_server_votes_in_no_term_in_which_it_was_before_all_had_answered() {
