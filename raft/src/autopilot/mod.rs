@@ -168,7 +168,8 @@ pub struct Autopilot {
 
 impl Autopilot {
     /// Starts an autopilot beside this server. It ends with the server, with [`stop`](Self::stop),
-    /// or when it is dropped. If it panics, the server ends too, with [`Fatal::Panicked`].
+    /// or when it is dropped. If it panics, the server ends too, with
+    /// [`Fatal::Panicked`](crate::Fatal::Panicked).
     ///
     /// # Errors
     /// [`ConfigError`] when a setting breaks its rule.
