@@ -207,11 +207,14 @@ impl Configuration {
         self.of_its_own(salt)
     }
 
-    /// This configuration as the first one of a cluster that goes on where another one has ended with
-    /// `end`: a cluster of its own, and the same one for every survivor with that end.
+    /// These members as the first ones of a cluster that goes on where another one has ended with `end`: a
+    /// cluster of its own, also if they are still said to be of the old one, and the same for every
+    /// survivor with that end. Nothing is known of their disks.
     #[must_use]
-    pub(crate) fn refounding(self, end: LogId) -> Self {
-        self.of_its_own(end.index.0.rotate_left(32) ^ end.term.0 ^ 1 << 63)
+    pub(crate) fn refounding(&self, end: LogId) -> Self {
+        let forgotten = |server: &Server| Server { incarnation: 0, ..server.clone() };
+        let members = Self::new(self.servers.iter().map(forgotten));
+        members.of_its_own(end.index.0.rotate_left(32) ^ end.term.0 ^ 1 << 63)
     }
 
     fn of_its_own(self, salt: u64) -> Self {

@@ -143,8 +143,9 @@ impl Recovered {
 /// - **One survivor is enough, and the safest.** Take the one whose log ends last (term first, then
 ///   index). The other survivors begin with empty stores, like all members added later; they are no
 ///   members yet, because a server with an empty store helps nobody to be elected.
-/// - **Incarnations stay zero** in the configuration ([`Server::incarnation`](crate::Server::incarnation)): they are
-///   learned anew.
+/// - **Incarnations and the cluster** of the configuration are not looked at
+///   ([`Server::incarnation`](crate::Server::incarnation), [`ClusterId`](crate::ClusterId)): they are made, and learned,
+///   anew.
 /// - **Several survivors** can be recovered with the same configuration only if all end with the same
 ///   entry, which [`RecoverOptions::must_end_at`] checks: what is committed on one must not be missing
 ///   on another that could be elected.

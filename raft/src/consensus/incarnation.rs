@@ -4,8 +4,8 @@
 //!
 //! **The cluster** is a number in every configuration, made at the bootstrap, see
 //! [`ClusterId`]. What comes from another one is dropped, whatever it says. A server that has no
-//! configuration belongs to none yet: it joins the cluster whose leader is the first to add it, and all
-//! it has to say before that are answers.
+//! configuration belongs to none yet: it joins the cluster whose leader is the first to add it, hears no other
+//! as long as it follows that one, and all it has to say before are answers.
 //!
 //! **The disk.** A server whose disk was wiped, or exchanged for another one's, has forgotten its vote and
 //! what it acknowledged; under its old name it could help to elect a leader that lacks what is committed
@@ -88,6 +88,11 @@ impl Consensus {
         if self.cluster().is_some() && *cluster != self.cluster() && !is_newcomer {
             return Err(Mismatch::Cluster { sender: *cluster });
         }
+        // Who belongs to none yet, but follows a leader, is about to join that one's.
+        let is_courted = !self.cluster().is_some() && self.leader.is_some();
+        if is_courted && self.courted.is_some() && *cluster != self.courted {
+            return Err(Mismatch::Cluster { sender: *cluster });
+        }
         if self.is_over(envelope) {
             return Err(Mismatch::Over);
         }
@@ -141,8 +146,9 @@ impl Consensus {
         let Some(leader) = self.role.leader().filter(|_| self.incarnation != 0) else {
             return Ok(());
         };
-        let was_heard =
-            |id: &ServerId| leader.peers.get(id).is_some_and(|progress| progress.acked_round != 0);
+        let was_heard = |id: &ServerId| {
+            leader.peers.get(id).is_some_and(|progress| progress.round_trip.is_some())
+        };
         let is_new = |id: &ServerId| !self.membership.is_voter(id) && *id != self.rules.id;
         let mut unheard =
             next.voters().filter(|it| it.incarnation == 0 && is_new(&it.id) && !was_heard(&it.id));

@@ -83,7 +83,7 @@ use self::{
     transfer::Transfer,
 };
 use crate::{
-    configuration::{Configuration, IndexedConfiguration, ServerId},
+    configuration::{ClusterId, Configuration, IndexedConfiguration, ServerId},
     error::Leader as LeaderInfo,
     log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
     observer::{Observation, Role},
@@ -121,6 +121,8 @@ pub struct Consensus {
     leader_contact: Option<Time>,
     /// The last index a leader of the current term has vouched for; zero in a new term.
     vouched: LogIndex,
+    /// Of a server that belongs to no cluster: that of the leader it follows.
+    courted: ClusterId,
     /// What is known of the members' disks.
     known: BTreeMap<ServerId, Known>,
     /// What it has asked everybody at its start, as long as it waits for that.
@@ -200,6 +202,7 @@ impl Consensus {
             leader: None,
             leader_contact: None,
             vouched: LogIndex::ZERO,
+            courted: ClusterId::NONE,
             known: BTreeMap::new(),
             question: None,
             #[cfg(test)]
@@ -265,7 +268,11 @@ impl Consensus {
     pub fn receive(&mut self, now: Time, envelope: Envelope) {
         self.learn_incarnation(&envelope);
         self.hear(&envelope);
-        self.handle_message(now, &envelope.from, envelope.message);
+        let Envelope { from, cluster, message, .. } = envelope;
+        self.handle_message(now, &from, message);
+        if self.leader.as_ref() == Some(&from) && !self.cluster().is_some() {
+            self.courted = cluster;
+        }
     }
 
     /// What a message says, whoever has sent it: all of [`receive`](Self::receive) where servers keep no

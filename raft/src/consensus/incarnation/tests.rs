@@ -211,6 +211,31 @@ fn a_server_takes_nothing_from_another_cluster() {
     }
 }
 
+/// Two clusters have its address, and both lead in the same term: it ended with a broken law, or passed the
+/// terms of one on to the other.
+#[test]
+fn a_server_without_a_cluster_hears_only_the_one_whose_leader_it_follows() {
+    let mut core = blank(10);
+    let of = |cluster: u64, from: usize, message: Message| Envelope {
+        cluster: ClusterId(cluster),
+        from: n(from),
+        ..from_n2(22, 0, message)
+    };
+    core.receive(Time(0), of(8, 2, heartbeat(TERM)));
+    settle(&mut core, Time(0));
+    for message in [heartbeat(TERM), heartbeat(Term(50)), vote(Term(50), LogId::new(1, 1))] {
+        let foreign = Err(Mismatch::Cluster { sender: ClusterId(9) });
+        assert_eq!(core.admit(&of(9, 3, message.clone())), foreign);
+        assert_eq!(core.admit(&of(8, 3, message)), Ok(()));
+    }
+    // Its leader falls silent: then it is free again.
+    while core.leader().is_some() {
+        let now = core.next_timeout().expect("it waits for its leader");
+        core.handle_timeout(now);
+    }
+    assert_eq!(core.admit(&of(9, 3, heartbeat(TERM))), Ok(()));
+}
+
 #[test]
 fn a_cluster_is_another_one_with_other_members_and_one_server_alone_is_always_another() {
     let founded = |ids: &[&str], salt| {
