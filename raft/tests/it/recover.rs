@@ -619,7 +619,9 @@ async fn one_of_three_goes_on_alone() {
     let before = leader.configuration().configuration.cluster();
     cluster.shutdown().await;
 
-    let recovered = recover(&cluster, "a", &voters(&["a"]), None).await.unwrap();
+    // As somebody gives it who has copied it from the old cluster.
+    let members = voters(&["a"]).with_cluster(before);
+    let recovered = recover(&cluster, "a", &members, None).await.unwrap();
     let raft = cluster.start("a").await;
     let configuration = raft.configuration();
     assert_eq!(configuration.index, recovered.end().index);
