@@ -165,6 +165,8 @@ impl Server {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
     servers: Arc<[Server]>,
+    // Absent in JSON that is older than clusters.
+    #[serde(default)]
     cluster: ClusterId,
 }
 

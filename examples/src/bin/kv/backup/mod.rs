@@ -353,14 +353,25 @@ mod tests {
     async fn the_bytes_are_pinned() {
         let about = About { release: "0.1.0".to_owned(), ..about_for(b"data") };
         let expected = [
-            r"raftbkup\x01\x00\x00\x00\xba\x00\x00\x00",
+            r"raftbkup\x01\x00\x00\x00\xc6\x00\x00\x00",
             r#"{\"program\":\"kv\",\"release\":\"0.1.0\",\"cluster\":\"kv\",\"server\":\"a\","#,
             r#"\"snapshot\":{\"id\":\"x\",\"last\":{\"term\":2,\"index\":9},"#,
-            r#"\"configuration\":{\"index\":0,\"configuration\":{\"servers\":[]}},\"size_bytes\":4}}"#,
-            r"data\xf8\xbe\\\x83",
+            r#"\"configuration\":{\"index\":0,\"configuration\":{\"servers\":[],\"cluster\":0}},"#,
+            r#"\"size_bytes\":4}}"#,
+            r"data\xc9I\xeds",
         ];
         let file = written(&about, b"data").await;
         assert_eq!(file.escape_ascii().to_string(), expected.concat());
+
+        // Before clusters had a number.
+        let head = br#"{"program":"kv","release":"0.1.0","cluster":"kv","server":"a","snapshot":{"id":"x","last":{"term":2,"index":9},"configuration":{"index":0,"configuration":{"servers":[]}},"size_bytes":4}}"#;
+        let early = [&b"raftbkup\x01\x00\x00\x00\xba\x00\x00\x00"[..], head, b"data\xf8\xbe\\\x83"];
+        let early = early.concat();
+        let mut backup = Backup::begin(&early[..]).await.unwrap();
+        let mut data = Vec::new();
+        backup.data().read_to_end(&mut data).await.unwrap();
+        backup.end().await.unwrap();
+        assert_eq!(data, b"data");
     }
 
     #[tokio::test]
