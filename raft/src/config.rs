@@ -153,7 +153,7 @@ pub struct Config {
     /// [`Fatal::Removed`](crate::Fatal::Removed). Default true.
     pub shutdown_on_remove: bool,
     /// Seed of the server's random election timeouts, and of the incarnation of a new disk
-    /// ([`StableStore::incarnation`](crate::StableStore::incarnation)). `None` (default) derives one
+    /// ([`StableStore::disk_identity`](crate::StableStore::disk_identity)). `None` (default) derives one
     /// from the id and the system's randomness; give one to make a run repeatable, and another one
     /// for each disk: with the same a server that has lost its disk is taken for who it was.
     pub seed: Option<u64>,

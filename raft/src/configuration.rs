@@ -121,7 +121,7 @@ pub struct Server {
     pub address: ServerAddress,
     /// Whether it votes.
     pub suffrage: Suffrage,
-    /// Which disk it is known by ([`StableStore::incarnation`](crate::StableStore::incarnation)); 0
+    /// Which disk it is known by ([`StableStore::disk_identity`](crate::StableStore::disk_identity)); 0
     /// as long as that is not known. Leave it 0 in a configuration of your own: the leader fills it
     /// in. What a server says from another disk counts for nothing.
     pub incarnation: u64,

@@ -119,7 +119,7 @@ pub enum Action {
         told: ServerId,
         /// What it was told.
         promised: Promised,
-        /// The [incarnation](crate::StableStore::save_incarnation) that the disk should get.
+        /// The [incarnation](crate::StableStore::save_disk_identity) that the disk should get.
         incarnation: u64,
     },
     /// Something observers may want to know.
