@@ -144,6 +144,9 @@ pub(crate) fn decode_noted_commit(key: &[u8], value: &[u8]) -> Result<LogIndex, 
     Ok(index)
 }
 
+/// Ends the record of a disk that was found to be an older copy. In no text in UTF-8.
+const WAS_ROLLED_BACK: u8 = 0xff;
+
 /// The value of the record that says which disk this is.
 pub(crate) fn encode_disk(key: &[u8], identity: &DiskIdentity) -> Vec<u8> {
     let mut value = Vec::new();
@@ -151,6 +154,7 @@ pub(crate) fn encode_disk(key: &[u8], identity: &DiskIdentity) -> Vec<u8> {
         body.extend_from_slice(&identity.incarnation.to_be_bytes());
         body.extend_from_slice(&identity.starts.to_be_bytes());
         body.extend_from_slice(identity.server.as_str().as_bytes());
+        body.extend(identity.was_rolled_back.then_some(WAS_ROLLED_BACK));
     });
     value
 }
@@ -160,8 +164,13 @@ pub(crate) fn decode_disk(key: &[u8], value: &[u8]) -> Result<DiskIdentity, Dama
     let mut body = unseal(key, value)?;
     let incarnation = not_zero(u64::from_be_bytes(body.take()?))?;
     let starts = u32::from_be_bytes(body.take()?);
-    match std::str::from_utf8(body.rest()) {
-        Ok(id) => Ok(DiskIdentity { server: ServerId::new(id), incarnation, starts }),
+    let rest = body.rest();
+    let marked = rest.strip_suffix(&[WAS_ROLLED_BACK]);
+    match std::str::from_utf8(marked.unwrap_or(rest)) {
+        Ok(id) => {
+            let (server, was_rolled_back) = (ServerId::new(id), marked.is_some());
+            Ok(DiskIdentity { server, incarnation, starts, was_rolled_back })
+        }
         Err(error) => damage(format!("the server is not text: {error}")),
     }
 }

@@ -179,7 +179,12 @@ impl Database {
         }
         let key = keys::incarnation();
         let early = self.get(&key, DISK, |value| codec::decode_incarnation(&key, value))?;
-        let of_nobody = |incarnation| DiskIdentity { server: "".into(), incarnation, starts: 0 };
+        let of_nobody = |incarnation| DiskIdentity {
+            server: "".into(),
+            incarnation,
+            starts: 0,
+            was_rolled_back: false,
+        };
         Ok(early.map(of_nobody))
     }
 

@@ -27,7 +27,8 @@ async fn filled() -> tempfile::TempDir {
     let store = open(dir.path());
     let saved = HardState { current_term: Term(1), voted_for: Some("a".into()) };
     store.stable_store().save_hard_state(&saved).await.unwrap();
-    let disk = DiskIdentity { server: "a".into(), incarnation: 7, starts: 1 };
+    let disk =
+        DiskIdentity { server: "a".into(), incarnation: 7, starts: 1, was_rolled_back: false };
     store.stable_store().save_disk_identity(&disk).await.unwrap();
     let mut log = store.log_store();
     log.note_commit(LogIndex(8));

@@ -72,7 +72,12 @@ fn dump(dir: &Path) -> String {
 }
 
 fn disk() -> DiskIdentity {
-    DiskIdentity { server: "a".into(), incarnation: INCARNATION, starts: 0x2423_2221 }
+    DiskIdentity {
+        server: "a".into(),
+        incarnation: INCARNATION,
+        starts: 0x2423_2221,
+        was_rolled_back: false,
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,9 @@ pub struct DiskIdentity {
     pub incarnation: u64,
     /// How many starts there were.
     pub starts: u32,
+    /// Whether it was found to be an older copy, and has got another incarnation since: it takes part in no
+    /// election before the configuration knows it by that one.
+    pub was_rolled_back: bool,
 }
 
 /// Where the [`HardState`] is kept. Owned by the `run_log` task, which is its only user.

@@ -57,11 +57,14 @@ fn bounds_format_note_and_disk_come_back() {
         assert_eq!(decode_noted_commit(&key, &encode_noted_commit(&key, index)), Ok(index));
     }
     let key = keys::disk();
-    for (server, incarnation, starts) in [("a", 1, u32::MAX), ("\u{e9}", u64::MAX, 0)] {
-        let disk = DiskIdentity { server: server.into(), incarnation, starts };
+    for (server, incarnation, starts, was_rolled_back) in
+        [("a", 1, u32::MAX, false), ("\u{e9}", u64::MAX, 0, true), ("", 1, 0, true)]
+    {
+        let disk = DiskIdentity { server: server.into(), incarnation, starts, was_rolled_back };
         assert_eq!(decode_disk(&key, &encode_disk(&key, &disk)), Ok(disk));
     }
-    let none = DiskIdentity { server: "a".into(), incarnation: 0, starts: 1 };
+    let none =
+        DiskIdentity { server: "a".into(), incarnation: 0, starts: 1, was_rolled_back: false };
     assert!(decode_disk(&key, &encode_disk(&key, &none)).is_err());
 }
 

@@ -211,7 +211,8 @@ impl Consensus {
     ) {
         // Who has not heard yet what it has promised takes no part, not even by adopting the term: it
         // could not vote in that one any more.
-        let insists = self.awaits_answers(now)
+        let insists = self.is_barred()
+            || self.awaits_answers(now)
             || !request.is_leadership_transfer && self.insists_on_leader(now, from);
         if !insists && !request.is_pre_vote && self.term() < request.term {
             self.become_follower(now, request.term);

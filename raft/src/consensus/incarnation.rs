@@ -203,7 +203,18 @@ impl Consensus {
     /// Whether this server may campaign: not when its configuration knows it by another disk. Either
     /// this one belongs to another server, or the log has not come to where this one was rejoined.
     pub(super) fn may_campaign(&self) -> bool {
-        self.membership.may_campaign(&self.rules.id) && !self.is_recorded_otherwise()
+        self.membership.may_campaign(&self.rules.id) && !self.is_stranger()
+    }
+
+    /// Whether this disk cannot stand for the member.
+    pub(super) fn is_stranger(&self) -> bool {
+        self.is_recorded_otherwise() || self.is_barred()
+    }
+
+    /// Whether this disk was an older copy of the member that a configuration of before disks were
+    /// recorded still takes it for.
+    pub(super) fn is_barred(&self) -> bool {
+        self.was_rolled_back && !self.is_recorded()
     }
 
     pub(super) fn is_recorded_otherwise(&self) -> bool {

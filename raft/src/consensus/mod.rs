@@ -134,6 +134,8 @@ pub struct Consensus {
     no_vote_through: Term,
     /// Whether it has found its disk to be an older copy: nothing leaves it any more.
     is_rolled_back: bool,
+    /// Whether an earlier life of its disk has.
+    was_rolled_back: bool,
     /// Since when a server that does not lead is waiting, and when it gives up.
     waiting_since: Time,
     election_deadline: Time,
@@ -209,6 +211,7 @@ impl Consensus {
             has_asked_all: false,
             no_vote_through: Term(0),
             is_rolled_back: false,
+            was_rolled_back: saved.was_rolled_back,
             waiting_since: now,
             election_deadline: now,
             transfer: None,

@@ -13,7 +13,9 @@
 //! that it was in before, unless the vote is on its disk.
 //!
 //! A server that finds its disk to be an older one ends, and the disk gets another incarnation first:
-//! from then on it is the disk of a stranger, for those too who were told nothing. Promises are remembered
+//! from then on it is the disk of a stranger, for those too who were told nothing. Where no disk is
+//! recorded yet it could pass for the member, so it notes what it is, and takes part in no election before
+//! it is recorded. Promises are remembered
 //! in memory only: when everybody who was told has been restarted, or cannot be reached at the start and
 //! for an election timeout after it, nobody notices.
 

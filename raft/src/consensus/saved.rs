@@ -14,6 +14,7 @@ pub struct Saved {
     pub(super) hard_state: HardState,
     pub(super) incarnation: u64,
     pub(super) life: u64,
+    pub(super) was_rolled_back: bool,
     pub(super) log: LogView,
     pub(super) membership: Membership,
     pub(super) commit_index: LogIndex,
@@ -33,6 +34,7 @@ impl Saved {
             hard_state,
             incarnation: 0,
             life: 0,
+            was_rolled_back: false,
             log: LogView::new(snapshot),
             membership: Membership::new(configuration),
             commit_index: snapshot.index,
@@ -44,6 +46,12 @@ impl Saved {
     pub fn disk(&mut self, incarnation: u64, life: u64) {
         self.incarnation = incarnation;
         self.life = life;
+    }
+
+    /// Notes that the disk is known to be an older copy: the server takes part in elections when the
+    /// configuration knows it by its incarnation, and not before.
+    pub fn rolled_back(&mut self) {
+        self.was_rolled_back = true;
     }
 
     /// Which cluster it is of; [`ClusterId::NONE`] if it has no configuration.

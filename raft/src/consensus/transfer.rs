@@ -90,7 +90,7 @@ impl Consensus {
     /// term and only by a voter (law 15).
     pub(super) fn handle_timeout_now(&mut self, now: Time, from: &ServerId) {
         let is_from_leader = self.leader.as_ref() == Some(from);
-        let is_voter = self.membership.is_voter(&self.rules.id) && !self.is_recorded_otherwise();
+        let is_voter = self.membership.is_voter(&self.rules.id) && !self.is_stranger();
         if is_from_leader
             && is_voter
             && matches!(self.role, RoleState::Follower)

@@ -117,7 +117,7 @@ pub(crate) async fn start<F: Fsm>(
     let seed = config.seed.unwrap_or_else(|| seed(&config));
     let id = config.local_id.clone();
     // Before anything is read that might be another server's, and durable before anything is sent.
-    let (incarnation, life) = start::identity(&mut stable_store, &id, seed).await?;
+    let (disk, life) = start::identity(&mut stable_store, &id, seed).await?;
     let mut restored = start::restore(
         fsm,
         config.restore_on_start,
@@ -126,7 +126,11 @@ pub(crate) async fn start<F: Fsm>(
         &*snapshot_store,
     )
     .await?;
+    let incarnation = disk.incarnation;
     restored.saved.disk(incarnation, life);
+    if disk.was_rolled_back {
+        restored.saved.rolled_back();
+    }
     let identity = Identity { id, cluster: restored.saved.cluster(), incarnation, life };
     let (inbox, received) = Inbox::with_bytes(config.rpc_queue, config.rpc_queue_bytes);
     transport.start(identity, inbox).await?;

@@ -44,8 +44,11 @@ pub(super) struct ReceiveSnapshot {
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<Metrics>,
     transfer: Option<Transfer>,
-    /// The snapshot received last: its leader may not have heard of it.
-    complete: Option<Complete>,
+    /// The snapshot received last: its leader may not have heard of it. One that did not count is kept
+    /// until another one comes: the next leader may send the same.
+    complete: Option<SnapshotMeta>,
+    /// Whether its leader did not lead any more when it was reported.
+    was_void: bool,
     /// Whether it was said already that snapshots cannot be received.
     has_warned: bool,
 }
@@ -73,13 +76,6 @@ impl Transfer {
     }
 }
 
-/// A snapshot of which everything has arrived.
-struct Complete {
-    meta: SnapshotMeta,
-    /// Whether its leader still led when it was reported. Otherwise it was not adopted.
-    counts: bool,
-}
-
 /// What there is of a snapshot now.
 enum Kept {
     Piece { next_offset: u64 },
@@ -105,7 +101,8 @@ impl ReceiveSnapshot {
         shared: Arc<Shared>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { store, shared, metrics, transfer: None, complete: None, has_warned: false }
+        let (transfer, complete) = (None, None);
+        Self { store, shared, metrics, transfer, complete, was_void: false, has_warned: false }
     }
 
     /// Runs until `run` is gone; then whatever has arrived is given up.
@@ -157,16 +154,9 @@ impl ReceiveSnapshot {
         let step = ReceiptStep::Complete { last, configuration };
         let receipt = SnapshotReceipt { from, term, transfer, step };
         let counts = self.shared.snapshot_complete(receipt).await;
-        self.complete = Some(Complete { meta, counts });
-    }
-
-    /// Removes the snapshot received last if it does not count: it would take the place of one that
-    /// does. Not before another one comes: the next leader may send the same.
-    async fn remove_void(&mut self) -> Result<(), StoreError> {
-        if let Some(complete) = self.complete.take_if(|complete| !complete.counts) {
-            self.store.remove(&complete.meta.id).await?;
-        }
-        Ok(())
+        self.shared.snapshot_counts(&meta.id, counts);
+        self.complete = Some(meta);
+        self.was_void = !counts;
     }
 
     async fn keep(
@@ -174,8 +164,14 @@ impl ReceiveSnapshot {
         from: &ServerId,
         piece: InstallSnapshotRequest,
     ) -> Result<Kept, Refused> {
-        if let Some(Complete { meta, .. }) = &self.complete
-            && meta.last == piece.last
+        let is_same = |meta: &SnapshotMeta| {
+            meta.last == piece.last
+                && meta.configuration == piece.configuration
+                && meta.size_bytes == piece.size_bytes
+        };
+        // One that did not count may have been removed since.
+        if let Some(meta) = self.complete.as_ref().filter(|meta| is_same(meta))
+            && (!self.was_void || self.shared.is_void(&meta.id))
         {
             return Ok(Kept::All(meta.clone()));
         }
@@ -208,7 +204,7 @@ impl ReceiveSnapshot {
         piece: &InstallSnapshotRequest,
     ) -> Result<(), StoreError> {
         self.give_up().await;
-        self.remove_void().await?;
+        self.shared.remove_void(&*self.store).await?;
         let sink = self.store.create(piece.last, piece.configuration.clone()).await?;
         let (server, last, size_bytes) = (&self.shared.id, piece.last, piece.size_bytes);
         // While it comes to nothing again and again, the first time says enough.
@@ -249,6 +245,7 @@ impl ReceiveSnapshot {
             return Ok(Kept::Piece { next_offset: 0 });
         };
         self.show();
+        self.shared.remove_void(&*self.store).await?;
         let meta = sink.finish().await?;
         self.metrics.snapshot_complete(self.shared.clock.now().since(begun));
         self.shared.published.publish_snapshot_size(meta.last, meta.size_bytes);

@@ -70,7 +70,7 @@ impl RestoreCluster {
     /// Runs until all data is durable, or cannot be had, and tells `run`.
     pub(super) async fn run(self) -> Result<(), Fatal> {
         let Self { store, shared, last, configuration, data, given_up } = self;
-        let copied = copy(&*store, last, configuration, data, given_up).await;
+        let copied = copy(&*store, &shared, last, configuration, data, given_up).await;
         if let Err(error) = &copied {
             tracing::warn!(server = %shared.id, %error, "the cluster is not restored");
         }
@@ -86,19 +86,25 @@ pub(super) async fn withdraw(
     shared: Arc<Shared>,
     id: SnapshotId,
 ) -> Result<(), Fatal> {
-    if let Err(error) = store.remove(&id).await {
-        tracing::error!(server = %shared.id, %id, %error, "remove this snapshot by hand");
+    shared.snapshot_counts(&id, false);
+    if let Err(error) = shared.remove_void(&*store).await {
+        tracing::error!(
+            server = %shared.id, %id, %error,
+            "cannot remove a snapshot that does not count; it is tried again before the next one is kept"
+        );
     }
     Ok(())
 }
 
 async fn copy(
     store: &dyn SnapshotStore,
+    shared: &Shared,
     last: LogId,
     configuration: IndexedConfiguration,
     RestoreData { mut reader, size_bytes, .. }: RestoreData,
     mut given_up: oneshot::Receiver<()>,
 ) -> Result<SnapshotId, RestoreError> {
+    shared.remove_void(store).await?;
     let mut sink = store.create(last, configuration).await?;
     let written = async {
         let mut buffer = vec![0; BUFFER_BYTES];
@@ -123,7 +129,10 @@ async fn copy(
         Ok(())
     };
     match written.await {
-        Ok(()) => Ok(sink.finish().await?.id),
+        Ok(()) => {
+            shared.remove_void(store).await?;
+            Ok(sink.finish().await?.id)
+        }
         Err(error) => {
             sink.cancel().await;
             Err(error)

@@ -57,7 +57,7 @@ impl RunLog {
     async fn change_incarnation(&mut self, incarnation: u64) -> Result<(), StoreError> {
         match self.stable_store.disk_identity().await? {
             Some(known) => {
-                let identity = DiskIdentity { incarnation, ..known };
+                let identity = DiskIdentity { incarnation, was_rolled_back: true, ..known };
                 self.stable_store.save_disk_identity(&identity).await
             }
             None => Ok(()),

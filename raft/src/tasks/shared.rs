@@ -21,11 +21,11 @@ use crate::{
     config::Config,
     configuration::{IndexedConfiguration, ServerId},
     consensus::{Consensus, SnapshotReceipt, Time, WriteId},
-    error::{Fatal, Leader, RestoreError},
+    error::{Fatal, Leader, RestoreError, StoreError},
     log::{LogId, LogIndex, Term},
     log_tail::LogTail,
     observer::{Observers, Role},
-    snapshot::SnapshotId,
+    snapshot::{SnapshotId, SnapshotStore},
     stable::HardState,
     status::SnapshotProgress,
 };
@@ -108,6 +108,9 @@ pub(crate) struct Shared {
     pub(super) run_busy: Busy,
     pub(super) fsm_busy: Busy,
     pub(super) log_busy: Busy,
+    /// Finished snapshots that do not count: of a restore that came to nothing, or whole only when its
+    /// leader had been deposed.
+    void_snapshots: Mutex<Vec<SnapshotId>>,
     signals: Signals,
     applied_waiters: AppliedWaiters,
 }
@@ -218,6 +221,7 @@ impl Shared {
                 snapshots: Mutex::default(),
                 has_snapshots: AtomicBool::new(false),
             },
+            void_snapshots: Mutex::default(),
             applied_waiters: AppliedWaiters { count: AtomicUsize::new(0), notify: Notify::new() },
         };
         shared.set_config(config);
@@ -379,6 +383,30 @@ impl Shared {
         self.tell(|news| news.complete = Some((receipt, told)));
         // At the end of the node nobody knows; the next start looks.
         known.await.unwrap_or(true)
+    }
+
+    /// Notes whether a finished snapshot counts.
+    pub(super) fn snapshot_counts(&self, id: &SnapshotId, counts: bool) {
+        let mut void = self.void_snapshots.lock();
+        void.retain(|it| it != id);
+        if !counts {
+            void.push(id.clone());
+        }
+    }
+
+    pub(super) fn is_void(&self, id: &SnapshotId) -> bool {
+        self.void_snapshots.lock().contains(id)
+    }
+
+    /// Removes the snapshots that do not count. Comes before a snapshot is finished that others know of:
+    /// two of these could push the one out of the store that the log begins with.
+    pub(super) async fn remove_void(&self, store: &dyn SnapshotStore) -> Result<(), StoreError> {
+        let void = self.void_snapshots.lock().clone();
+        for id in void {
+            store.remove(&id).await?;
+            self.snapshot_counts(&id, true);
+        }
+        Ok(())
     }
 
     /// A snapshot could not be sent.

@@ -127,13 +127,18 @@ pub(super) async fn identity(
     stable_store: &mut impl StableStore,
     id: &ServerId,
     seed: u64,
-) -> Result<(u64, u64), StartError> {
+) -> Result<(DiskIdentity, u64), StartError> {
     let stream = u128::from(crc32fast::hash(id.as_str().as_bytes()));
     let mut rng = Pcg64Mcg::new(u128::from(seed) << 64 | stream << 32 | 0xd15c);
-    let made: u64 = rng.random_range(1..=u64::MAX);
+    let number: u64 = rng.random_range(1..=u64::MAX);
     let known = stable_store.disk_identity().await?;
-    let new = DiskIdentity { server: id.clone(), incarnation: made, starts: 0 };
-    let mut identity = known.unwrap_or(new);
+    let made = |incarnation| DiskIdentity {
+        server: id.clone(),
+        incarnation,
+        starts: 0,
+        was_rolled_back: false,
+    };
+    let mut identity = known.unwrap_or_else(|| made(number));
     if identity.server.as_str().is_empty() {
         // Made before stores noted whose they are.
         identity.server = id.clone();
@@ -145,9 +150,10 @@ pub(super) async fn identity(
     stable_store.save_disk_identity(&identity).await?;
     // A store that keeps none has none now either.
     match stable_store.disk_identity().await? {
-        None => Ok((0, 0)),
-        Some(DiskIdentity { incarnation, starts, .. }) => {
-            Ok((incarnation, u64::from(starts) << 32 | u64::from(rng.random::<u32>())))
+        None => Ok((made(0), 0)),
+        Some(identity) => {
+            let life = u64::from(identity.starts) << 32 | u64::from(rng.random::<u32>());
+            Ok((identity, life))
         }
     }
 }

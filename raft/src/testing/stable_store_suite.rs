@@ -96,8 +96,12 @@ async fn identity<S: StableStore>(mut store: S) {
     assert_eq!(read, None, "broken promise: a fresh store has no identity of its disk");
     saved(&mut store, &hard_state(3, Some("a"))).await;
     let longest = "\u{e9}".repeat(Configuration::MAX_ID_BYTES / 2);
-    let first =
-        DiskIdentity { server: longest.into(), incarnation: u64::MAX - 1, starts: u32::MAX - 1 };
+    let first = DiskIdentity {
+        server: longest.into(),
+        incarnation: u64::MAX - 1,
+        starts: u32::MAX - 1,
+        was_rolled_back: true,
+    };
     kept(store.save_disk_identity(&first).await, "an identity can be saved");
     let known = kept(store.disk_identity().await, "an identity can be read");
     assert!(
@@ -113,7 +117,8 @@ async fn identity<S: StableStore>(mut store: S) {
     saved(&mut store, &hard_state(4, None)).await;
     let read = kept(store.disk_identity().await, "an identity can be read");
     assert_eq!(read, known, "broken promise: a term and a vote disturb no identity");
-    let other = DiskIdentity { server: "b".into(), incarnation: 7, starts: 1 };
+    let other =
+        DiskIdentity { server: "b".into(), incarnation: 7, starts: 1, was_rolled_back: false };
     kept(store.save_disk_identity(&other).await, "another identity can be saved");
     let read = kept(store.disk_identity().await, "an identity can be read");
     assert_eq!(read, known.map(|_| other), "broken promise: the identity saved last is read");

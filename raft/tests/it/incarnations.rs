@@ -425,7 +425,8 @@ async fn what_cannot_be_rejoined_is_refused() {
 async fn an_older_copy_of_a_disk_ends_the_node_and_gets_another_incarnation() {
     let network = InmemNetwork::new();
     let mut stable = InmemStableStore::new().keeping_incarnation();
-    let disk = DiskIdentity { server: "b".into(), incarnation: 11, starts: 3 };
+    let disk =
+        DiskIdentity { server: "b".into(), incarnation: 11, starts: 3, was_rolled_back: false };
     stable.save_disk_identity(&disk).await.unwrap();
     let raft = Raft::new(
         Config::new("b"),
@@ -457,7 +458,7 @@ async fn an_older_copy_of_a_disk_ends_the_node_and_gets_another_incarnation() {
         text.contains("it has told a that it had term 5 and entry 9@5, which it has no"),
         "{text}"
     );
-    let incarnation = stable.disk_identity().await.unwrap().map(|it| it.incarnation);
-    assert!(incarnation.is_some_and(|incarnation| incarnation != 11), "{incarnation:?}");
+    let disk = stable.disk_identity().await.unwrap().unwrap();
+    assert!(disk.incarnation != 11 && disk.was_rolled_back, "{disk:?}");
     assert_eq!(stable.hard_state().await.unwrap(), None, "it has taken nothing over");
 }

@@ -1,10 +1,12 @@
 //! A user's restore of the whole cluster.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use raft::{
-    ApplyError, LogId, LogIndex, Outcome, Raft, RestoreError, Snapshot, SnapshotMeta,
+    ApplyError, Config, Configuration, LogId, LogIndex, Outcome, Raft, RestoreError, Server,
+    Snapshot, SnapshotMeta,
+    inmem::{InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore},
     testing::{Cluster, Journal},
 };
 use tokio::io::AsyncReadExt;
@@ -241,4 +243,67 @@ async fn a_node_that_ends_answers_a_restore() {
     leader.shutdown().await;
     let error = restoring.await.unwrap().unwrap_err();
     assert!(matches!(error, RestoreError::Stopped(_)), "{error}");
+}
+
+/// Two of them could push the snapshot out of the store that the log begins with.
+#[tokio::test(start_paused = true)]
+async fn the_snapshot_of_a_restore_in_vain_is_removed_before_the_next_one_is_kept() {
+    let network = InmemNetwork::new();
+    let mut nodes = Vec::new();
+    for id in ABC {
+        // On a disk of their own, so that the term and the log can be written all the time.
+        let snapshots = InmemSnapshotStore::new();
+        let raft = Raft::new(
+            Config::new(id),
+            Journal::default(),
+            InmemLogStore::new(),
+            InmemStableStore::new(),
+            Arc::new(snapshots.clone()),
+            network.transport(id),
+        );
+        nodes.push((raft.await.unwrap(), snapshots));
+    }
+    let (leader, snapshots) = &nodes[0];
+    let voters = ABC.map(|id| Server::voter(id, id));
+    leader.bootstrap_cluster(Configuration::new(voters)).await.unwrap();
+    let led_by = async |raft: &Raft<Journal>| {
+        while raft.barrier().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let others = nodes.iter().map(|(other, _)| other);
+            for other in others.filter(|other| other.role() == raft::Role::Leader) {
+                let _ = other.leadership_transfer_to_server(raft.id().clone()).await;
+            }
+        }
+    };
+    led_by(leader).await;
+    leader.apply("a").await.unwrap();
+    let snapshot = leader.snapshot().await.unwrap();
+    let (meta, data) = (snapshot.meta.clone(), bytes(&snapshot).await);
+    leader.apply("b").await.unwrap();
+    let restore = async || leader.restore(&meta, std::io::Cursor::new(data.clone())).await;
+    let kept = async || {
+        let kept = raft::SnapshotStore::list(snapshots).await.unwrap();
+        kept.iter().map(|meta| meta.last.index).collect::<Vec<_>>()
+    };
+
+    // The copy is complete only after the leadership, and cannot be removed.
+    snapshots.disk().fail_writes_after(1);
+    snapshots.disk().pause_writes();
+    network.disconnect(ABC[0]);
+    let error = restore().await.unwrap_err();
+    assert!(matches!(error, RestoreError::LeadershipLost), "{error}");
+    snapshots.disk().resume_writes();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(kept().await.len(), 2);
+    network.connect(ABC[0]);
+    led_by(leader).await;
+    let error = restore().await.unwrap_err();
+    assert!(error.to_string().contains("told to fail"), "{error}");
+    assert_eq!(kept().await.len(), 2);
+    snapshots.disk().heal();
+    let index = restore().await.unwrap();
+    assert_eq!(kept().await, [index.prev(), meta.last.index]);
+    for (raft, _) in &nodes {
+        raft.wait_applied(index).await.unwrap();
+    }
 }

@@ -33,7 +33,12 @@ fn server() -> Consensus {
 }
 
 fn started() -> Consensus {
-    let members = Configuration::new(DISKS.into_iter().zip(1..).map(|(incarnation, number)| {
+    Consensus::new(Rules::from(&Config::new("n1")), saved(DISKS), 1, Time(0))
+}
+
+/// What n1 finds on its disk if the configuration knows the members by these.
+fn saved(disks: [u64; 3]) -> Saved {
+    let members = Configuration::new(disks.into_iter().zip(1..).map(|(incarnation, number)| {
         Server { incarnation, ..Server::voter(n(number), n(number).as_str()) }
     }));
     let members = IndexedConfiguration { index: LogIndex(1), configuration: members };
@@ -46,7 +51,7 @@ fn started() -> Consensus {
     });
     saved.push(&entries);
     saved.disk(DISKS[0], LIFE);
-    Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0))
+    saved
 }
 
 /// What n1 has promised in an earlier life.
@@ -686,4 +691,30 @@ fn a_disk_that_is_rolled_back_twice_gets_another_number_each_time() {
     };
     let second = rolled_back(11);
     assert!(second != 11 && rolled_back(second) != second);
+}
+
+/// Where no disk is recorded yet, one that was found out comes back as the member that it was.
+#[test]
+fn a_disk_that_was_found_out_takes_part_in_no_election_before_it_is_recorded() {
+    for (disks, takes_part) in [([0, 0, 0], false), ([99, 22, 33], false), (DISKS, true)] {
+        let mut saved = saved(disks);
+        saved.rolled_back();
+        let mut core = Consensus::new(Rules::from(&Config::new("n1")), saved, 1, Time(0));
+        let due = Time(0) + core.rules.election_timeout;
+        core.handle_message(due, &n(2), request(9, None));
+        assert_eq!(has_granted(&settle(&mut core, due).0), takes_part, "{disks:?}");
+        core.handle_message(due, &n(2), heartbeat(9, None));
+        core.handle_message(due, &n(2), Message::TimeoutNow(TimeoutNowRequest { term: Term(9) }));
+        assert_eq!(core.role() == Role::Candidate, takes_part, "{disks:?}");
+        let mut now = due;
+        while let Some(next) =
+            core.next_timeout().filter(|it| *it < Time(0) + core.rules.election_timeout * 5)
+        {
+            now = next;
+            core.handle_timeout(now);
+            settle(&mut core, now);
+            assert!(takes_part || core.role() == Role::Follower, "{disks:?} at {now:?}");
+        }
+        assert!(due < now);
+    }
 }

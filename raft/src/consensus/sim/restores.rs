@@ -48,11 +48,19 @@ impl World {
     /// The data is durable, unless it was given up when the leadership ended.
     pub(super) fn restore_kept(&mut self, server: usize, snapshot: Machine) -> Check {
         let last = snapshot.applied;
+        // Whether one that was sent to it counts, it knows by then: that is asked as soon as it is whole.
+        let alive = self.servers[server].alive.as_ref();
+        if alive.and_then(|alive| alive.receiving.as_ref()).is_some_and(|it| it.is_whole) {
+            let (at, life) = (self.some_delay(), self.servers[server].life);
+            self.schedule(at, Event::RestoreKept { server, life, snapshot });
+            return Ok(());
+        }
         let leads = self.servers[server].leads() == Some(last.term);
         let is_kept = leads || self.dice.coin();
         if is_kept {
             self.say(server, format_args!("<- the data of {last} is durable"));
             self.checks.restore_is_durable(&snapshot);
+            self.remove_unwanted(server, last);
             self.keep_snapshot(server, snapshot);
         }
         let at = self.now + self.dice.around(self.plan.restores.delay / 2);
@@ -94,6 +102,10 @@ impl World {
             self.at_moment(server, Moment::Replaced);
             return Ok(());
         }
+        if let Some(alive) = &mut self.servers[server].alive {
+            alive.unwanted.push(last);
+        }
+        // It may fail, and is tried again when another snapshot comes.
         if !self.dice.chance(self.plan.restores.failure_per_mille) {
             let life = self.servers[server].life;
             let at = self.now + self.dice.around(self.plan.restores.delay / 2);
@@ -106,6 +118,9 @@ impl World {
     pub(super) fn restore_withdrawn(&mut self, server: usize, last: LogId) {
         self.say(server, format_args!("the data of {last} is removed"));
         self.stats.withdrawn += 1;
+        if let Some(alive) = &mut self.servers[server].alive {
+            alive.unwanted.retain(|it| *it != last);
+        }
         self.servers[server].disk.image.snapshots.retain(|snapshot| snapshot.applied != last);
     }
 

@@ -101,8 +101,9 @@ pub(super) struct Alive {
     pub(super) ordered: BTreeMap<usize, Ordered>,
     /// The snapshot it is being sent.
     pub(super) receiving: Option<Receiving>,
-    /// A snapshot that was whole only when its leader had been deposed.
-    pub(super) unwanted: Option<LogId>,
+    /// Snapshots that do not count: whole only when their leader had been deposed, or of a restore that
+    /// came to nothing.
+    pub(super) unwanted: Vec<LogId>,
     /// Until when the receiver is busy with pieces that have arrived.
     pub(super) receiver_busy_until: u64,
     /// Snapshots it has adopted, and whose state its state machine has not got yet.
@@ -198,7 +199,7 @@ impl Server {
             sending: BTreeMap::new(),
             ordered: BTreeMap::new(),
             receiving: None,
-            unwanted: None,
+            unwanted: Vec::new(),
             receiver_busy_until: now,
             adopted: Vec::new(),
             draining: Draining::default(),

@@ -65,7 +65,7 @@ pub(super) struct Receiving {
     size: usize,
     data: Vec<u8>,
     /// Whether all of it is here: no other one is received until that is reported.
-    is_whole: bool,
+    pub(super) is_whole: bool,
 }
 
 impl World {
@@ -79,7 +79,7 @@ impl World {
         }
     }
 
-    fn some_delay(&mut self) -> u64 {
+    pub(super) fn some_delay(&mut self) -> u64 {
         self.now + self.dice.around(self.plan.snapshots.delay)
     }
 
@@ -510,15 +510,15 @@ impl World {
         Ok(())
     }
 
-    /// Another snapshot comes than the one that was whole too late: that is removed.
-    fn remove_unwanted(&mut self, server: usize, other: LogId) {
+    /// Another snapshot comes than those that do not count: these are removed.
+    pub(super) fn remove_unwanted(&mut self, server: usize, other: LogId) {
         let it = &mut self.servers[server];
-        let unwanted = it.alive.as_mut().and_then(|alive| alive.unwanted.take());
-        let is_needed = |last: LogId| {
-            last == other || it.alive.as_ref().is_some_and(|alive| alive.log.has(last))
-        };
-        if let Some(last) = unwanted.filter(|last| !is_needed(*last)) {
-            it.disk.image.snapshots.retain(|it| it.applied != last);
+        let Some(alive) = &mut it.alive else { return };
+        for last in std::mem::take(&mut alive.unwanted) {
+            // Of what is in the log there may be one of its own, and here these are the same.
+            if last != other && !alive.log.has(last) {
+                it.disk.image.snapshots.retain(|it| it.applied != last);
+            }
         }
     }
 
@@ -538,12 +538,10 @@ impl World {
         if counts == Some(false)
             && let Some(last) = whole
             // Of what is in the log there may be one of its own, and here these are the same.
-            && !it.alive.as_ref().is_some_and(|alive| alive.log.has(last))
+            && let Some(alive) = it.alive.as_mut().filter(|alive| !alive.log.has(last))
         {
             self.stats.unwanted += 1;
-            if let Some(alive) = &mut it.alive {
-                alive.unwanted = Some(last);
-            }
+            alive.unwanted.push(last);
         }
         self.settle(server)
     }

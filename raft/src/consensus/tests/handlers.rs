@@ -169,6 +169,7 @@ impl World {
             hard_state,
             incarnation: 0,
             life: 0,
+            was_rolled_back: false,
             log,
             membership: Membership::new(members),
             commit_index: LogIndex::ZERO,
