@@ -1,4 +1,4 @@
-//! Whole clusters of real parts: RocksDB and snapshot files on disk, TCP on the loopback. In one
+//! Whole clusters of real parts: log and snapshot files on disk, TCP on the loopback. In one
 //! process, because here the library is the subject, as a program that embeds it sees it; the tests
 //! of `kv` have the processes.
 
@@ -10,10 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use raft::{
-    Config, Configuration, Fatal, FileSnapshotStore, LogIndex, Raft, Role, Server, Term,
-    testing::Journal,
+    Config, Configuration, Fatal, FileLogOptions, FileLogStore, FileSnapshotStore, LogIndex, Raft,
+    Role, Server, Term, testing::Journal,
 };
-use raft_rocksdb::{RocksOptions, RocksStore};
 use raft_tcp::{TcpOptions, TcpTransport};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -53,7 +52,8 @@ impl Cluster {
 
     async fn start(&mut self, id: &'static str, bind: &str) {
         let dir = self.dir(id);
-        let store = RocksStore::open(dir.join("log"), RocksOptions::default()).expect("it opens");
+        let log = FileLogStore::open(dir.join("log"), FileLogOptions::default());
+        let log = log.expect("it opens");
         let snapshots = FileSnapshotStore::open(dir.join("snapshots"), 2).expect("it opens");
         let transport = TcpTransport::bind(TcpOptions::new(bind, "integration"))
             .await
@@ -67,7 +67,7 @@ impl Cluster {
             ..Config::new(id)
         };
         let journal = Journal::default();
-        let (log, stable) = (store.log_store(), store.stable_store());
+        let stable = log.clone();
         let raft = Raft::new(config, journal.clone(), log, stable, Arc::new(snapshots), transport);
         let raft = raft.await.expect("it starts");
         self.nodes.push(Node { id, address, raft, journal });

@@ -16,7 +16,7 @@
 //! | write your state machine | [`Fsm`] |
 //! | choose settings | [`Config`] |
 //! | know whether a failed command may have happened | [`ApplyError::outcome`] |
-//! | keep snapshots in production | [`FileSnapshotStore`] |
+//! | keep log and snapshots in production | [`FileLogStore`], [`FileSnapshotStore`] |
 //! | try things out without disk or network | [`inmem`] |
 //! | bring your own store or transport | [`LogStore`], [`StableStore`], [`SnapshotStore`], [`Transport`] and the suites in `testing` |
 //! | start again after a majority was lost for good | [`recover_cluster`] |
@@ -72,6 +72,8 @@ mod log_tail;
 mod tasks;
 
 // Implementations that need nothing installed, and tests for those of others.
+mod blocking;
+mod file_log;
 mod file_snapshot;
 pub mod inmem;
 #[cfg(feature = "testing")]
@@ -95,10 +97,13 @@ pub use self::{
         RecoverError, ReloadError, RestoreError, RestoreFailure, SnapshotError, StartError,
         StoreError, TransferError, TransportError, VerifyError,
     },
+    file_log::{FileLogOptions, FileLogStore, Verified},
     file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},
     future::{Applied, ApplyBatchFuture, ApplyFuture, BarrierFuture, VerifyFuture},
-    log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
+    log::{
+        Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, LogWrite, Medium, Term,
+    },
     observer::{Observation, Observer, Role},
     recover::{
         RecoverOptions, Recoverable, Recovered, Uncommitted, UncommittedEntries, check_recovery,

@@ -9,14 +9,17 @@
 use std::{
     fmt,
     ops::{Deref, RangeInclusive},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{configuration::Configuration, error::StoreError};
+use crate::{configuration::Configuration, error::StoreError, stable::HardState};
 
 /// An election term: a number that only grows, with at most one leader each (law 1).
 ///
@@ -284,6 +287,34 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
+/// What two stores have in common whose writes go into one stream, see [`LogStore::medium`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Medium(u64);
+
+impl Medium {
+    /// One that no other store of this process has.
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// All that one write of the library does to a log, in the order of the fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogWrite<'a> {
+    /// The term and the vote; only for a store that has a [medium](LogStore::medium) in common with the
+    /// node's [`StableStore`](crate::StableStore).
+    pub hard_state: Option<&'a HardState>,
+    /// Whether all of the log is removed: a snapshot takes its place.
+    pub is_reset: bool,
+    /// Every entry with this index or more is removed.
+    pub truncate_from: Option<LogIndex>,
+    /// What is appended then, as by [`LogStore::append`].
+    pub entries: &'a [Entries],
+}
+
 /// Where the log is kept. One task, `run_log`, owns the store and is its only writer; everybody
 /// else reads through the [`LogReader`] it hands out.
 ///
@@ -301,6 +332,36 @@ pub trait LogStore: Send + 'static {
     /// A handle for reading, valid as long as it is held and always showing the newest completed
     /// write.
     fn reader(&self) -> Arc<dyn LogReader>;
+
+    /// Carries out all of this. The default makes a write of each part; a store that can makes one, which
+    /// is durable as a whole or not at all and costs one sync.
+    ///
+    /// # Errors
+    /// Those of the parts.
+    async fn write(&mut self, write: LogWrite<'_>) -> Result<(), StoreError> {
+        let LogWrite { hard_state, is_reset, truncate_from, entries } = write;
+        if hard_state.is_some() {
+            let reason = "this log keeps no term and no vote".to_owned();
+            return Err(StoreError::Refused { reason });
+        }
+        if is_reset {
+            self.truncate_prefix(LogIndex(u64::MAX)).await?;
+        }
+        if let Some(from) = truncate_from {
+            self.truncate_suffix(from).await?;
+        }
+        if !entries.is_empty() {
+            self.append(entries).await?;
+        }
+        Ok(())
+    }
+
+    /// What this store shares with the [`StableStore`](crate::StableStore) whose term and vote it can write too.
+    /// When that one returns the same, the library gives both to [`write`](Self::write), and reads the
+    /// term and the vote from the stable store at the next start. `None` (default): it writes a log only.
+    fn medium(&self) -> Option<Medium> {
+        None
+    }
 
     /// Appends the batches, in order, in **one** durable write.
     ///
@@ -334,6 +395,38 @@ pub trait LogStore: Send + 'static {
     fn note_commit(&mut self, _index: LogIndex) {}
 }
 
+/// A store that is chosen while the program runs.
+#[async_trait]
+impl LogStore for Box<dyn LogStore> {
+    fn reader(&self) -> Arc<dyn LogReader> {
+        (**self).reader()
+    }
+
+    async fn write(&mut self, write: LogWrite<'_>) -> Result<(), StoreError> {
+        (**self).write(write).await
+    }
+
+    fn medium(&self) -> Option<Medium> {
+        (**self).medium()
+    }
+
+    async fn append(&mut self, batches: &[Entries]) -> Result<(), StoreError> {
+        (**self).append(batches).await
+    }
+
+    async fn truncate_suffix(&mut self, from: LogIndex) -> Result<(), StoreError> {
+        (**self).truncate_suffix(from).await
+    }
+
+    async fn truncate_prefix(&mut self, through: LogIndex) -> Result<(), StoreError> {
+        (**self).truncate_prefix(through).await
+    }
+
+    fn note_commit(&mut self, index: LogIndex) {
+        (**self).note_commit(index);
+    }
+}
+
 /// Reading side of a [`LogStore`]: shared by the tasks, used while the writer writes.
 #[async_trait]
 pub trait LogReader: Send + Sync + 'static {
@@ -350,6 +443,12 @@ pub trait LogReader: Send + Sync + 'static {
     /// [`StoreError`] when the store cannot be read.
     async fn noted_commit(&self) -> Result<Option<LogIndex>, StoreError> {
         Ok(None)
+    }
+
+    /// What will keep the store from being written before long, like a disk that is nearly full; shown in
+    /// [`Status::log_trouble`](crate::Status::log_trouble). The default knows of nothing.
+    fn trouble(&self) -> Option<String> {
+        None
     }
 
     /// Entries from the start of `range`, at most to its end, and at most `max_bytes` of them

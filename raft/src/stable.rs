@@ -3,7 +3,11 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{configuration::ServerId, error::StoreError, log::Term};
+use crate::{
+    configuration::ServerId,
+    error::StoreError,
+    log::{Medium, Term},
+};
 
 /// Term and vote: one record, saved in one atomic write, so that a crash can never pair a new term
 /// with an old vote (paper Figure 2, persistent state; the model keeps two records, its #661).
@@ -46,6 +50,12 @@ pub trait StableStore: Send + 'static {
     /// [`StoreError`] when the write failed; the node stops and never retries.
     async fn save_hard_state(&mut self, hard_state: &HardState) -> Result<(), StoreError>;
 
+    /// What this store shares with a [`LogStore`](crate::LogStore) that can write term and vote too, see
+    /// [`LogStore::medium`](crate::LogStore::medium). `None` (default): nothing.
+    fn medium(&self) -> Option<Medium> {
+        None
+    }
+
     /// Whose disk this is and which one, made by [`Raft::new`](crate::Raft::new) at the first start and
     /// gone when the term, the vote and the log are. By it the others notice that a server has come back
     /// on an empty disk, on an older copy of its own, or on that of another server, and has forgotten
@@ -71,5 +81,29 @@ pub trait StableStore: Send + 'static {
     /// As [`save_hard_state`](Self::save_hard_state); the server does not start.
     async fn save_disk_identity(&mut self, _identity: &DiskIdentity) -> Result<(), StoreError> {
         Ok(())
+    }
+}
+
+/// A store that is chosen while the program runs.
+#[async_trait]
+impl StableStore for Box<dyn StableStore> {
+    async fn hard_state(&mut self) -> Result<Option<HardState>, StoreError> {
+        (**self).hard_state().await
+    }
+
+    async fn save_hard_state(&mut self, hard_state: &HardState) -> Result<(), StoreError> {
+        (**self).save_hard_state(hard_state).await
+    }
+
+    fn medium(&self) -> Option<Medium> {
+        (**self).medium()
+    }
+
+    async fn disk_identity(&mut self) -> Result<Option<DiskIdentity>, StoreError> {
+        (**self).disk_identity().await
+    }
+
+    async fn save_disk_identity(&mut self, identity: &DiskIdentity) -> Result<(), StoreError> {
+        (**self).save_disk_identity(identity).await
     }
 }

@@ -116,6 +116,9 @@ pub struct Status {
     /// Whether its state machine has applied what was known to be committed an election timeout ago. If
     /// not, it is loading a snapshot, has much to apply, or stands still; `marks` say how far it is.
     pub can_serve: bool,
+    /// What will keep the log from being written before long, if the store knows of something: see
+    /// [`LogReader::trouble`](crate::LogReader::trouble).
+    pub log_trouble: Option<String>,
 }
 
 /// A server that listens elsewhere than the members' list says. Its text says so, and what to do.

@@ -19,10 +19,9 @@ use std::{
 use async_trait::async_trait;
 use clap::Parser;
 use raft::{
-    Config, Configuration, Entry, FileSnapshotStore, Fsm, FsmError, FsmSnapshot, Raft, Server,
-    SnapshotReader,
+    Config, Configuration, Entry, FileLogOptions, FileLogStore, FileSnapshotStore, Fsm, FsmError,
+    FsmSnapshot, Raft, Server, SnapshotReader,
 };
-use raft_rocksdb::{RocksOptions, RocksStore};
 use raft_tcp::{TcpOptions, TcpTransport};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, stdin};
 use tracing_subscriber::EnvFilter;
@@ -98,8 +97,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let me = members.iter().find(|member| member.id.as_str() == id);
     let address = me.ok_or("the id is not among the members")?.address.to_string();
 
-    let store = RocksStore::open(data_dir.join("log"), RocksOptions::default())?;
-    let (mut log, mut stable) = (store.log_store(), store.stable_store());
+    let mut log = FileLogStore::open(data_dir.join("log"), FileLogOptions::default())?;
+    let mut stable = log.clone();
     let snapshots = FileSnapshotStore::open(data_dir.join("snapshots"), 2)?;
     let transport = TcpTransport::bind(TcpOptions::new(address, "counter")).await?;
     // The first start of a cluster: all members begin with the same configuration.

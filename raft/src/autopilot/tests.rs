@@ -73,6 +73,7 @@ fn status(members: &[Member]) -> Status {
         wrong_disk: None,
         wrong_disks: Vec::new(),
         can_serve: true,
+        log_trouble: None,
     }
 }
 

@@ -15,9 +15,10 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
 use super::{
     directory::cannot,
     draft::Draft,
-    store::{BUFFER_BYTES, blocking, buffered_file},
+    store::{BUFFER_BYTES, buffered_file},
 };
 use crate::{
+    blocking::blocking,
     error::StoreError,
     snapshot::{SnapshotMeta, SnapshotSink},
 };

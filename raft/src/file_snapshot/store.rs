@@ -1,9 +1,9 @@
 //! [`FileSnapshotStore`]: the contract, and how async code calls files, which block.
 
-use std::{fs::File, panic, path::Path, sync::Arc};
+use std::{fs::File, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use tokio::{io::BufReader, task};
+use tokio::io::BufReader;
 
 use super::{
     directory::{Directory, Disk, Opened, RealDisk},
@@ -11,6 +11,7 @@ use super::{
     sink::Sink,
 };
 use crate::{
+    blocking::blocking,
     configuration::IndexedConfiguration,
     error::StoreError,
     log::LogId,
@@ -172,16 +173,4 @@ pub(super) fn buffered_file(file: File) -> tokio::fs::File {
     let mut file = tokio::fs::File::from_std(file);
     file.set_max_buf_size(BUFFER_BYTES);
     file
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(payload) => panic::resume_unwind(payload),
-            Err(error) => Err(StoreError::io("the runtime is shutting down", error)),
-        },
-    }
 }

@@ -95,6 +95,11 @@ impl Peers {
         self.wrong_address = wrong;
     }
 
+    /// What will keep the log from being written before long.
+    pub(super) fn log_trouble(&self) -> Option<String> {
+        self.sources.reader.trouble()
+    }
+
     pub(super) fn wrong_address(&self) -> Option<&WrongAddress> {
         self.wrong_address.as_ref()
     }

@@ -888,6 +888,7 @@ impl<R: Send + 'static> Run<R> {
             wrong_disk: self.refusals.own().cloned(),
             wrong_disks: self.wrong_disks(now),
             can_serve: core.can_serve(),
+            log_trouble: self.peers.log_trouble(),
         }
     }
 }

@@ -18,16 +18,13 @@ use super::{metrics::Metrics, shared::Shared};
 use crate::{
     consensus::{Write, WriteId},
     error::{Fatal, StoreError},
-    log::{Entries, LogIndex, LogStore},
+    log::{Entries, LogIndex, LogStore, LogWrite},
     log_tail::Stamp,
     stable::{DiskIdentity, HardState, StableStore},
 };
 
 /// Requests taken from the queue at once at most.
 const REQUESTS_MAX: usize = 256;
-
-/// More than any log has: removing the prefix up to here removes all of it.
-const EVERYTHING: LogIndex = LogIndex(u64::MAX);
 
 /// What `run_log` is asked to do, in order.
 pub(super) enum LogRequest {
@@ -113,21 +110,23 @@ impl RunLog {
     }
 
     async fn write(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
-        if let Some(hard_state) = batch.hard_state.take() {
-            self.stable_store.save_hard_state(&hard_state).await?;
+        let mut hard_state = batch.hard_state.take();
+        let medium = self.stable_store.medium();
+        if medium.is_none() || medium != self.log_store.medium() {
+            // The term first: a log may hold entries of no later one.
+            if let Some(hard_state) = hard_state.take() {
+                self.stable_store.save_hard_state(&hard_state).await?;
+            }
         }
-        if std::mem::take(&mut batch.is_reset) {
-            self.log_store.truncate_prefix(EVERYTHING).await?;
-        }
+        let (is_reset, truncate_from) =
+            (std::mem::take(&mut batch.is_reset), batch.truncate_from.take());
         self.log_store.note_commit(batch.commit_index);
-        if let Some(from) = batch.truncate_from.take() {
-            self.log_store.truncate_suffix(from).await?;
-        }
         if !batch.entries.is_empty() {
             self.metrics.log_append(&batch.entries);
-            self.log_store.append(&batch.entries).await?;
-            batch.entries.clear();
         }
+        let (hard_state, entries) = (hard_state.as_ref(), &batch.entries);
+        self.log_store.write(LogWrite { hard_state, is_reset, truncate_from, entries }).await?;
+        batch.entries.clear();
         Ok(())
     }
 

@@ -13,13 +13,14 @@
 //! # }
 //! ```
 //!
-//! Deliberately absent: what survives a crash. A suite sees a store only while it is open, and the log
-//! store also after it was opened again; killing and damaging it is up to the implementer's own
-//! tests.
+//! Deliberately absent: what survives a power cut, and damage. A suite sees a store while it is open, after
+//! it was opened again, and after the process that wrote was killed; syncs and damaged bytes are up to
+//! the implementer's own tests.
 
 mod cluster;
 mod fsm_suite;
 mod journal;
+mod kill_suite;
 mod log_store_reopen_suite;
 mod log_store_suite;
 mod snapshot_store_suite;
@@ -31,7 +32,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub use self::{
-    cluster::Cluster, fsm_suite::fsm_suite, journal::Journal,
+    cluster::Cluster, fsm_suite::fsm_suite, journal::Journal, kill_suite::kill_suite,
     log_store_reopen_suite::log_store_reopen_suite, log_store_suite::log_store_suite,
     snapshot_store_suite::snapshot_store_suite, stable_store_suite::stable_store_suite,
     transport_suite::transport_suite,

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use raft::{
-    Entry, FileSnapshotStore, Fsm, FsmError, FsmSnapshot, Server, SnapshotReader, Transport,
+    Entry, FileLogOptions, FileLogStore, FileSnapshotStore, Fsm, FsmError, FsmSnapshot, Server,
+    SnapshotReader, Transport,
     inmem::{
         InmemDisk, InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore,
         InmemTransport,
@@ -48,6 +49,38 @@ async fn inmem_log_store_opened_again() {
 async fn inmem_stable_store() {
     stable_store_suite(|| async { InmemStableStore::new() }).await;
     stable_store_suite(|| async { InmemStableStore::new().keeping_incarnation() }).await;
+}
+
+/// A directory of its own for each store of a suite. Small segments, so that they change within it.
+async fn check_file_log_store() {
+    let root = tempfile::tempdir().unwrap();
+    let mut number = 0;
+    let mut fresh = || {
+        number += 1;
+        let dir = root.path().join(number.to_string());
+        async move { FileLogStore::open(dir, FileLogOptions { segment_bytes: 1 << 20 }).unwrap() }
+    };
+    log_store_suite(&mut fresh).await;
+    stable_store_suite(&mut fresh).await;
+}
+
+#[tokio::test]
+async fn file_log_store() {
+    check_file_log_store().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_log_store_on_two_threads() {
+    check_file_log_store().await;
+}
+
+#[tokio::test]
+async fn file_log_store_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    log_store_reopen_suite(|| async {
+        FileLogStore::open(&dir, FileLogOptions { segment_bytes: 1 << 20 }).unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]

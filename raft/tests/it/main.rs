@@ -12,6 +12,7 @@ mod concurrency;
 mod conformance;
 mod determinism;
 mod disk_stall;
+mod file_log;
 mod file_snapshot;
 mod futures;
 mod futures_table;

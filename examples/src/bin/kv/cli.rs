@@ -16,7 +16,7 @@ use clap::{
 use raft::LogId;
 use tracing_subscriber::EnvFilter;
 
-use crate::log::tell;
+use crate::{log::tell, stores::Kind};
 
 const AFTER_SERVE_HELP: &str = "\
 Signals: SIGTERM and Ctrl-C stop the server in order; a leader first hands leadership over. SIGHUP changes
@@ -149,6 +149,9 @@ pub(crate) struct Serve {
     /// Where the server keeps everything. Made if it is missing.
     #[arg(long, env = "KV_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    /// What keeps the log. A data directory stays with the one it was made with.
+    #[arg(long, env = "KV_STORE", value_enum, default_value_t = Kind::File)]
+    pub(crate) store: Kind,
     /// Where to listen for other servers.
     #[arg(long, env = "KV_RAFT", value_name = "HOST:PORT", default_value = "127.0.0.1:7000",
           value_parser = parse_address)]
@@ -410,6 +413,9 @@ pub(crate) struct Inspect {
     /// Show these entries of the log too, one a line. Either number may be left out.
     #[arg(long, value_name = "FROM..TO", value_parser = parse_entries)]
     pub(crate) entries: Option<(u64, u64)>,
+    /// Read all of it, and say that it is whole or where it is damaged.
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -448,6 +454,9 @@ pub(crate) struct Demo {
     /// Leave the cluster running until Ctrl-C.
     #[arg(long)]
     pub(crate) keep: bool,
+    /// What keeps the logs.
+    #[arg(long, env = "KV_STORE", value_enum, default_value_t = Kind::File)]
+    pub(crate) store: Kind,
     /// What the servers log, each into a file beside its data.
     #[arg(long, value_name = "FILTER", default_value = "info", value_parser = parse_filter)]
     pub(crate) log: String,

@@ -11,7 +11,7 @@ use std::{
 
 use raft::{
     Configuration, Entry, EntryPayload, HardState, IndexedConfiguration, LogId, LogIndex,
-    LogReader, LogStore, SnapshotMeta, SnapshotStore, StableStore,
+    LogReader, LogStore, SnapshotMeta, SnapshotStore, StableStore, Verified,
 };
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ use crate::{
     failure::Failure,
     identity::{self, Identity},
     output,
-    stores::ReadOnlyStores,
+    stores::{self, Kind, ReadOnlyStores},
 };
 
 /// What is read of the log at once.
@@ -38,7 +38,11 @@ pub(crate) async fn run(options: Inspect) -> Result<(), Failure> {
     let (identity, lock) = identity::look(&options.data_dir)?;
     let stores = ReadOnlyStores::open(&options.data_dir).await?;
     let reader = stores.log.reader();
-    let found = Found::look(identity, &*reader, stores).await?;
+    let mut found = Found::look(identity, &*reader, stores).await?;
+    if options.verify {
+        // All entries and snapshots were read by now.
+        found.verified = Some(stores::verify(&options.data_dir).await?.unwrap_or_default());
+    }
     let entries = options.entries.and_then(|wanted| found.within(wanted));
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if options.json {
@@ -74,6 +78,12 @@ impl From<raft::StoreError> for Stop {
 
 struct Found {
     identity: Identity,
+    /// What keeps the log.
+    kind: Kind,
+    /// What was verified, if that was asked for.
+    verified: Option<Verified>,
+    /// How many entries there are.
+    entries: u64,
     hard_state: HardState,
     /// Which disk this is; 0 before its first start.
     incarnation: u64,
@@ -93,7 +103,7 @@ impl Found {
         reader: &dyn LogReader,
         stores: ReadOnlyStores,
     ) -> Result<Self, Failure> {
-        let ReadOnlyStores { mut stable, snapshots, .. } = stores;
+        let ReadOnlyStores { kind, mut stable, snapshots, .. } = stores;
         let hard_state = stable.hard_state().await.map_err(Failure::new)?.unwrap_or_default();
         let disk = stable.disk_identity().await.map_err(Failure::new)?;
         let incarnation = disk.map_or(0, |disk| disk.incarnation);
@@ -114,7 +124,7 @@ impl Found {
         let noted_commit = reader.noted_commit().await.map_err(Failure::new)?;
         let mut configuration =
             snapshots.first().map(|meta| meta.configuration.clone()).unwrap_or_default();
-        let mut log = None;
+        let (mut log, mut count) = (None, 0);
         let bounds = reader.bounds().await.map_err(Failure::new)?;
         if let Some((first, last)) = bounds {
             let mut next = first;
@@ -125,6 +135,7 @@ impl Found {
                     configuration = newer(configuration, entry);
                 }
                 next = next.plus(entries.len());
+                count += entries.len() as u64;
             }
         }
         let covered = snapshots.first().map(|meta| meta.last.index).unwrap_or_default();
@@ -135,6 +146,9 @@ impl Found {
         }
         Ok(Self {
             identity,
+            kind,
+            verified: None,
+            entries: count,
             hard_state,
             incarnation,
             log,
@@ -172,10 +186,20 @@ impl Found {
         entries: Option<RangeInclusive<LogIndex>>,
     ) -> Result<(), Stop> {
         let Self {
-            identity, hard_state, incarnation, log, snapshots, faults, configuration, ..
+            identity,
+            kind,
+            verified,
+            hard_state,
+            incarnation,
+            log,
+            snapshots,
+            faults,
+            configuration,
+            ..
         } = self;
         writeln!(out, "server      {}", identity.id)?;
         writeln!(out, "cluster     {}", identity.cluster.as_deref().unwrap_or("not noted"))?;
+        writeln!(out, "store       {kind}")?;
         writeln!(out, "term        {}", hard_state.current_term)?;
         match &hard_state.voted_for {
             Some(candidate) => writeln!(out, "vote        {candidate}")?,
@@ -200,6 +224,15 @@ impl Found {
         }
         for fault in faults {
             writeln!(out, "fault       {fault}")?;
+        }
+        if let Some(Verified { segments, bytes, .. }) =
+            verified.as_ref().filter(|_| faults.is_empty())
+        {
+            write!(out, "verified    {} entries and {} snapshots", self.entries, snapshots.len())?;
+            match kind {
+                Kind::File => writeln!(out, ", {bytes} bytes in {segments} segments")?,
+                Kind::Rocksdb => writeln!(out)?,
+            }
         }
         if configuration.configuration.is_empty() {
             writeln!(out, "members     none")?;
@@ -238,6 +271,9 @@ impl Found {
             snapshots,
             faults,
             configuration,
+            kind,
+            verified,
+            ..
         } = self;
         let snapshots: Vec<_> = snapshots
             .iter()
@@ -261,6 +297,8 @@ impl Found {
         let value = json!({
             "id": identity.id,
             "cluster": identity.cluster,
+            "store": kind.to_string(),
+            "verified": verified.as_ref().map(|_| faults.is_empty()),
             "first_members": identity.first_members,
             "term": hard_state.current_term,
             "voted_for": hard_state.voted_for,

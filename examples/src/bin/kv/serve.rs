@@ -116,7 +116,7 @@ async fn start(options: Serve) -> Result<Running, Failure> {
         // One that was not bootstrapped has joined others.
         has_peers: found.first_members.is_none_or(|members| 1 < members.len()),
     };
-    let opened = Stores::open(&data).await;
+    let opened = Stores::open(&data, options.store).await;
     let mut stores = opened.map_err(|failure| patient.cannot_open(failure))?;
     if let Some(members) = first_members {
         bootstrap(&mut stores, &members).await?;

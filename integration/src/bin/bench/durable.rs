@@ -1,4 +1,4 @@
-//! Three processes, RocksDB, TCP: what a real deployment on one machine reaches, beside what its
+//! Three processes, a log on disk, TCP: what a real deployment on one machine reaches, beside what its
 //! disk alone would allow.
 
 use std::{fs::OpenOptions, io::Write as _, path::Path, time::Duration};
@@ -12,13 +12,14 @@ use crate::{
     machine::{self, Neighbours},
     processes::Processes,
     report::{Spread, Table, count, nanoseconds, plain, show},
-    server::{Event, Order},
+    server::{Event, Order, Store},
 };
 
 /// One line of the raw results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Run {
     run: usize,
+    store: Store,
     clients: usize,
     result: Result<Measured, String>,
 }
@@ -38,25 +39,31 @@ pub(crate) async fn section(options: &Options) -> (Vec<Run>, Vec<String>) {
     let mut runs = Vec::new();
     let mut failures = Vec::new();
     for run in 1..=options.runs {
-        for &clients in &options.durable_clients {
-            eprintln!("durable: run {run} of {}, {clients} clients", options.runs);
-            let result = measure(options, clients).await;
+        let stores = Store::ALL.iter().copied();
+        let pairs = options
+            .durable_clients
+            .iter()
+            .flat_map(|clients| stores.clone().map(move |store| (*clients, store)));
+        for (clients, store) in pairs {
+            let name = store.name();
+            eprintln!("durable: run {run} of {}, {clients} clients, {name}", options.runs);
+            let result = measure(options, store, clients).await;
             let failure = match &result {
                 Ok(measured) => measured.load.first_failure.clone(),
                 Err(error) => Some(error.clone()),
             };
-            failures.extend(
-                failure.map(|failure| format!("durable, run {run}, {clients} clients: {failure}")),
-            );
-            runs.push(Run { run, clients, result });
+            failures.extend(failure.map(|failure| {
+                format!("durable, run {run}, {clients} clients, {name}: {failure}")
+            }));
+            runs.push(Run { run, store, clients, result });
         }
     }
     println!("{}", table(options, &runs, &neighbours).render());
     (runs, failures)
 }
 
-async fn measure(options: &Options, clients: usize) -> Result<Measured, String> {
-    let mut processes = Processes::start(&options.data, options.workers).await?;
+async fn measure(options: &Options, store: Store, clients: usize) -> Result<Measured, String> {
+    let mut processes = Processes::start(&options.data, store, options.workers).await?;
     let leader = processes.settle().await?;
     let load = Load {
         clients,
@@ -116,27 +123,33 @@ async fn syncs_per_second(base: &Path, batch_bytes: usize, seconds: f64) -> Resu
 fn table(options: &Options, runs: &[Run], neighbours: &Neighbours) -> Table {
     let header = [
         "clients",
+        "store",
         "applies/s",
         "p50",
         "p99",
+        "p99.9",
         "CPU s per million applies",
         "syncs/s of the disk alone",
         "applies per such sync",
     ];
-    let mut table = Table::new("Three processes, RocksDB and TCP", 1, &header);
-    for &clients in &options.durable_clients {
+    let mut table = Table::new("Three processes, a log on disk and TCP", 2, &header);
+    let clients = options.durable_clients.iter();
+    let pairs = clients.flat_map(|clients| Store::ALL.iter().map(move |store| (*clients, *store)));
+    for (clients, store) in pairs {
         let measured: Vec<&Measured> = runs
             .iter()
-            .filter(|run| run.clients == clients)
+            .filter(|run| (run.clients, run.store) == (clients, store))
             .filter_map(|run| run.result.as_ref().ok())
             .collect();
         let spread = |figure: fn(&Measured) -> f64| Spread::of(measured.iter().map(|m| figure(m)));
         let cpu = measured.iter().filter_map(|m| m.cpu_seconds_per_million);
         table.row(vec![
             clients.to_string(),
+            store.name().to_owned(),
             show(spread(|m| m.load.applies_per_second), count),
             show(spread(|m| m.load.p50_ns as f64), nanoseconds),
             show(spread(|m| m.load.p99_ns as f64), nanoseconds),
+            show(spread(|m| m.load.p999_ns as f64), nanoseconds),
             show(Spread::of(cpu), plain),
             show(spread(|m| m.syncs_per_second), count),
             show(spread(|m| m.load.applies_per_second / m.syncs_per_second), plain),
@@ -146,7 +159,7 @@ fn table(options: &Options, runs: &[Run], neighbours: &Neighbours) -> Table {
         machine::filesystem(&options.data).unwrap_or_else(|| "file system unknown".to_owned());
     table.note(format!(
         "Per apply: {} bytes; written and synced to the logs of at least two of three servers \
-         (RocksDB, default settings) before it is answered, sent over TCP on the loopback, applied \
+         (default settings of either store) before it is answered, sent over TCP on the loopback, applied \
          by a state machine that counts. All three servers share this machine's {} cores and one \
          disk ({filesystem}).",
         options.payload,

@@ -10,7 +10,7 @@ use crate::{
     machine::Neighbours,
     processes::{Heard, Processes},
     report::{Table, nanoseconds, quantile},
-    server::Event,
+    server::{Event, Store},
 };
 
 /// What is promised with default settings.
@@ -49,7 +49,7 @@ pub(crate) async fn section(options: &Options) -> Outcome {
 }
 
 async fn trials(options: &Options, trials: &mut Vec<Trial>) -> Result<(), String> {
-    let mut processes = Processes::start(&options.data, options.workers).await?;
+    let mut processes = Processes::start(&options.data, Store::File, options.workers).await?;
     for number in 0..options.trials {
         eprintln!("failover: trial {} of {}", number + 1, options.trials);
         let leader = processes.settle().await?;
@@ -116,7 +116,7 @@ fn table(options: &Options, trials: &[Trial], neighbours: &Neighbours) -> (Table
     };
     table.note(format!("Promised: {promise}: {}.", options.verdict(broken.is_some())));
     table.note(
-        "Three processes on RocksDB and TCP, no load, election timeout 1 s (each server adds a \
+        "Three processes with the log in files and TCP, no load, election timeout 1 s (each server adds a \
          random part of another), heartbeats every 100 ms, kills spread over the interval between \
          two heartbeats. The new leader proposes a command at once; the time ends when its report \
          of the commit has reached the parent process. The killed server is restarted from its disk \

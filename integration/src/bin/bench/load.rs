@@ -48,6 +48,7 @@ pub(crate) struct LoadResult {
     pub(crate) applies_per_second: f64,
     pub(crate) p50_ns: u64,
     pub(crate) p99_ns: u64,
+    pub(crate) p999_ns: u64,
     pub(crate) max_ns: u64,
     /// User and system time of the whole process (clients and servers) per million applies.
     pub(crate) cpu_seconds_per_million: Option<f64>,
@@ -182,6 +183,7 @@ impl Answers {
             applies_per_second: applies as f64 / seconds,
             p50_ns: at(0.5),
             p99_ns: at(0.99),
+            p999_ns: at(0.999),
             max_ns: at(1.0),
             cpu_seconds_per_million: cpu_per_second
                 .filter(|_| applies > 0)

@@ -1,4 +1,4 @@
-//! Three servers as processes of their own, with RocksDB on a real disk and TCP between them.
+//! Three servers as processes of their own, with the log on a real disk and TCP between them.
 
 use std::{net::TcpListener, path::Path, process::Stdio, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     machine,
-    server::{Event, Order},
+    server::{Event, Order, Store},
 };
 
 const SERVERS: usize = 3;
@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Processes {
     servers: Vec<Server>,
     addresses: Vec<String>,
+    store: Store,
     workers: Option<usize>,
     heard: mpsc::Receiver<Heard>,
     hearing: mpsc::Sender<Heard>,
@@ -44,7 +45,11 @@ pub(crate) struct Heard {
 
 impl Processes {
     /// Starts three servers with fresh data below `base`. The first one founds the cluster.
-    pub(crate) async fn start(base: &Path, workers: Option<usize>) -> Result<Self, String> {
+    pub(crate) async fn start(
+        base: &Path,
+        store: Store,
+        workers: Option<usize>,
+    ) -> Result<Self, String> {
         let directory = tempfile::Builder::new()
             .prefix("raft-bench-")
             .tempdir_in(base)
@@ -52,7 +57,7 @@ impl Processes {
         let (hearing, heard) = mpsc::channel(1024);
         let addresses = free_addresses()?;
         let mut processes =
-            Self { servers: Vec::new(), addresses, workers, heard, hearing, directory };
+            Self { servers: Vec::new(), addresses, store, workers, heard, hearing, directory };
         // The founder comes last, so that it finds the others.
         for server in (0..SERVERS).rev() {
             let started = processes.spawn(server, server == 0)?;
@@ -82,7 +87,8 @@ impl Processes {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
         command
-            .args(["server", "--id", &id(server), "--listen", address, "--peers"])
+            .args(["server", "--store", self.store.name()])
+            .args(["--id", &id(server), "--listen", address, "--peers"])
             .arg(peers.join(","))
             .arg("--data")
             .arg(self.directory.path().join(id(server)))

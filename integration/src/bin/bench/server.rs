@@ -1,12 +1,19 @@
-//! One server of the process cluster: this program, run again with RocksDB and TCP beneath.
+//! One server of the process cluster: this program, run again with a log on disk and TCP beneath.
 //!
 //! The parent sends [`Order`]s through standard input and reads [`Event`]s from standard output,
 //! one JSON line each. The end of standard input ends the server.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use clap::Args;
-use raft::{Configuration, Raft, Server, inmem::InmemSnapshotStore};
+use clap::{Args, ValueEnum};
+use raft::{
+    Configuration, FileLogOptions, FileLogStore, LogStore, Raft, Server, StableStore, StoreError,
+    inmem::InmemSnapshotStore,
+};
+#[cfg(feature = "rocksdb")]
 use raft_rocksdb::{RocksOptions, RocksStore};
 use raft_tcp::{TcpOptions, TcpTransport};
 use serde::{Deserialize, Serialize};
@@ -26,6 +33,9 @@ pub(crate) struct ServerArgs {
     pub(crate) id: String,
     #[arg(long)]
     pub(crate) data: PathBuf,
+    /// What keeps the log.
+    #[arg(long, value_enum)]
+    pub(crate) store: Store,
     #[arg(long)]
     pub(crate) listen: String,
     /// All servers, this one included: `id=host:port`.
@@ -36,6 +46,51 @@ pub(crate) struct ServerArgs {
     pub(crate) bootstrap: bool,
     #[arg(long)]
     pub(crate) workers: Option<usize>,
+}
+
+/// What keeps the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Store {
+    File,
+    #[cfg(feature = "rocksdb")]
+    Rocksdb,
+}
+
+/// A log with the term and the vote.
+struct Log {
+    log: Box<dyn LogStore>,
+    stable: Box<dyn StableStore>,
+}
+
+impl Store {
+    pub(crate) const ALL: &[Self] = &[
+        Self::File,
+        #[cfg(feature = "rocksdb")]
+        Self::Rocksdb,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            #[cfg(feature = "rocksdb")]
+            Self::Rocksdb => "rocksdb",
+        }
+    }
+
+    fn open(self, dir: &Path) -> Result<Log, StoreError> {
+        match self {
+            Self::File => {
+                let log = FileLogStore::open(dir, FileLogOptions::default())?;
+                Ok(Log { log: Box::new(log.clone()), stable: Box::new(log) })
+            }
+            #[cfg(feature = "rocksdb")]
+            Self::Rocksdb => {
+                let store = RocksStore::open(dir, RocksOptions::default())?;
+                Ok(Log { log: Box::new(store.log_store()), stable: Box::new(store.stable_store()) })
+            }
+        }
+    }
 }
 
 /// What the parent asks of a server.
@@ -74,16 +129,15 @@ pub(crate) fn run(args: &ServerArgs) -> Result<(), String> {
 }
 
 async fn start(args: &ServerArgs) -> Result<Raft<Counter>, String> {
-    let store =
-        RocksStore::open(&args.data, RocksOptions::default()).map_err(|error| error.to_string())?;
+    let Log { log, stable } = args.store.open(&args.data).map_err(|error| error.to_string())?;
     let transport = TcpTransport::bind(TcpOptions::new(&args.listen, "bench"))
         .await
         .map_err(|error| error.to_string())?;
     let raft = Raft::new(
         ours::config(args.id.as_str(), true),
         Counter::default(),
-        store.log_store(),
-        store.stable_store(),
+        log,
+        stable,
         // The benchmark takes no snapshots.
         Arc::new(InmemSnapshotStore::new()),
         transport,

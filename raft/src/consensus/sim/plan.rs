@@ -223,7 +223,7 @@ impl Plan {
             plan.disks.loss_per_mille = 0;
             plan.dead = 0;
         } else if plan.disks.keep_incarnations {
-            plan.disks.older_copy_per_mille = dice.pick(&[0, 0, 300, 1000]);
+            plan.disks.older_copy_per_mille = dice.pick(&[0, 300, 1000, 1000]);
         }
         if 0 < plan.disks.loss_per_mille + plan.disks.older_copy_per_mille {
             // They would be too many.

@@ -122,7 +122,7 @@ impl World {
         }
         let (image, at) = (self.servers[server].disk.image.clone(), self.now);
         self.servers[server].copy = Some(Copy { image, at });
-        if self.dice.chance(300) {
+        if self.dice.chance(700) {
             let at = self.now + self.dice.around(ELECTION_TIMEOUT / 3);
             self.schedule(at, Event::Crash { server });
         }

@@ -56,6 +56,8 @@ pub(super) struct Process {
 pub(super) struct Cluster {
     directory: PathBuf,
     log: String,
+    /// What keeps the logs.
+    store: String,
     /// When a snapshot is due, and what stays in the log behind it, in entries.
     snapshots: (u32, u32),
     processes: BTreeMap<String, Process>,
@@ -80,7 +82,8 @@ impl Cluster {
         let (directory, log) = (directory.to_owned(), options.log.clone());
         // So often that the demo sees it, however little is written.
         let snapshots = (options.writes / 4, options.writes / 50);
-        Ok(Self { directory, log, snapshots, processes })
+        let store = options.store.to_string();
+        Ok(Self { directory, log, store, snapshots, processes })
     }
 
     pub(super) fn process(&self, id: &str) -> &Process {
@@ -135,6 +138,7 @@ impl Cluster {
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command.args(["serve", "--stop-with-stdin", "--id", id, "--log", &self.log]);
         command.args(["--raft", &process.raft, "--resp", &process.resp, "--http", &process.http]);
+        command.args(["--store", &self.store]);
         command.arg("--data-dir").arg(self.directory.join(id));
         let (threshold, trailing) = self.snapshots;
         command.args(["--snapshot-interval", "1s", "--snapshot-threshold", &threshold.to_string()]);

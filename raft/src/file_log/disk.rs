@@ -1,0 +1,101 @@
+//! What touches files: a directory of names, and files that are read, written and synced at an offset.
+//!
+//! The log writes through these few calls and nothing else, so that a test can put a disk here that
+//! forgets what was not synced, is full, or fails at the n-th call.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Files are for their owner only: they hold what users have stored.
+pub(super) const FILE_MODE: u32 = 0o600;
+pub(super) const DIR_MODE: u32 = 0o700;
+
+/// The directory of one log.
+pub(super) trait Disk: Send + Sync + 'static {
+    fn names(&self) -> io::Result<Vec<String>>;
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// An empty file of a name that is free.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes created, renamed and removed names durable.
+    fn sync_names(&self) -> io::Result<()>;
+}
+
+/// An open file.
+pub(super) trait DiskFile: Send + Sync + 'static {
+    fn size(&self) -> io::Result<u64>;
+    /// Fills all of `buffer`.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes all that was written durable.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// The disk of the operating system.
+pub(super) struct RealDisk {
+    dir: PathBuf,
+    is_read_only: bool,
+}
+
+impl RealDisk {
+    pub(super) fn new(dir: &Path, is_read_only: bool) -> Self {
+        Self { dir: dir.to_owned(), is_read_only }
+    }
+}
+
+impl Disk for RealDisk {
+    fn names(&self) -> io::Result<Vec<String>> {
+        let name = |item: io::Result<fs::DirEntry>| {
+            item.map(|item| item.file_name().to_string_lossy().into_owned())
+        };
+        fs::read_dir(&self.dir)?.map(name).collect()
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = File::options();
+        options.read(true).write(!self.is_read_only);
+        Ok(Arc::new(options.open(self.dir.join(name))?))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).mode(FILE_MODE);
+        Ok(Arc::new(options.open(self.dir.join(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.dir.join(from), self.dir.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.dir.join(name))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+impl DiskFile for File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

@@ -1,0 +1,70 @@
+//! The next segment, made ready before it is needed.
+//!
+//! A segment is overwritten where zeros were written and synced before: that syncs in less time than a file
+//! that grows, and a full disk is met here, where nobody waits. A segment that was dropped is used again
+//! as it is; its old content counts for nothing under the new number.
+
+use std::{io, sync::Arc};
+
+use super::{
+    disk::{Disk, DiskFile},
+    format::{self, FORMAT_VERSION, HEADER_BYTES, Header},
+    segment::Segment,
+};
+
+/// Zeros written at once.
+const ZEROS: usize = 1 << 20;
+
+/// A segment to be made.
+pub(super) struct Job {
+    pub(super) store: u64,
+    pub(super) id: u64,
+    pub(super) size: u64,
+    /// The number of a dropped segment of that size, whose file is free.
+    pub(super) spare: Option<u64>,
+}
+
+impl Job {
+    /// Makes it, durably. What is left of it after a failure or a crash is no segment.
+    pub(super) fn run(&self, disk: &dyn Disk) -> io::Result<Arc<Segment>> {
+        let spare = Segment::spare_name(self.spare.unwrap_or(self.id));
+        // What was removed or renamed before must not come back under the name of this one, nor this one under
+        // the name that it had.
+        disk.sync_names()?;
+        let file = match self.spare {
+            Some(_) => disk.open(&spare)?,
+            None => match self.zeros(disk, &spare) {
+                Ok(file) => file,
+                Err(error) => {
+                    // What it takes is better free.
+                    let _ = disk.remove(&spare);
+                    return Err(error);
+                }
+            },
+        };
+        let header = Header {
+            version: FORMAT_VERSION,
+            store: self.store,
+            segment: self.id,
+            size: self.size,
+        };
+        file.write_at(&header.encode(), 0)?;
+        file.sync()?;
+        disk.rename(&spare, &Segment::name(self.id))?;
+        disk.sync_names()?;
+        let (id, seed, size) = (self.id, format::seed(self.store, self.id), self.size);
+        Ok(Arc::new(Segment { id, seed, size, file }))
+    }
+
+    fn zeros(&self, disk: &dyn Disk, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = disk.create(name)?;
+        let zeros = vec![0; ZEROS.min((self.size - HEADER_BYTES) as usize)];
+        let mut at = HEADER_BYTES;
+        while at < self.size {
+            let count = (zeros.len() as u64).min(self.size - at);
+            file.write_at(zeros.get(..count as usize).unwrap_or_default(), at)?;
+            at += count;
+        }
+        Ok(file)
+    }
+}

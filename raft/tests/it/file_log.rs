@@ -1,0 +1,274 @@
+//! The log in files, on a real file system.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use raft::{
+    Config, DiskIdentity, Entries, Entry, EntryPayload, FileLogOptions, FileLogStore, HardState,
+    LogIndex, LogStore, StableStore, StoreError, Term, testing::kill_suite,
+};
+
+const SMALL: FileLogOptions = FileLogOptions { segment_bytes: 1 << 20 };
+
+fn entries(first: u64, last: u64, length: usize) -> Entries {
+    let entry = |index| Entry {
+        term: Term(1),
+        index: LogIndex(index),
+        payload: EntryPayload::Command(vec![index as u8; length].into()),
+    };
+    (first..=last).map(entry).collect::<Vec<_>>().into()
+}
+
+fn open(dir: &Path) -> FileLogStore {
+    FileLogStore::open(dir, SMALL).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Why it does not open: one line that names the directory, and nothing is changed.
+fn refusal(dir: &Path) -> String {
+    let before = listing(dir);
+    let error = FileLogStore::open(dir, SMALL).expect_err("it opened");
+    let text = error.to_string();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains(&*dir.to_string_lossy()), "{text}");
+    assert_eq!(listing(dir), before, "{text}");
+    text
+}
+
+fn listing(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let Ok(items) = fs::read_dir(dir) else { return Vec::new() };
+    let item = |item: fs::DirEntry| {
+        let bytes = fs::read(item.path()).unwrap_or_default();
+        (item.file_name().into_string().unwrap(), bytes)
+    };
+    let mut items: Vec<_> = items.map(|it| item(it.unwrap())).collect();
+    items.sort();
+    items
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_any_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    kill_suite("file_log::what_was_acknowledged_survives_any_kill", dir.path(), |dir| {
+        let log = FileLogStore::open(dir, SMALL)?;
+        Ok((log.clone(), log))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_log_is_refused_by_name_and_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("log");
+    fs::write(&dir, "text").unwrap();
+    assert!(refusal(&dir).contains("is a file"));
+    fs::remove_file(&dir).unwrap();
+
+    fs::create_dir(&dir).unwrap();
+    for (name, says) in [
+        ("photo.jpg", "it has \"photo.jpg\", but no file RAFT-LOG"),
+        ("CURRENT", "holds a RocksDB database"),
+        ("RAFT-ROCKSDB", "holds a log of raft-rocksdb"),
+        ("log-0000000000000003", "copy that file too"),
+    ] {
+        fs::write(dir.join(name), "text").unwrap();
+        let text = refusal(&dir);
+        assert!(text.contains(says), "{text}");
+        fs::remove_file(dir.join(name)).unwrap();
+    }
+    for missing in ["nowhere", "log"] {
+        let dir = root.path().join(missing);
+        let error = FileLogStore::open_existing(&dir, SMALL).unwrap_err().to_string();
+        assert!(error.contains("holds no Raft log"), "{error}");
+        let error = FileLogStore::open_read_only(&dir).unwrap_err().to_string();
+        assert!(error.contains("holds no Raft log"), "{error}");
+    }
+    assert!(!root.path().join("nowhere").exists());
+    let long = root.path().join("x".repeat(300));
+    let error = FileLogStore::open(long, SMALL).unwrap_err().to_string();
+    assert!(error.contains("too long"), "{error}");
+    for segment_bytes in [0, 4096, (1 << 20) + 1, (1 << 30) + 4096, u64::MAX] {
+        let options = FileLogOptions { segment_bytes };
+        let error = FileLogStore::open(root.path().join("new"), options).unwrap_err().to_string();
+        assert!(error.contains(&format!("`segment_bytes` is {segment_bytes}; give")), "{error}");
+    }
+    assert!(!root.path().join("new").exists());
+}
+
+#[tokio::test]
+async fn a_damaged_or_newer_identity_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("log");
+    drop(open(&dir));
+    let path = dir.join("RAFT-LOG");
+    let text = fs::read_to_string(&path).unwrap();
+    for (written, says) in [
+        (text.replace("format 1", "format 7"), "is in format 7"),
+        (text.replace("raft", "wrath"), "its first line is \"wrath log format 1\""),
+        (text.replace("store ", "store x"), "its second line is \"store x"),
+        (String::new(), "its first line is \"\""),
+    ] {
+        fs::write(&path, written).unwrap();
+        let error = refusal(&dir);
+        assert!(error.contains(says), "{error}");
+    }
+    fs::write(&path, text).unwrap();
+    drop(open(&dir));
+    fs::remove_file(dir.join("log-0000000000000001")).unwrap();
+    assert!(refusal(&dir).contains("every segment is missing"));
+}
+
+#[tokio::test]
+async fn files_are_for_their_owner_only() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("above").join("log");
+    let mut log = open(&dir);
+    for first in (1..=4000).step_by(100) {
+        log.append(&[entries(first, first + 99, 1000)]).await.unwrap();
+    }
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&dir), 0o700);
+    let names: Vec<_> = listing(&dir).into_iter().map(|(name, _)| name).collect();
+    assert!(4 < names.len(), "{names:?}");
+    for name in names {
+        assert_eq!(mode(&dir.join(&name)), 0o600, "{name}");
+    }
+}
+
+/// Not a test: holds the log open until its input ends. Does nothing in an ordinary run.
+#[test]
+fn holder() {
+    let Ok(dir) = std::env::var("RAFT_FILE_LOG_HOLDER") else { return };
+    let _log = open(Path::new(&dir));
+    println!("\nopen");
+    std::io::stdin().lines().for_each(drop);
+}
+
+#[tokio::test]
+async fn a_second_owner_is_told_who_has_it() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("log");
+    let log = open(&dir);
+    assert!(refusal(&dir).contains("in use by this process"));
+    drop(log);
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["file_log::holder", "--exact", "--nocapture"])
+        .env("RAFT_FILE_LOG_HOLDER", &dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut lines = std::io::BufRead::lines(output).map(Result::unwrap);
+    assert!(lines.any(|line| line == "open"));
+    let text = refusal(&dir);
+    assert!(text.contains(&format!("in use by process {}; stop that first", child.id())), "{text}");
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    drop(open(&dir));
+}
+
+#[tokio::test]
+async fn a_log_that_is_opened_for_reading_is_not_changed() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("log");
+    let mut log = open(&dir);
+    log.append(&[entries(1, 100, 10)]).await.unwrap();
+    drop(log);
+    let before = listing(&dir);
+    let mut log = FileLogStore::open_read_only(&dir).unwrap();
+    let read = log.reader().read(LogIndex(1)..=LogIndex(100), u64::MAX).await.unwrap();
+    assert_eq!(read, entries(1, 100, 10));
+    let error = log.append(&[entries(101, 101, 1)]).await.unwrap_err().to_string();
+    assert!(error.contains("was opened for reading"), "{error}");
+    let verified = FileLogStore::verify(&dir).unwrap();
+    assert_eq!((verified.segments, verified.entries), (1, 100));
+    assert_eq!(listing(&dir), before);
+}
+
+/// The read that meets it, and `verify`.
+#[tokio::test]
+async fn damage_of_an_older_segment_is_met_by_the_read_and_by_verify() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("log");
+    let mut log = open(&dir);
+    for first in (1..=4000).step_by(100) {
+        log.append(&[entries(first, first + 99, 1000)]).await.unwrap();
+    }
+    drop(log);
+    let verified = FileLogStore::verify(&dir).unwrap();
+    assert_eq!(verified.entries, 4000);
+    assert!(3 < verified.segments && 4_000_000 < verified.bytes, "{verified:?}");
+    let path = dir.join("log-0000000000000002");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[500_000] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let error = FileLogStore::verify(&dir).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("log-0000000000000002 at offset"), "{error}");
+    let log = open(&dir);
+    let error = log.reader().read(LogIndex(1)..=LogIndex(4000), u64::MAX).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("log entry ") && text.contains("offset"), "{text}");
+}
+
+/// Term, vote and entries take one sync: nothing of it is there, or all.
+#[tokio::test]
+async fn dropped_segments_are_used_again_and_the_directory_stays_bounded() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("log");
+    let mut log = open(&dir);
+    let hard_state = HardState { current_term: Term(3), voted_for: Some("b".into()) };
+    log.save_hard_state(&hard_state).await.unwrap();
+    let disk =
+        DiskIdentity { server: "a".into(), incarnation: 5, starts: 1, was_rolled_back: false };
+    log.save_disk_identity(&disk).await.unwrap();
+    for first in (1..=40_000).step_by(100) {
+        log.append(&[entries(first, first + 99, 1000)]).await.unwrap();
+        log.truncate_prefix(LogIndex(first.saturating_sub(1000))).await.unwrap();
+        let bytes: u64 =
+            fs::read_dir(&dir).unwrap().map(|it| it.unwrap().metadata().unwrap().len()).sum();
+        // The first segment has 1 MiB too; the log kept is about 1.1 MB.
+        assert!(bytes <= 6 << 20, "{bytes} bytes after {first}");
+    }
+    drop(log);
+    let mut log = open(&dir);
+    assert_eq!(log.hard_state().await.unwrap(), Some(hard_state));
+    assert_eq!(log.disk_identity().await.unwrap(), Some(disk));
+    let bounds = log.reader().bounds().await.unwrap();
+    assert_eq!(bounds, Some((LogIndex(38_902), LogIndex(40_000))));
+}
+
+/// Two nodes one after the other on the same directory: what the first has applied the second has.
+#[tokio::test]
+async fn a_node_runs_on_it_and_starts_again() {
+    use raft::{
+        Configuration, Raft, Server,
+        inmem::{InmemNetwork, InmemSnapshotStore},
+        testing::Journal,
+    };
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("log");
+    for start in 0..3 {
+        let (log, network) = (open(&dir), InmemNetwork::new());
+        let (snapshots, transport) = (InmemSnapshotStore::new(), network.transport("a"));
+        let snapshots = std::sync::Arc::new(snapshots);
+        let fsm = Journal::default();
+        let stable = log.clone();
+        let raft = Raft::new(Config::new("a"), fsm.clone(), log, stable, snapshots, transport);
+        let raft = raft.await.unwrap();
+        if start == 0 {
+            raft.bootstrap_cluster(Configuration::new([Server::voter("a", "a")])).await.unwrap();
+        }
+        while raft.barrier().await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        raft.apply(format!("command {start}")).await.unwrap();
+        assert_eq!(fsm.commands().len(), start + 1);
+        assert_eq!(raft.status().await.unwrap().log_trouble, None);
+        raft.shutdown().await;
+    }
+}
