@@ -13,3 +13,4 @@ mod places;
 mod recover;
 mod snapshots;
 mod start;
+mod stores;

@@ -368,6 +368,19 @@ impl Footer {
         frame_bytes(FOOTER_BODY + 4 * entries) + TRAILER_BYTES
     }
 
+    /// Whether this can be said of a segment whose footer lies there.
+    pub(super) fn is_possible(&self, at: u64) -> bool {
+        let offset = |unit: &u32| u64::from(*unit) * ALIGNMENT;
+        let is_rising = self.offsets.is_sorted_by(|a, b| a < b);
+        let first = self.offsets.first().map_or(HEADER_BYTES, offset);
+        let last = self.offsets.last().map_or(HEADER_BYTES, offset);
+        is_rising
+            && HEADER_BYTES <= first
+            && last <= self.end
+            && self.end <= at
+            && self.first_index.checked_add(self.offsets.len() as u64).is_some()
+    }
+
     /// Where the footer lies, from the last bytes of a segment.
     pub(super) fn locate(seed: u32, trailer: &[u8]) -> Option<u64> {
         let mut fields = Fields(trailer);

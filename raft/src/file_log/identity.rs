@@ -27,14 +27,20 @@ pub(super) fn make(dir: &Path) -> Result<(), StoreError> {
     if exists(dir)? {
         return Ok(());
     }
-    let missing: Vec<_> = dir.ancestors().take_while(|path| !path.exists()).collect();
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(DIR_MODE);
-    builder.create(dir).map_err(|error| cannot("create", dir, error))?;
-    let parents = missing.into_iter().filter_map(Path::parent);
-    for parent in parents.filter(|parent| *parent != Path::new("")) {
-        let synced = File::open(parent).and_then(|parent| parent.sync_all());
-        synced.map_err(|error| cannot("sync", parent, error))?;
+    builder.create(dir).map_err(|error| cannot("create", dir, error))
+}
+
+/// Makes the name of the directory durable, and those of all above it: whoever made them may not have.
+pub(super) fn settle(dir: &Path) -> Result<(), StoreError> {
+    let dir = dir.canonicalize().map_err(|error| cannot("open", dir, error))?;
+    for above in dir.ancestors().skip(1) {
+        match File::open(above).and_then(|above| above.sync_all()) {
+            // Not ours, and so not made by us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            synced => synced.map_err(|error| cannot("sync", above, error))?,
+        }
     }
     Ok(())
 }
@@ -59,8 +65,8 @@ pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
     let mut file = options.open(&path).map_err(|error| cannot("open", &path, error))?;
     match file.try_lock() {
         Ok(()) => {
-            let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-            noted.map_err(|error| cannot("write to", &path, error))?;
+            // Only for whoever comes second: on a full disk it is better not said.
+            let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
             Ok(file)
         }
         Err(TryLockError::WouldBlock) => {

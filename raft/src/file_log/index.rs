@@ -16,12 +16,12 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{
     errors,
-    format::{ALIGNMENT, Frame, Malformed},
+    format::{self, ALIGNMENT, Frame, Malformed, PLAUSIBLE_BYTES},
     segment::{Segment, State},
 };
 use crate::{
     error::StoreError,
-    log::{Entries, Entry, LogIndex},
+    log::{Entries, Entry, LogIndex, are_contiguous},
 };
 
 /// What the writer and the readers share.
@@ -83,7 +83,7 @@ impl Index {
     pub(super) fn cut(&mut self, from: u64) {
         while self.runs.pop_back_if(|run| from <= run.first).is_some() {}
         if let Some(run) = self.runs.back_mut() {
-            run.offsets.truncate((from - run.first) as usize);
+            run.offsets.truncate(usize::try_from(from - run.first).unwrap_or(usize::MAX));
         }
         if self.runs.is_empty() || from <= self.first {
             self.runs.clear();
@@ -103,8 +103,6 @@ struct Part {
     segment: Arc<Segment>,
     first: u64,
     offsets: Vec<u32>,
-    /// Where the last of them ends at the latest.
-    end: u64,
 }
 
 impl Shared {
@@ -133,12 +131,21 @@ impl Shared {
             for entry in self.read_part(&part)? {
                 bytes += entry.cost_bytes();
                 if max_bytes < bytes && !entries.is_empty() {
-                    return Ok(Entries::new(entries));
+                    return self.contiguous(entries);
                 }
                 entries.push(entry);
             }
         }
-        Ok(Entries::new(entries))
+        self.contiguous(entries)
+    }
+
+    fn contiguous(&self, entries: Vec<Entry>) -> Result<Entries, StoreError> {
+        if are_contiguous(&entries) {
+            return Ok(Entries::new(entries));
+        }
+        let first = entries.first().map(Entry::id).unwrap_or_default();
+        let what = format!("the log behind entry {first}");
+        Err(errors::corrupt(&self.dir, &what, "a term falls"))
     }
 
     /// Which stretches to read. A frame has no fewer bytes than its entry is counted with, so that this ends
@@ -155,19 +162,14 @@ impl Shared {
         for run in index.runs.iter().skip_while(|run| run.end() <= first) {
             let begin = (next - run.first) as usize;
             let offsets = run.offsets.get(begin..).unwrap_or_default();
-            let mut part = Part {
-                segment: Arc::clone(&run.segment),
-                first: next,
-                offsets: Vec::new(),
-                end: 0,
-            };
+            let mut part =
+                Part { segment: Arc::clone(&run.segment), first: next, offsets: Vec::new() };
             for (at, offset) in offsets.iter().enumerate() {
                 if last < next || max_bytes < bytes {
                     break;
                 }
-                let end = offsets.get(at + 1).map(|end| u64::from(*end) * ALIGNMENT);
-                part.end = end.unwrap_or(0);
-                bytes += part.end.saturating_sub(u64::from(*offset) * ALIGNMENT);
+                let end = offsets.get(at + 1).unwrap_or(offset);
+                bytes += u64::from(end - offset) * ALIGNMENT;
                 part.offsets.push(*offset);
                 next += 1;
             }
@@ -181,7 +183,7 @@ impl Shared {
     }
 
     fn read_part(&self, part: &Part) -> Result<Vec<Entry>, StoreError> {
-        let Part { segment, first, offsets, end } = part;
+        let Part { segment, first, offsets } = part;
         let (Some(begin), Some(last)) = (offsets.first(), offsets.last()) else {
             return Ok(Vec::new());
         };
@@ -190,19 +192,15 @@ impl Shared {
         let damaged = |index: u64, offset: u64, reason: String| {
             errors::damaged_entry(&self.dir, segment.id, index, offset, &reason)
         };
-        let end = match *end {
-            // The last one of the run: how long it is only its header says.
-            0 => {
-                let mut header = [0; super::format::PLAUSIBLE_BYTES as usize];
-                segment.file.read_at(&mut header, last).map_err(cannot)?;
-                let index = first + offsets.len() as u64 - 1;
-                let length = super::format::plausible(&header)
-                    .filter(|length| last + length <= segment.size)
-                    .ok_or_else(|| damaged(index, last, "its header is no header".to_owned()))?;
-                last + length
-            }
-            end => end,
+        // How long the last one is its header says; what lies behind it may have been cut, and be long.
+        let mut header = [0; PLAUSIBLE_BYTES as usize];
+        segment.file.read_at(&mut header, last).map_err(cannot)?;
+        let length = format::plausible(&header).filter(|length| last + length <= segment.size);
+        let Some(length) = length else {
+            let index = first + offsets.len() as u64 - 1;
+            return Err(damaged(index, last, "its header is no header".to_owned()));
         };
+        let end = last + length;
         let mut bytes = vec![0; (end - begin) as usize];
         segment.file.read_at(&mut bytes, begin).map_err(cannot)?;
         let bytes = Bytes::from(bytes);
@@ -210,10 +208,10 @@ impl Shared {
         for (offset, index) in offsets.iter().zip(*first..) {
             let offset = u64::from(*offset) * ALIGNMENT;
             let rest = bytes.get((offset - begin) as usize..).unwrap_or_default();
-            let length = super::format::plausible(rest).unwrap_or(u64::MAX);
+            let length = format::plausible(rest).unwrap_or(u64::MAX);
             let frame = usize::try_from(length).ok().and_then(|length| rest.get(..length));
             let frame = frame.and_then(|frame| Frame::decode(segment.seed, offset, frame));
-            let Some(frame) = frame.filter(|frame| frame.kind == super::format::ENTRY) else {
+            let Some(frame) = frame.filter(|frame| frame.kind == format::ENTRY) else {
                 let reason = "the bytes there are not what was written".to_owned();
                 return Err(damaged(index, offset, reason));
             };
@@ -223,9 +221,6 @@ impl Shared {
                 return Err(damaged(index, offset, format!("entry {} stands there", entry.index)));
             }
             entries.push(entry);
-        }
-        if !crate::log::are_contiguous(&entries) {
-            return Err(damaged(*first, begin, "a term falls behind it".to_owned()));
         }
         Ok(entries)
     }

@@ -56,7 +56,8 @@ impl Opening<'_> {
         let (mut ids, spares) = self.list()?;
         ids.sort_unstable();
         // Segments are dropped oldest first, and after a power cut some that were may be there again.
-        let follows = |pair: &&[u64]| matches!(pair, [before, id] if before + 1 == *id);
+        let follows =
+            |pair: &&[u64]| matches!(pair, [before, id] if before.checked_add(1) == Some(*id));
         let newest = 1 + ids.windows(2).rev().take_while(follows).count();
         let leftover: Vec<u64> = ids.drain(..ids.len().saturating_sub(newest)).collect();
         let mut segments = Vec::new();
@@ -66,9 +67,9 @@ impl Opening<'_> {
         }
         let (found, prepared) = self.look_into(segments)?;
         let mut index = Index::default();
-        let mut last_batch = 0;
+        let mut last_batch = 0_u64;
         for (at, Found { segment, contents, .. }) in found.iter().enumerate() {
-            if 0 < at && contents.first_batch != last_batch + 1 {
+            if 0 < at && last_batch.checked_add(1) != Some(contents.first_batch) {
                 let reason = format!(
                     "it begins with batch {}, and the segment before it ends with batch {last_batch}",
                     contents.first_batch
@@ -109,7 +110,9 @@ impl Opening<'_> {
             let footer = segment.read_footer().map_err(cannot)?;
             let next_batch = found.front().map(|it: &Found| it.contents.first_batch);
             // One that says less than the next segment goes on from was written before the last batches.
-            let usable = footer.as_ref().filter(|footer| next_batch == Some(footer.last_batch + 1));
+            let usable = footer
+                .as_ref()
+                .filter(|it| next_batch.is_some() && next_batch == it.last_batch.checked_add(1));
             let contents = match usable {
                 Some(footer) => Contents::from(footer.clone()),
                 None => segment.scan().map_err(|it| errors::unusable(self.dir, segment.id, it))?,
@@ -123,7 +126,13 @@ impl Opening<'_> {
                 let reason = "it holds no batch, and a newer segment is there";
                 return Err(errors::corrupt(self.dir, &what, reason));
             }
-            let is_sealed = footer.is_some_and(|it| it.last_batch == contents.last_batch);
+            let promised = footer.map(|footer| footer.last_batch);
+            if promised.is_some_and(|promised| contents.last_batch < promised) {
+                let what = format!("file {} at offset {}", Segment::name(segment.id), contents.end);
+                let reason = "its footer says that a batch was there";
+                return Err(errors::corrupt(self.dir, &what, reason));
+            }
+            let is_sealed = promised == Some(contents.last_batch);
             found.push_front(Found { segment, contents, is_sealed });
         }
         Ok((found, prepared))
@@ -168,15 +177,19 @@ impl Opening<'_> {
         shared: Arc<Shared>,
     ) -> Result<Writer, StoreError> {
         let (tail, next) = match (found.pop_back(), prepared) {
-            (Some(Found { segment, contents, is_sealed }), prepared) => {
+            (Some(Found { segment, mut contents, is_sealed }), prepared) => {
+                // They are in the index.
+                contents.offsets = Vec::new();
                 (Tail { segment, contents, is_full: is_sealed }, prepared)
             }
-            // Nothing was ever written.
-            (None, Some(segment)) => {
+            // Nothing was ever written: only the first one can be empty and the only one.
+            (None, Some(segment)) if segment.id == 1 => {
                 (Tail { segment, contents: Contents::empty(), is_full: false }, None)
             }
-            (None, None) => {
-                return Err(errors::corrupt(self.dir, "the log", "every segment is missing"));
+            (None, _) => {
+                let reason =
+                    "every segment that had a batch is missing, or its only batch is damaged";
+                return Err(errors::corrupt(self.dir, "the log", reason));
             }
         };
         let mut segments: VecDeque<_> = found.into_iter().map(|found| found.segment).collect();
@@ -198,11 +211,29 @@ impl Opening<'_> {
             drops_too_early: false,
         };
         if !self.is_read_only {
+            self.settle(&writer)?;
             leftover.iter().try_for_each(|id| self.remove(&Segment::name(*id)))?;
             spares.iter().try_for_each(|id| self.remove(&Segment::spare_name(*id)))?;
             writer.drop_segments()?;
         }
         Ok(writer)
+    }
+
+    /// Makes durable what was found. After a process that was killed, or a write that failed, it may be in the
+    /// memory of the kernel only, and the log goes on from it: the names, the tail's last batch, and what
+    /// is prepared. The batch is written once more, the same bytes, because a kernel whose write has failed
+    /// may take it for written.
+    fn settle(&self, writer: &Writer) -> Result<(), StoreError> {
+        let Tail { segment, contents, .. } = &writer.tail;
+        let cannot = |error| errors::cannot("write to", self.dir, segment.id, error);
+        let mut bytes = vec![0; (contents.end - contents.last_start) as usize];
+        segment.file.read_at(&mut bytes, contents.last_start).map_err(cannot)?;
+        segment.file.write_at(&bytes, contents.last_start).map_err(cannot)?;
+        segment.file.sync().map_err(cannot)?;
+        if let Next::Ready(next) = &writer.next {
+            next.file.sync().map_err(|error| errors::cannot("sync", self.dir, next.id, error))?;
+        }
+        self.disk.sync_names().map_err(|error| self.cannot("sync", error))
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {

@@ -25,22 +25,22 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Makes it, durably. What is left of it after a failure or a crash is no segment.
+    /// Makes it, durably. What is left of it after a crash is no segment; after a failure nothing is left.
     pub(super) fn run(&self, disk: &dyn Disk) -> io::Result<Arc<Segment>> {
         let spare = Segment::spare_name(self.spare.unwrap_or(self.id));
+        self.make(disk, &spare).inspect_err(|_| {
+            // What it takes is better free.
+            let _ = disk.remove(&spare);
+        })
+    }
+
+    fn make(&self, disk: &dyn Disk, spare: &str) -> io::Result<Arc<Segment>> {
         // What was removed or renamed before must not come back under the name of this one, nor this one under
         // the name that it had.
         disk.sync_names()?;
         let file = match self.spare {
-            Some(_) => disk.open(&spare)?,
-            None => match self.zeros(disk, &spare) {
-                Ok(file) => file,
-                Err(error) => {
-                    // What it takes is better free.
-                    let _ = disk.remove(&spare);
-                    return Err(error);
-                }
-            },
+            Some(_) => disk.open(spare)?,
+            None => self.zeros(disk, spare)?,
         };
         let header = Header {
             version: FORMAT_VERSION,
@@ -50,7 +50,7 @@ impl Job {
         };
         file.write_at(&header.encode(), 0)?;
         file.sync()?;
-        disk.rename(&spare, &Segment::name(self.id))?;
+        disk.rename(spare, &Segment::name(self.id))?;
         disk.sync_names()?;
         let (id, seed, size) = (self.id, format::seed(self.store, self.id), self.size);
         Ok(Arc::new(Segment { id, seed, size, file }))

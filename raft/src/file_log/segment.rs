@@ -48,7 +48,8 @@ pub(super) struct Contents {
     /// The number of the first batch; 0 if there is none.
     pub(super) first_batch: u64,
     pub(super) last_batch: u64,
-    /// Where the last one ends.
+    /// Where the last one begins and ends.
+    pub(super) last_start: u64,
     pub(super) end: u64,
     /// From which index on the segments before it count no more.
     pub(super) cut: u64,
@@ -83,6 +84,7 @@ impl Contents {
         Self {
             first_batch: 0,
             last_batch: 0,
+            last_start: HEADER_BYTES,
             end: HEADER_BYTES,
             cut: NO_CUT,
             first_index: 0,
@@ -99,9 +101,9 @@ impl Contents {
                 if self.offsets.is_empty() {
                     self.first_index = index;
                 }
-                let expected = self.first_index + self.offsets.len() as u64;
-                if index != expected {
-                    let reason = format!("entry {index} stands where entry {expected} should");
+                let expected = self.first_index.checked_add(self.offsets.len() as u64);
+                if Some(index) != expected || index == u64::MAX {
+                    let reason = format!("entry {index} does not follow the one before it");
                     return Err(Malformed(reason));
                 }
                 self.offsets.push(unit(offset));
@@ -130,7 +132,8 @@ impl Contents {
     }
 
     fn last_index(&self) -> Option<u64> {
-        (self.first_index + self.offsets.len() as u64).checked_sub(1).filter(|it| *it != 0)
+        let count = self.offsets.len() as u64;
+        self.first_index.saturating_add(count).checked_sub(1).filter(|it| *it != 0)
     }
 
     /// The footer of a segment in which these entries count.
@@ -161,7 +164,9 @@ impl Segment {
         if digits.len() != 16 {
             return None;
         }
-        u64::from_str_radix(digits, 16).ok()
+        let number = u64::from_str_radix(digits, 16).ok()?;
+        // One name for each number.
+        (format!("{kind}{number:016x}") == name).then_some(number)
     }
 
     /// Opens a segment that has a name, and so was complete once.
@@ -187,7 +192,7 @@ impl Segment {
         if segment != id {
             return damaged(format!("its header says that it is segment {segment:016x}"));
         }
-        if actual < size {
+        if actual < size || size < HEADER_BYTES + TRAILER_BYTES {
             return damaged(format!("it has {actual} bytes, and should have {size}"));
         }
         Ok(Self { id, seed: format::seed(store, id), size, file })
@@ -206,7 +211,8 @@ impl Segment {
         let mut bytes = vec![0; (trailer_at - at) as usize];
         self.file.read_at(&mut bytes, at)?;
         let frame = Frame::decode(self.seed, at, &bytes).filter(|it| it.kind == format::FOOTER);
-        Ok(frame.and_then(|frame| frame.footer().ok()))
+        let footer = frame.and_then(|frame| frame.footer().ok());
+        Ok(footer.filter(|footer| footer.is_possible(at)))
     }
 
     /// Reads every batch, and tells a torn tail, which does not count, from damage.
@@ -245,7 +251,7 @@ impl Segment {
             };
             if contents.first_batch == 0 {
                 contents.first_batch = commit.number;
-            } else if commit.number != contents.last_batch + 1 {
+            } else if Some(commit.number) != contents.last_batch.checked_add(1) {
                 let reason =
                     format!("batch {} follows batch {}", commit.number, contents.last_batch);
                 return Err(damaged(at, contents.last_index(), Malformed(reason)));
@@ -257,7 +263,7 @@ impl Segment {
                 applied.map_err(|malformed| damaged(*offset, last, malformed))?;
             }
             contents.last_batch = commit.number;
-            contents.end = at + COMMIT_BYTES;
+            (contents.last_start, contents.end) = (start, at + COMMIT_BYTES);
         }
     }
 

@@ -17,9 +17,9 @@ use super::{
     index::Shared,
     open::{self, Opening},
     options::FileLogOptions,
-    segment::Segment,
+    segment::{Contents, Segment},
     thread::WriterThread,
-    writer::Change,
+    writer::{Change, Writer},
 };
 use crate::{
     blocking::blocking,
@@ -125,6 +125,7 @@ impl FileLogStore {
         let store = match identity::inspect(dir, &*disk)? {
             Some(store) => store,
             None => {
+                identity::settle(dir)?;
                 let store = std::hash::RandomState::new().hash_one(dir);
                 open::create(&*disk, dir, store, options.segment_bytes)?;
                 store
@@ -148,16 +149,7 @@ impl FileLogStore {
     /// # Errors
     /// As for [`open_existing`](Self::open_existing).
     pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let dir = dir.as_ref();
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir, true));
-        if !identity::exists(dir)? {
-            return identity::none(dir);
-        }
-        let Some(store) = identity::inspect(dir, &*disk)? else { return identity::none(dir) };
-        let segment_bytes = FileLogOptions::default().segment_bytes;
-        let opening =
-            Opening { disk, dir, store, segment_bytes, in_background: false, is_read_only: true };
-        let shared = Arc::clone(&opening.run()?.shared);
+        let shared = Arc::clone(&read(dir.as_ref())?.shared);
         Ok(Self { shared, writer: None, noted: Arc::default(), medium: Medium::new() })
     }
 
@@ -167,18 +159,19 @@ impl FileLogStore {
     /// # Errors
     /// As for [`open_read_only`](Self::open_read_only); [`StoreError::Corrupt`] at the first damage.
     pub fn verify(dir: impl AsRef<Path>) -> Result<Verified, StoreError> {
-        let store = Self::open_read_only(dir)?;
-        let shared = &store.shared;
-        let mut verified = Verified::default();
-        let mut segments: Vec<Arc<Segment>> = Vec::new();
-        for run in &shared.index.read().runs {
-            segments.push(Arc::clone(&run.segment));
-        }
-        for segment in segments {
-            let scanned = segment.scan();
-            let contents = scanned.map_err(|it| errors::unusable(&shared.dir, segment.id, it))?;
-            verified.segments += 1;
+        let writer = read(dir.as_ref())?;
+        let (shared, mut verified) = (&writer.shared, Verified::default());
+        let mut before: Option<Contents> = None;
+        for segment in &writer.segments {
+            let unusable = |it| errors::unusable(&shared.dir, segment.id, it);
+            let contents = segment.scan().map_err(unusable)?;
+            if before.is_some_and(|it| it.last_batch.checked_add(1) != Some(contents.first_batch)) {
+                let what = format!("the end of the segment before {}", Segment::name(segment.id));
+                return Err(errors::corrupt(&shared.dir, &what, "batches are missing"));
+            }
+            verified.segments += u64::from(contents.first_batch != 0);
             verified.bytes += contents.end;
+            before = Some(contents);
         }
         let Some((mut next, last)) = shared.bounds() else { return Ok(verified) };
         while next <= last {
@@ -204,6 +197,17 @@ impl FileLogStore {
             )),
         }
     }
+}
+
+/// What is in the directory, to be looked at.
+fn read(dir: &Path) -> Result<Writer, StoreError> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir, true));
+    if !identity::exists(dir)? {
+        return identity::none(dir);
+    }
+    let Some(store) = identity::inspect(dir, &*disk)? else { return identity::none(dir) };
+    let segment_bytes = FileLogOptions::default().segment_bytes;
+    Opening { disk, dir, store, segment_bytes, in_background: false, is_read_only: true }.run()
 }
 
 /// Entries read at once to verify them.

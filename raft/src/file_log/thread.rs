@@ -32,6 +32,8 @@ impl WriterThread {
                     writer.failure.get_or_insert("the writer has panicked".to_owned());
                 }
             }
+            // What is being prepared renames a file at last, and must not do so in a log that was opened again.
+            writer.end();
         };
         let thread = thread::Builder::new().name("raft-log".to_owned()).spawn(run);
         let cannot = |error| StoreError::io("cannot start the thread that writes the log", error);

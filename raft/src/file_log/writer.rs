@@ -131,6 +131,8 @@ impl Writer {
     /// What of the change there is to do. Refuses what the contract of the log forbids.
     fn checked(&self, mut change: Change) -> Result<Option<Change>, StoreError> {
         let bounds = self.shared.bounds();
+        // Whether it is a cut of the end; a reset is said by zero.
+        let end = change.cut.filter(|from| *from != 0);
         if let Some(from) = change.cut {
             change.cut = match bounds {
                 Some((first, last)) if from <= last => Some(if from <= first { 0 } else { from }),
@@ -157,17 +159,17 @@ impl Writer {
         if change.disk.as_ref().is_some_and(|disk| disk.incarnation == 0) {
             return errors::refuse("an incarnation is not zero".to_owned());
         }
-        // A note comes with entries only, never goes back, and never lies beyond the log.
+        // A note comes with entries only, never goes back, and never lies beyond the log. What is committed is
+        // never cut; whoever does it anyway is not to find a note about what is gone.
         let noted = self.shared.state.read().noted;
-        let limit = last.or(before).unwrap_or(u64::MAX);
-        let is_appended = change.entries.iter().any(|entries| !entries.is_empty());
-        let note = change.note.filter(|_| is_appended).map_or(noted, |note| noted.max(note));
-        // What is committed is never cut; whoever does it anyway is not to find a note about what is gone.
-        let note = if is_appended || change.cut.is_some_and(|from| from != 0) {
-            note.min(limit)
-        } else {
-            note
+        let is_appended = change.entries().next().is_some();
+        let kept = match (last, end.filter(|_| change.cut.is_some())) {
+            (Some(last), _) => last,
+            (None, Some(from)) => from - 1,
+            (None, None) => u64::MAX,
         };
+        let new = change.note.filter(|_| is_appended).unwrap_or(0);
+        let note = noted.max(new).min(kept);
         change.note = (note != noted).then_some(note);
         let Change { hard_state, disk, cut, through, note, .. } = &change;
         let is_nothing = hard_state.is_none()
@@ -204,6 +206,7 @@ impl Writer {
         let written = written.and_then(|()| segment.file.sync());
         written.map_err(|error| errors::cannot("write to", &self.shared.dir, segment.id, error))?;
 
+        contents.last_start = contents.end;
         contents.end += buffer.len() as u64;
         contents.last_batch = number;
         if contents.first_batch == 0 {
@@ -373,6 +376,13 @@ impl Writer {
         }
     }
 
+    /// Waits for what is under way.
+    pub(super) fn end(&mut self) {
+        if let Next::UnderWay(receiver) = &self.next {
+            let _ = receiver.recv();
+        }
+    }
+
     fn prepared(&mut self, result: io::Result<Arc<Segment>>, filled: u64) {
         match result {
             Ok(segment) => {
@@ -457,9 +467,13 @@ fn contiguous(batches: &[Entries], before: Option<u64>) -> Result<Option<u64>, S
 /// A frame says how long it is in 32 bits.
 fn check_size(entry: &Entry) -> Result<(), StoreError> {
     const MAX_BYTES: u64 = 1 << 31;
-    let EntryPayload::Command(data) = &entry.payload else { return Ok(()) };
-    if (data.len() as u64) < MAX_BYTES && entry.index < LogIndex(u64::MAX) {
-        return Ok(());
+    if entry.index == LogIndex(u64::MAX) {
+        return errors::refuse("the last index of all is not for an entry".to_owned());
     }
-    errors::refuse(format!("entry {} has {} bytes, 2 GiB or more", entry.index, data.len()))
+    match &entry.payload {
+        EntryPayload::Command(data) if MAX_BYTES <= data.len() as u64 => {
+            errors::refuse(format!("entry {} has {} bytes, 2 GiB or more", entry.index, data.len()))
+        }
+        _ => Ok(()),
+    }
 }

@@ -30,7 +30,7 @@ const CHILD_SEED: &str = "RAFT_KILL_SUITE_SEED";
 ///
 /// Among the writes are compactions, resets of the whole log, votes that come with entries, and appends that
 /// note the commit index. A killed process loses nothing that the kernel already has, so this shows atomicity,
-/// order and recovery; that every write is synced is up to the implementer's own tests.
+/// order and recovery; that every write is synced [`power_cut_suite`] shows.
 ///
 /// # Panics
 /// On the first broken promise, naming it; and when the test program cannot be started again.
@@ -39,7 +39,22 @@ pub async fn kill_suite<L: LogStore, S: StableStore>(
     dir: &Path,
     open: impl Fn(&Path) -> Result<(L, S), StoreError>,
 ) {
-    let open = |dir: &Path| kept(open(dir), "what a killed process has left can be opened");
+    power_cut_suite(test, dir, ROUNDS, open, |child| kept(child.kill(), CHILD)).await;
+}
+
+/// The same with a power cut in the place of the kill: `cut` has the file system that `dir` is on lose what was
+/// not synced, ends the process, and returns when the directory is there again. `rounds` times.
+///
+/// # Panics
+/// As [`kill_suite`].
+pub async fn power_cut_suite<L: LogStore, S: StableStore>(
+    test: &str,
+    dir: &Path,
+    rounds: u64,
+    open: impl Fn(&Path) -> Result<(L, S), StoreError>,
+    mut cut: impl FnMut(&mut Child),
+) {
+    let open = |dir: &Path| kept(open(dir), "what was cut short can be opened");
     if let (Ok(dir), Ok(seed)) = (env::var(CHILD_DIR), env::var(CHILD_SEED)) {
         let (log, stable) = open(&PathBuf::from(dir));
         write_on(log, stable, seed.parse().unwrap_or_default()).await;
@@ -50,7 +65,7 @@ pub async fn kill_suite<L: LogStore, S: StableStore>(
     let (mut noted_at_least, mut appended_at_most) = (0, 0);
     let mut resets = 0;
     let (mut acknowledged, mut cut_short, mut complete) = (0_u64, 0_u64, 0_u64);
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let mut child = start(test, dir, random.below(u64::MAX));
         let mut lines = BufReader::new(child.stdout.take().expect("its output is read here"))
             .lines()
@@ -87,7 +102,7 @@ pub async fn kill_suite<L: LogStore, S: StableStore>(
         for _ in 0..random.below(20_000) {
             std::hint::spin_loop();
         }
-        kept(child.kill(), CHILD);
+        cut(&mut child);
         kept(child.wait(), CHILD);
         // What it still said; a line is one write to the pipe, whole or not there.
         for line in lines {
@@ -128,7 +143,7 @@ pub async fn kill_suite<L: LogStore, S: StableStore>(
     }
     println!("{acknowledged} acknowledged, {cut_short} cut short, {complete} of them complete");
     println!("{resets} resets, and {noted_at_least} noted at last");
-    assert!(ROUNDS < acknowledged && 0 < cut_short && 0 < resets, "nothing was tested");
+    assert!(rounds < acknowledged && 0 < cut_short && 0 < resets, "nothing was tested");
 }
 
 /// A small generator (splitmix64): the rounds are the same on every machine.
@@ -394,7 +409,7 @@ fn start(test: &str, dir: &Path, seed: u64) -> Child {
         .env(CHILD_DIR, dir)
         .env(CHILD_SEED, seed.to_string())
         .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::null())
         .spawn();
     kept(child, CHILD)
 }

@@ -13,9 +13,7 @@
 //! # }
 //! ```
 //!
-//! Deliberately absent: what survives a power cut, and damage. A suite sees a store while it is open, after
-//! it was opened again, and after the process that wrote was killed; syncs and damaged bytes are up to
-//! the implementer's own tests.
+//! Deliberately absent: damage. What changed bytes do to a store is up to the implementer's own tests.
 
 mod cluster;
 mod fsm_suite;
@@ -32,9 +30,14 @@ use std::fmt;
 use bytes::Bytes;
 
 pub use self::{
-    cluster::Cluster, fsm_suite::fsm_suite, journal::Journal, kill_suite::kill_suite,
-    log_store_reopen_suite::log_store_reopen_suite, log_store_suite::log_store_suite,
-    snapshot_store_suite::snapshot_store_suite, stable_store_suite::stable_store_suite,
+    cluster::Cluster,
+    fsm_suite::fsm_suite,
+    journal::Journal,
+    kill_suite::{kill_suite, power_cut_suite},
+    log_store_reopen_suite::log_store_reopen_suite,
+    log_store_suite::log_store_suite,
+    snapshot_store_suite::snapshot_store_suite,
+    stable_store_suite::stable_store_suite,
     transport_suite::transport_suite,
 };
 use crate::log::{Entries, Entry, EntryPayload, LogIndex, Term};

@@ -9,7 +9,8 @@ use std::{
 
 use raft::{
     Config, DiskIdentity, Entries, Entry, EntryPayload, FileLogOptions, FileLogStore, HardState,
-    LogIndex, LogStore, StableStore, StoreError, Term, testing::kill_suite,
+    LogIndex, LogStore, StableStore, StoreError, Term,
+    testing::{kill_suite, power_cut_suite},
 };
 
 const SMALL: FileLogOptions = FileLogOptions { segment_bytes: 1 << 20 };
@@ -271,4 +272,88 @@ async fn a_node_runs_on_it_and_starts_again() {
         assert_eq!(raft.status().await.unwrap().log_trouble, None);
         raft.shutdown().await;
     }
+}
+
+/// An ext4 in a file, which can be made to lose what was not synced.
+struct LoopDisk {
+    root: tempfile::TempDir,
+}
+
+impl LoopDisk {
+    /// Needs root, loop devices and the programs; says what is missing.
+    fn mount() -> Result<Self, String> {
+        let disk = Self { root: tempfile::tempdir().map_err(|error| error.to_string())? };
+        let image = fs::File::create(disk.image()).and_then(|file| file.set_len(256 << 20));
+        image.map_err(|error| error.to_string())?;
+        fs::create_dir(disk.dir()).map_err(|error| error.to_string())?;
+        run("mkfs.ext4", &["-q", &disk.image()])?;
+        run("python3", &["-c", "import fcntl"])?;
+        disk.attach()?;
+        Ok(disk)
+    }
+
+    fn image(&self) -> String {
+        format!("{}/image", self.root.path().display())
+    }
+
+    fn dir(&self) -> String {
+        format!("{}/mounted", self.root.path().display())
+    }
+
+    fn attach(&self) -> Result<(), String> {
+        run("mount", &["-o", "loop", &self.image(), &self.dir()])
+    }
+
+    /// From now on nothing reaches the file any more, not even what is in the journal only.
+    fn shut_down(&self) {
+        // EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
+        const CALL: &str = "import fcntl, os, struct, sys\n\
+            fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+        run("python3", &["-c", CALL, &self.dir()]).unwrap();
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        let _ = run("umount", &[&self.dir()]);
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    match Command::new(program).args(args).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(error) => Err(format!("{program}: {error}")),
+    }
+}
+
+/// Where the machine lets it: a real kernel forgets what was not synced, 50 times.
+#[tokio::test]
+async fn what_was_acknowledged_survives_any_power_cut_of_a_real_kernel() {
+    const NAME: &str = "file_log::what_was_acknowledged_survives_any_power_cut_of_a_real_kernel";
+    let open = |dir: &Path| {
+        let log = FileLogStore::open(dir, SMALL)?;
+        Ok((log.clone(), log))
+    };
+    if std::env::var("RAFT_KILL_SUITE_DIR").is_ok() {
+        power_cut_suite(NAME, Path::new(""), 0, open, |_| ()).await;
+    }
+    let disk = match LoopDisk::mount() {
+        Ok(disk) => disk,
+        Err(why) => {
+            // Past the capture of the test program.
+            let line = format!("skipped: {NAME}: {why}\n");
+            std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
+            return;
+        }
+    };
+    let dir = format!("{}/log", disk.dir());
+    power_cut_suite(NAME, Path::new(&dir), 50, open, |child| {
+        disk.shut_down();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        run("umount", &[&disk.dir()]).unwrap();
+        disk.attach().unwrap();
+    })
+    .await;
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -29,6 +29,7 @@ struct Lines {
 
 impl Lines {
     fn new(level: Level) -> Self {
+        be_one_of_several();
         Self { level, lines: Arc::default() }
     }
 
@@ -69,6 +70,14 @@ impl Subscriber for Lines {
     fn exit(&self, _: &span::Id) {}
 }
 
+/// As long as there is one subscriber only, `tracing` asks the thread that comes to a line first whether anybody
+/// listens to it, and believes it for all of them. So there are always two.
+fn be_one_of_several() {
+    static OTHER: LazyLock<tracing::Dispatch> =
+        LazyLock::new(|| tracing::Dispatch::new(NobodyReads::default()));
+    LazyLock::force(&OTHER);
+}
+
 /// A log that panics while nobody reads it, as one does that is printed with `eprintln!`.
 #[derive(Clone, Default)]
 pub(crate) struct NobodyReads {
@@ -80,6 +89,7 @@ impl NobodyReads {
     pub(crate) const SAYS: &str = "nobody reads the log";
 
     pub(crate) fn install() -> (Self, tracing::subscriber::DefaultGuard) {
+        be_one_of_several();
         let log = Self::default();
         let guard = tracing::subscriber::set_default(log.clone());
         (log, guard)

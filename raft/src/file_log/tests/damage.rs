@@ -299,6 +299,93 @@ fn a_segment_of_another_store_or_of_a_newer_format_is_refused() {
     assert!(error.to_string().contains("is in format 2"), "{error}");
 }
 
+/// What was prepared behind it is no new log.
+#[test]
+fn a_prepared_segment_alone_is_refused() {
+    let disk = Forgetful::default();
+    let (mut writer, mut model) = grown(&disk, 20, 200);
+    while !matches!(writer.next, Next::Ready(_)) {
+        let change = append(model.last() + 1, model.last() + 1, 200);
+        writer.write(change.clone()).unwrap();
+        model = model.after(&change);
+    }
+    let names: Vec<String> = writer.segments.iter().map(|it| Segment::name(it.id)).collect();
+    drop(writer);
+    names.iter().for_each(|name| disk.remove(name).unwrap());
+    let error = found(&disk).unwrap_err().to_string();
+    assert!(error.contains("every segment that had a batch is missing"), "{error}");
+}
+
+/// A footer comes after the last batch was acknowledged.
+#[test]
+fn a_sealed_segment_whose_last_batch_is_damaged_is_refused() {
+    let disk = Forgetful::default();
+    let (mut writer, _) = grown(&disk, 20, 200);
+    let segment = Arc::clone(&writer.tail.segment);
+    let end = writer.tail.contents.end;
+    let id = segment.id;
+    while writer.tail.segment.id == id {
+        let next = writer.shared.bounds().unwrap().1 + 1;
+        writer.write(append(next, next, 200)).unwrap();
+    }
+    let last = segment.read_footer().unwrap().unwrap().end;
+    assert!(end < last);
+    let newest = Segment::name(writer.tail.segment.id);
+    drop((writer, segment));
+    // As if the batch in the next segment had not come to be.
+    disk.with_file(&newest, |bytes| bytes[HEADER_BYTES as usize..].fill(0));
+    assert!(found(&disk).is_ok());
+    flip(&disk, &Segment::name(id), last - 10, 1);
+    let error = found(&disk).unwrap_err().to_string();
+    assert!(error.contains("its footer says that a batch was there"), "{error}");
+}
+
+/// A preparation that fails in the middle leaves nothing behind, and the next one succeeds.
+#[test]
+fn a_preparation_that_fails_is_tried_again_and_leaves_nothing() {
+    for nth in 1..40 {
+        let disk = Forgetful::default();
+        let (mut writer, mut model) = grown(&disk, 1, 200);
+        while writer.tail.contents.end + 800 < writer.tail.segment.size / 2 {
+            let change = append(model.last() + 1, model.last() + 1, 200);
+            writer.write(change.clone()).unwrap();
+            model = model.after(&change);
+        }
+        disk.fail_at(Some(disk.calls() + nth));
+        for _ in 0..60 {
+            let change = append(model.last() + 1, model.last() + 1, 200);
+            if writer.write(change.clone()).is_err() {
+                break;
+            }
+            model = model.after(&change);
+        }
+        let is_spare = |name: &String| name.starts_with("spare-");
+        assert!(!disk.names_now().iter().any(is_spare), "call {nth}: {:?}", disk.names_now());
+        drop(writer);
+        assert!(found(&disk).is_ok());
+    }
+}
+
+/// An entry that others were cut behind is read without them.
+#[test]
+fn what_was_cut_behind_an_entry_is_not_read_with_it() {
+    let disk = Forgetful::default();
+    let mut writer = start(&disk).unwrap();
+    writer.write(append(1, 20, 300)).unwrap();
+    writer.write(Change { cut: Some(3), ..append(3, 3, 10) }).unwrap();
+    let read = writer.shared.read(LogIndex(2)..=LogIndex(3), u64::MAX).unwrap();
+    assert_eq!(read[..], [entry(1, 2, 300), entry(1, 3, 10)]);
+}
+
+#[test]
+fn a_note_does_not_outlive_what_it_is_about() {
+    let disk = Forgetful::default();
+    let mut writer = start(&disk).unwrap();
+    writer.write(Change { note: Some(10), ..append(5, 20, 1) }).unwrap();
+    writer.write(Change { cut: Some(3), ..Change::default() }).unwrap();
+    assert_eq!((writer.shared.bounds(), writer.shared.state.read().noted), (None, 2));
+}
+
 /// The footers are enough for all but the tail.
 #[test]
 fn a_start_reads_the_footers_and_scans_the_tail() {

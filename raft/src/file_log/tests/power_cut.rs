@@ -1,4 +1,4 @@
-//! Random writes on a disk that forgets, power cuts at every call, and a model that knows what was acknowledged.
+//! Random writes on a disk that forgets, power cuts and kills at every call, and a model that knows what was acknowledged.
 
 use std::collections::BTreeSet;
 
@@ -15,6 +15,7 @@ use crate::{error::StoreError, file_log::writer::Change};
 #[derive(Default)]
 struct Met {
     cuts: u64,
+    kills: u64,
     kept: u64,
     rotations: u64,
     recycled: u64,
@@ -68,9 +69,17 @@ fn run(seed: u64, flaw: Option<Flaw>, drops_too_early: bool, met: &mut Met) -> R
         if disk.growing_writes() != 0 {
             return Err("a segment grows while it is in use".to_owned());
         }
-        met.cuts += 1;
-        disk = disk.cut(rng.random());
+        // A process that was killed leaves what the kernel has, durable or not.
+        if rng.random_range(0..3) == 0 {
+            met.kills += 1;
+        } else {
+            met.cuts += 1;
+            disk = disk.cut(rng.random());
+        }
     }
+    disk.fail_from(None);
+    drop(start(&disk));
+    disk = disk.cut(rng.random());
     let writer = start(&disk).map_err(|error| format!("at last: {error}"))?;
     let found = Model::of(&writer).map_err(|error| format!("at last: {error}"))?;
     let next = under_way.map(|change| model.after(&change));
@@ -93,13 +102,13 @@ fn nothing_acknowledged_is_lost_in_any_power_cut() {
             panic!("RAFT_FILE_LOG_SEED={seed}: {wrong}");
         }
     }
-    let Met { cuts, kept, rotations, recycled, oversized } = met;
+    let Met { cuts, kills, kept, rotations, recycled, oversized } = met;
     println!(
-        "{cuts} cuts, {kept} writes kept, {rotations} rotations, {recycled} with a spare, {oversized} oversized"
+        "{cuts} cuts, {kills} kills, {kept} writes kept, {rotations} rotations, {recycled} with a spare, {oversized} oversized"
     );
     let enough = |count: u64| one.is_some() || seeds() <= 20 * count;
     assert!(
-        [cuts, kept, rotations, recycled, oversized].into_iter().all(enough),
+        [cuts, kills, kept, rotations, recycled, oversized].into_iter().all(enough),
         "too little happened"
     );
 }
