@@ -497,3 +497,35 @@ async fn the_survivor_says_what_those_with_full_disks_have_said() {
     let stranger = json!({ "id": "x", "cluster": "kv", "why": "" }).to_string();
     assert_eq!(cluster.server("a").http("POST", "/farewell", &stranger).0, 409);
 }
+
+/// A machine that boots again with the flags of the first start must not undo a removal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_server_that_starts_again_with_join_stays_out() {
+    let mut cluster = Cluster::single(&CALM).await;
+    let http = cluster.servers[0].http.clone();
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::new(directory.path(), "d");
+    let flags = [&["--join", http.as_str()][..], &CALM].concat();
+    server.start(&flags);
+    until("it is a voter", async || {
+        (member(&cluster.servers[0], "d")["voter"] == true).then_some(())
+    })
+    .await;
+    let (ok, said) = cluster.servers[0].ctl(&["remove", "d"]);
+    assert!(ok, "{said}");
+    assert!(server.ended().await.success(), "{}", server.log());
+    for _ in 0..3 {
+        let before = server.log().len();
+        server.start(&flags);
+        until("it says that it was removed", async || {
+            server.log()[before..].contains("not asking to join").then_some(())
+        })
+        .await;
+        server.kill();
+        assert!(!server.log()[before..].contains("joined the cluster"), "{}", server.log());
+        let (_, members) = cluster.servers[0].http("GET", "/members", "");
+        assert_eq!(members["members"].as_array().map(Vec::len), Some(1), "{members}");
+    }
+    let server = &mut cluster.servers[0];
+    server.ask::<()>(&["SET", "k", "v"]).await.unwrap();
+}

@@ -279,6 +279,10 @@ async fn what_cannot_be_used_is_named() {
     assert!(fault.contains(path(&file)) && fault.contains("damaged"), "{fault}");
     let said = text(&run(&["inspect", "--data-dir", path(&data)]).stdout);
     assert!(said.contains(&format!("\nfault       {fault}\n")), "{said}");
+    let output = run(&["inspect", "--verify", "--data-dir", path(&data)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("not all of it is whole: "), "{}", text(&output.stderr));
+    assert!(!text(&output.stdout).contains("verified"), "{}", text(&output.stdout));
 }
 
 /// Flips a bit of the first batch of the newest segment, which others follow.

@@ -15,6 +15,9 @@ use std::{
 pub(super) const FILE_MODE: u32 = 0o600;
 pub(super) const DIR_MODE: u32 = 0o700;
 
+/// Zeros written at once.
+const FILL_BYTES: usize = 512 << 10;
+
 /// The directory of one log.
 pub(super) trait Disk: Send + Sync + 'static {
     fn names(&self) -> io::Result<Vec<String>>;
@@ -33,6 +36,8 @@ pub(super) trait DiskFile: Send + Sync + 'static {
     /// Fills all of `buffer`.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Fills the file with zeros from here up to there. Not durable before the next sync.
+    fn fill(&self, from: u64, to: u64) -> io::Result<()>;
     /// Makes all that was written durable.
     fn sync(&self) -> io::Result<()>;
 }
@@ -93,6 +98,19 @@ impl DiskFile for File {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
+    }
+
+    fn fill(&self, from: u64, to: u64) -> io::Result<()> {
+        let zeros = vec![0; FILL_BYTES];
+        let mut at = from;
+        while at < to {
+            let count = (to - at).min(FILL_BYTES as u64);
+            self.write_all_at(zeros.get(..count as usize).unwrap_or_default(), at)?;
+            // Bit by bit: a sync of the log that is written meanwhile waits for what is on its way.
+            self.sync_data()?;
+            at += count;
+        }
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {

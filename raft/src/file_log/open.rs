@@ -210,6 +210,13 @@ impl Opening<'_> {
             #[cfg(test)]
             drops_too_early: false,
         };
+        let Tail { segment, contents, .. } = &writer.tail;
+        if contents.is_torn {
+            tracing::warn!(
+                dir = %self.dir.display(), file = Segment::name(segment.id), offset = contents.end,
+                "the last write is not whole and is removed: the power failed in it, or its bytes have changed"
+            );
+        }
         if !self.is_read_only {
             self.settle(&writer)?;
             leftover.iter().try_for_each(|id| self.remove(&Segment::name(*id)))?;

@@ -12,9 +12,6 @@ use super::{
     segment::Segment,
 };
 
-/// Zeros written at once.
-const ZEROS: usize = 1 << 20;
-
 /// A segment to be made.
 pub(super) struct Job {
     pub(super) store: u64,
@@ -58,13 +55,7 @@ impl Job {
 
     fn zeros(&self, disk: &dyn Disk, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = disk.create(name)?;
-        let zeros = vec![0; ZEROS.min((self.size - HEADER_BYTES) as usize)];
-        let mut at = HEADER_BYTES;
-        while at < self.size {
-            let count = (zeros.len() as u64).min(self.size - at);
-            file.write_at(zeros.get(..count as usize).unwrap_or_default(), at)?;
-            at += count;
-        }
+        file.fill(HEADER_BYTES, self.size)?;
         Ok(file)
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Contents {
     /// Where the entries lie, divided by the alignment.
     pub(super) offsets: Vec<u32>,
     pub(super) state: State,
+    /// Whether a batch follows that is not whole.
+    pub(super) is_torn: bool,
 }
 
 /// Why a segment cannot be used.
@@ -90,6 +92,7 @@ impl Contents {
             first_index: 0,
             offsets: Vec::new(),
             state: State::default(),
+            is_torn: false,
         }
     }
 
@@ -247,6 +250,7 @@ impl Segment {
                     );
                     return Err(damaged(at, contents.last_index(), Malformed(reason)));
                 }
+                contents.is_torn = !frames.is_empty();
                 return Ok(contents);
             };
             if contents.first_batch == 0 {

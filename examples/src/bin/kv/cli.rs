@@ -413,7 +413,7 @@ pub(crate) struct Inspect {
     /// Show these entries of the log too, one a line. Either number may be left out.
     #[arg(long, value_name = "FROM..TO", value_parser = parse_entries)]
     pub(crate) entries: Option<(u64, u64)>,
-    /// Read all of it, and say that it is whole or where it is damaged.
+    /// Read all of it, and say that it is whole, or where it is damaged (exit code 1).
     #[arg(long)]
     pub(crate) verify: bool,
     /// Print JSON.

@@ -52,7 +52,10 @@ pub(crate) async fn run(options: Inspect) -> Result<(), Failure> {
     };
     drop(lock);
     match printed {
-        Ok(()) => output::ended(out.flush()),
+        Ok(()) => {
+            output::ended(out.flush())?;
+            found.verdict()
+        }
         Err(Stop::Output(error)) => output::ended(Err(error)),
         Err(Stop::Store(failure)) => Err(failure),
     }
@@ -157,6 +160,14 @@ impl Found {
             faults,
             configuration,
         })
+    }
+
+    /// Whether it is whole, if that was asked.
+    fn verdict(&self) -> Result<(), Failure> {
+        match self.faults.first().filter(|_| self.verified.is_some()) {
+            Some(fault) => Err(Failure::new(format!("not all of it is whole: {fault}"))),
+            None => Ok(()),
+        }
     }
 
     /// The entries that are wanted and there.

@@ -20,10 +20,20 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
 const OBSERVATIONS: usize = 16;
 
 /// Asks `member` to make this server a member, until it is one. One that was a member before stays
-/// what it is.
+/// what it is, also if it was removed: starting it again with the same flags must not undo that.
 pub(crate) async fn join(server: Arc<Server>, member: String, voter: bool) {
     let id = server.node.id().clone();
-    if server.node.configuration().configuration.server(&id).is_some() {
+    let members = server.node.configuration().configuration;
+    if members.server(&id).is_some() {
+        return;
+    }
+    if !members.is_empty() {
+        tracing::warn!(
+            "not asking to join: this server has the data of its cluster and is no member in it, so it was \
+             removed. If it is to be one again: kv ctl --http {member} add {id} {}; or start it with --join on \
+             an empty data directory",
+            server.address
+        );
         return;
     }
     let body = json!({

@@ -129,7 +129,7 @@ fn assert_enough(stats: &Stats, seeds: u64) {
         );
     }
     // They end without a proof of anything.
-    assert!(stats.unheard <= 2 + seeds / 400, "{} clusters are stuck, of {seeds}", stats.unheard);
+    assert!(stats.unheard <= 2 + seeds / 200, "{} clusters are stuck, of {seeds}", stats.unheard);
     assert!(stats.stranded <= seeds / 300, "{} clusters are lost, of {seeds}", stats.stranded);
 }
 

@@ -366,6 +366,18 @@ fn a_preparation_that_fails_is_tried_again_and_leaves_nothing() {
     }
 }
 
+/// Something of it is there: that is told.
+#[test]
+fn a_batch_that_is_not_whole_is_known_to_have_been_there() {
+    let disk = Forgetful::default();
+    let (writer, _) = grown(&disk, 10, 200);
+    assert!(!start(&disk).unwrap().tail.contents.is_torn);
+    let (name, end) = (Segment::name(writer.tail.segment.id), writer.tail.contents.end);
+    drop(writer);
+    flip(&disk, &name, end - 10, 1);
+    assert!(start(&disk).unwrap().tail.contents.is_torn);
+}
+
 /// An entry that others were cut behind is read without them.
 #[test]
 fn what_was_cut_behind_an_entry_is_not_read_with_it() {

@@ -274,6 +274,10 @@ impl DiskFile for Handle {
         Ok(())
     }
 
+    fn fill(&self, from: u64, to: u64) -> io::Result<()> {
+        self.write_at(&vec![0; (to - from) as usize], from)
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut files = self.disk.0.lock();
         files.call()?;

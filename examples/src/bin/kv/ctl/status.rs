@@ -100,6 +100,9 @@ fn page(asked: &Value, members: &[Member]) -> String {
              kv ctl --http {http} rejoin {wrong}"
         );
     }
+    for (id, trouble) in log_troubles(asked, members) {
+        let _ = writeln!(text, "{id}: {trouble}");
+    }
     for (id, address) in wrong_addresses(asked, members) {
         let (actual, listed) = (text_of(&address["actual"]), text_of(&address["listed"]));
         let http = text_of(&asked["addresses"]["http"]);
@@ -135,6 +138,16 @@ fn wrong_disks(leader: Option<&Value>, asked: &Value, members: &[Member]) -> BTr
 }
 
 /// Who says that it listens elsewhere than the members' list has it.
+/// What will keep a server's log from being written before long.
+fn log_troubles(asked: &Value, members: &[Member]) -> BTreeMap<String, String> {
+    let statuses = members.iter().filter_map(|member| member.said.as_ref().ok());
+    let troubled = statuses.chain([asked]).filter_map(|said| {
+        let trouble = said["raft"]["log_trouble"].as_str()?;
+        Some((text_of(&said["id"]), trouble.to_owned()))
+    });
+    troubled.collect()
+}
+
 fn wrong_addresses<'a>(asked: &'a Value, members: &'a [Member]) -> BTreeMap<String, &'a Value> {
     let statuses = members.iter().filter_map(|member| member.said.as_ref().ok());
     let moved = statuses.chain([asked]).filter(|said| !said["raft"]["wrong_address"].is_null());
