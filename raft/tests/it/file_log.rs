@@ -119,7 +119,7 @@ async fn a_damaged_or_newer_identity_is_told() {
     fs::write(&path, text).unwrap();
     drop(open(&dir));
     fs::remove_file(dir.join("log-0000000000000001")).unwrap();
-    assert!(refusal(&dir).contains("every segment is missing"));
+    assert!(refusal(&dir).contains("every segment that had a batch is missing"));
 }
 
 #[tokio::test]
