@@ -281,15 +281,25 @@ struct LoopDisk {
 
 impl LoopDisk {
     /// Needs root, loop devices and the programs; says what is missing.
-    fn mount() -> Result<Self, String> {
+    fn mount(bytes: u64) -> Result<Self, String> {
         let disk = Self { root: tempfile::tempdir().map_err(|error| error.to_string())? };
-        let image = fs::File::create(disk.image()).and_then(|file| file.set_len(256 << 20));
+        let image = fs::File::create(disk.image()).and_then(|file| file.set_len(bytes));
         image.map_err(|error| error.to_string())?;
         fs::create_dir(disk.dir()).map_err(|error| error.to_string())?;
         run("mkfs.ext4", &["-q", &disk.image()])?;
         run("python3", &["-c", "import fcntl"])?;
         disk.attach()?;
         Ok(disk)
+    }
+
+    fn mount_or_skip(bytes: u64, test: &str) -> Option<Self> {
+        let mounted = Self::mount(bytes);
+        if let Err(why) = &mounted {
+            // Past the capture of the test program.
+            let line = format!("skipped: {test}: {why}\n");
+            std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
+        }
+        mounted.ok()
     }
 
     fn image(&self) -> String {
@@ -338,15 +348,7 @@ async fn what_was_acknowledged_survives_any_power_cut_of_a_real_kernel() {
     if std::env::var("RAFT_KILL_SUITE_DIR").is_ok() {
         power_cut_suite(NAME, Path::new(""), 0, open, |_| ()).await;
     }
-    let disk = match LoopDisk::mount() {
-        Ok(disk) => disk,
-        Err(why) => {
-            // Past the capture of the test program.
-            let line = format!("skipped: {NAME}: {why}\n");
-            std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
-            return;
-        }
-    };
+    let Some(disk) = LoopDisk::mount_or_skip(256 << 20, NAME) else { return };
     let dir = format!("{}/log", disk.dir());
     power_cut_suite(NAME, Path::new(&dir), 50, open, |child| {
         disk.shut_down();
@@ -356,4 +358,36 @@ async fn what_was_acknowledged_survives_any_power_cut_of_a_real_kernel() {
         disk.attach().unwrap();
     })
     .await;
+}
+
+/// It is told before it hurts, nothing is lost, and with room it goes on.
+#[tokio::test]
+async fn a_real_file_system_that_is_full_loses_nothing() {
+    const NAME: &str = "file_log::a_real_file_system_that_is_full_loses_nothing";
+    let Some(disk) = LoopDisk::mount_or_skip(96 << 20, NAME) else { return };
+    let ballast = Path::new(&disk.dir()).join("ballast");
+    fs::write(&ballast, vec![1; 40 << 20]).unwrap();
+    let dir = Path::new(&disk.dir()).join("log");
+    // Large enough to fill half of one takes longer than to find out that there is no room for the next.
+    let options = FileLogOptions { segment_bytes: 8 << 20 };
+    let mut log = FileLogStore::open(&dir, options).unwrap();
+    let reader = log.reader();
+    let (mut last, mut told_at) = (0, None);
+    let error = loop {
+        if let Err(error) = log.append(&[entries(last + 1, last + 10, 1000)]).await {
+            break error;
+        }
+        last += 10;
+        told_at = told_at.or(reader.trouble().map(|_| last));
+    };
+    assert!(error.to_string().contains("No space left"), "{error}");
+    let told_at = told_at.expect("it is told before");
+    assert!(told_at < last, "told at {told_at}, and it hurt at {last}");
+    drop((log, reader));
+    let mut log = FileLogStore::open(&dir, options).unwrap();
+    let all = log.reader().read(LogIndex(1)..=LogIndex(last), u64::MAX).await.unwrap();
+    assert_eq!(all, entries(1, last, 1000));
+    fs::remove_file(ballast).unwrap();
+    log.append(&[entries(last + 1, last + 10_000, 1000)]).await.unwrap();
+    assert_eq!(log.reader().trouble(), None);
 }
