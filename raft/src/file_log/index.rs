@@ -4,12 +4,7 @@
 //! and reads the file without; the file stays what it is for as long as the reader holds the segment, which
 //! is never reused before it is let go.
 
-use std::{
-    collections::VecDeque,
-    ops::RangeInclusive,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::VecDeque, ops::RangeInclusive, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -60,6 +55,11 @@ impl Index {
     pub(super) fn bounds(&self) -> Option<(u64, u64)> {
         let last = self.runs.back()?.end() - 1;
         Some((self.first, last))
+    }
+
+    /// The entries that lie in this segment, which is the newest one.
+    pub(super) fn newest_run_in(&self, segment: &Segment) -> Option<&Run> {
+        self.runs.back().filter(|run| run.segment.id == segment.id)
     }
 
     /// Adds entries that lie in this segment. They follow what is there, or are the first.
@@ -223,9 +223,5 @@ impl Shared {
             entries.push(entry);
         }
         Ok(entries)
-    }
-
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
     }
 }

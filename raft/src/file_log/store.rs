@@ -116,11 +116,10 @@ impl FileLogStore {
 
     fn open_in(dir: &Path, options: FileLogOptions, may_create: bool) -> Result<Self, StoreError> {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir, false));
-        if !identity::exists(dir)? || !may_create && identity::inspect(dir, &*disk)?.is_none() {
+        // Before the lock: a directory of something else gets no file of ours.
+        if !identity::exists(dir)? || identity::inspect(dir, &*disk)?.is_none() && !may_create {
             return identity::none(dir);
         }
-        // Before the lock: a directory of something else gets no file of ours.
-        identity::inspect(dir, &*disk)?;
         let lock = identity::lock(dir)?;
         let store = match identity::inspect(dir, &*disk)? {
             Some(store) => store,
@@ -185,7 +184,7 @@ impl FileLogStore {
     /// Where it is.
     #[must_use]
     pub fn dir(&self) -> PathBuf {
-        self.shared.dir().to_owned()
+        self.shared.dir.clone()
     }
 
     async fn change(&self, change: Change) -> Result<(), StoreError> {
@@ -193,7 +192,7 @@ impl FileLogStore {
             Some(writer) => writer.run(move |writer| writer.write(change)).await,
             None => errors::refuse(format!(
                 "the log in {} was opened for reading",
-                self.shared.dir().display()
+                self.shared.dir.display()
             )),
         }
     }
@@ -279,7 +278,7 @@ impl fmt::Debug for FileLogStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bounds = self.shared.bounds();
         f.debug_struct("FileLogStore")
-            .field("dir", &self.shared.dir())
+            .field("dir", &self.shared.dir)
             .field("bounds", &bounds)
             .finish_non_exhaustive()
     }

@@ -152,10 +152,8 @@ impl Writer {
             Some(from) => Some(from - 1),
             None => bounds.map(|(_, last)| last),
         };
-        let last = contiguous(&change.entries, before)?;
-        for entry in change.entries.iter().flat_map(|entries| entries.iter()) {
-            check_size(entry)?;
-        }
+        let last = contiguous(&change, before)?;
+        change.entries().try_for_each(check_size)?;
         if change.disk.as_ref().is_some_and(|disk| disk.incarnation == 0) {
             return errors::refuse("an incarnation is not zero".to_owned());
         }
@@ -227,8 +225,7 @@ impl Writer {
         let Tail { segment, contents, .. } = &mut self.tail;
         let mut index = self.shared.index.write();
         if let Some(from) = change.cut {
-            let own = index.runs.back().filter(|run| run.segment.id == segment.id);
-            if own.is_none_or(|run| from <= run.first) {
+            if index.newest_run_in(segment).is_none_or(|run| from <= run.first) {
                 contents.cut = contents.cut.min(from);
             }
             index.cut(from);
@@ -246,8 +243,7 @@ impl Writer {
     fn has_room(&self, bytes: u64, entries: usize) -> bool {
         let Tail { segment, contents, is_full } = &self.tail;
         let index = self.shared.index.read();
-        let held = index.runs.back().filter(|run| run.segment.id == segment.id);
-        let held = held.map_or(0, |run| run.offsets.len());
+        let held = index.newest_run_in(segment).map_or(0, |run| run.offsets.len());
         !is_full && contents.end + bytes + Footer::bytes(held + entries) <= segment.size
     }
 
@@ -295,7 +291,7 @@ impl Writer {
         }
         let footer = {
             let index = self.shared.index.read();
-            let run = index.runs.back().filter(|run| run.segment.id == segment.id);
+            let run = index.newest_run_in(segment);
             let (first, offsets) =
                 run.map(|run| (run.first, run.offsets.clone())).unwrap_or_default();
             contents.footer(first, offsets)
@@ -446,11 +442,11 @@ fn batch_overhead(state: &State) -> u64 {
         + format::COMMIT_BYTES
 }
 
-/// The index of the last entry of `batches`, which must follow each other and entry `before`.
-fn contiguous(batches: &[Entries], before: Option<u64>) -> Result<Option<u64>, StoreError> {
+/// The index of the last entry to be appended; these must follow each other and entry `before`.
+fn contiguous(change: &Change, before: Option<u64>) -> Result<Option<u64>, StoreError> {
     let mut before = before;
     let mut last = None;
-    for entry in batches.iter().flat_map(|entries| entries.iter()) {
+    for entry in change.entries() {
         let index = entry.index.0;
         let follows = before.map_or(0 < index, |before| before.checked_add(1) == Some(index));
         if !follows {
