@@ -277,6 +277,7 @@ impl World {
         }
         self.sync(server);
         self.maybe_back_up(server);
+        self.keep_copy(server);
         self.at_moment(server, Moment::Synced);
         if is_adopted {
             self.at_moment(server, Moment::Adopted);

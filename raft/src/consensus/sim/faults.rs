@@ -106,6 +106,7 @@ impl World {
         if self.is_calm {
             return;
         }
+        self.drill_at_moment(server, moment);
         for at in 0..self.plan.triggers.len() {
             let trigger = self.plan.triggers[at];
             if trigger.moment == moment
@@ -184,7 +185,7 @@ impl World {
         }
     }
 
-    fn partition(&mut self, is_cut: impl Fn(usize, usize) -> bool) {
+    pub(super) fn partition(&mut self, is_cut: impl Fn(usize, usize) -> bool) {
         self.stats.partitions += 1;
         self.network.partition(is_cut);
         self.partitions += 1;
@@ -198,7 +199,7 @@ impl World {
         self.servers[server].disk_stalled_until = until;
     }
 
-    fn freeze(&mut self, server: usize) {
+    pub(super) fn freeze(&mut self, server: usize) {
         self.stats.pauses += 1;
         self.say(server, format_args!("!! frozen"));
         let until = self.now + self.dice.around(self.plan.faults.duration);

@@ -24,7 +24,7 @@
 //! | `world` | the queue of events |
 //! | `actions`, `snapshots`, `restores` | what the shell would do with the core's decisions |
 //! | `server`, `log`, `disk`, `machine`, `network`, `dice` | the parts of the world |
-//! | `workload`, `faults`, `wipes` | what clients and operators do, what breaks, whole disks |
+//! | `workload`, `faults`, `wipes`, `drills` | what clients and operators do, what breaks, whole disks, older copies of them |
 //! | `checks` | the laws |
 //! | `calm` | liveness, when the faults are over |
 //! | `planted`, `known_bugs` | bugs that must be found |
@@ -44,6 +44,7 @@ mod calm;
 mod checks;
 mod dice;
 mod disk;
+mod drills;
 mod faults;
 mod log;
 mod machine;

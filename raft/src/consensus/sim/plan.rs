@@ -42,6 +42,8 @@ pub(super) struct Plan {
     /// When the faults end and progress is demanded.
     pub(super) horizon: u64,
     pub(super) machines: Machines,
+    /// Whether it is about older copies of disks, see [`drills`](super::drills).
+    pub(super) is_drill: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +129,7 @@ pub(super) struct Restores {
 /// committed knows it, and so does what every member goes by: to one that does not, a disk that was
 /// wiped looks like that of a new server. And only so many are lost that those who have theirs, and are
 /// known by it, are a majority.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Disks {
     pub(super) keep_incarnations: bool,
     /// How often a crash takes the disk with it, as far as the rule above allows.
@@ -218,6 +220,7 @@ impl Plan {
                 duration: dice.pick(&[1, 5, 20]) * ELECTION_TIMEOUT,
                 hangs_when_calm: dice.chance(300),
             },
+            is_drill: false,
         };
         if 0 < plan.restores.per_mille {
             plan.disks.loss_per_mille = 0;

@@ -46,6 +46,8 @@ pub(super) struct Server {
     pub(super) backup: Option<Image>,
     /// An earlier state of its disk that may take its place under the same incarnation.
     pub(super) copy: Option<Copy>,
+    /// Earlier states of its disk, oldest first, in a drill.
+    pub(super) copies: Vec<Copy>,
     /// What its disk had, if an older copy has taken its place: until it is known that this one has kept
     /// everything that it has promised, or has not.
     pub(super) rolled_back: Option<Copy>,
@@ -155,6 +157,7 @@ impl Server {
             is_diverged: false,
             backup: None,
             copy: None,
+            copies: Vec::new(),
             rolled_back: None,
             booted_at: 0,
             rejoins_as: None,

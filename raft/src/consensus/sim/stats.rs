@@ -39,6 +39,8 @@ stats! {
     /// Writes that truncated.
     truncations,
     crashes,
+    /// Times that a cluster was cut in two around one server.
+    drills,
     /// Crashes that lost something that was not synced.
     torn,
     restarts,

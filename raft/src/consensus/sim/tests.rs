@@ -2,7 +2,7 @@ use std::{fs, path::Path};
 
 use super::{
     planted::Bug,
-    runner::{hunt, run, run_many},
+    runner::{Failure, hunt, run, run_many},
     stats::Stats,
     trace::Trace,
 };
@@ -62,7 +62,7 @@ fn assert_enough(stats: &Stats, seeds: u64) {
         ("configurations", stats.configurations, 1_500),
         ("abdications", stats.abdications, 50),
         ("transfers", stats.transfers, 800),
-        ("handovers", stats.handovers, 400),
+        ("handovers", stats.handovers, 350),
         ("words of false leaders", stats.false_handovers, 4_000),
         ("servers that learn of their removal", stats.removals, 400),
         ("verified", stats.verified, 8_000),
@@ -108,9 +108,10 @@ fn assert_enough(stats: &Stats, seeds: u64) {
         ("recorded disks", stats.recorded, 500),
         ("wiped disks", stats.wiped, 40),
         ("disks exchanged for an earlier state", stats.rolled_back, 1),
-        ("older copies of disks", stats.older_copies, 10),
-        ("older copies that are found out", stats.found_out, 3),
-        ("older copies that have kept their promises", stats.harmless_copies, 1),
+        ("drills", stats.drills, 1_000),
+        ("older copies of disks", stats.older_copies, 200),
+        ("older copies that are found out", stats.found_out, 100),
+        ("older copies that have kept their promises", stats.harmless_copies, 20),
         ("messages of an earlier life", stats.over, 100),
         ("messages of another cluster", stats.foreign, 1_000),
         ("servers taken back", stats.rejoined, 60),
@@ -138,8 +139,10 @@ fn assert_enough(stats: &Stats, seeds: u64) {
 #[test]
 fn a_network_that_reorders_calms_down() {
     match run(313, Trace::Off, None) {
-        Ok((stats, _)) => assert!(stats.events < 50_000, "{stats}"),
-        Err(failure) => panic!("{failure:?}"),
+        Ok((stats, _)) => {
+            assert!(stats.events < 50_000, "seed 313 comes to {} events", stats.events)
+        }
+        Err(Failure { seed, violation }) => panic!("seed {seed} {violation}"),
     }
 }
 

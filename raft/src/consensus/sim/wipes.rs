@@ -91,7 +91,7 @@ impl World {
         let plan = self.plan.disks;
         let is_off = plan.loss_per_mille + plan.older_copy_per_mille == 0;
         let is_older = self.servers[server].rolled_back.is_some();
-        if is_off || self.is_calm && !is_older {
+        if (is_off || self.is_calm) && !is_older {
             return;
         }
         if is_older {
@@ -99,7 +99,9 @@ impl World {
             self.exchange_disk(server, Image::default());
             return;
         }
-        if self.dice.chance(plan.older_copy_per_mille) && self.may_be_older(server) {
+        let copy = self.servers[server].copy.as_ref();
+        let may_be_older = copy.is_some_and(|copy| self.may_go_back_to(server, copy));
+        if self.dice.chance(plan.older_copy_per_mille) && may_be_older {
             self.put_older_copy_back(server);
         } else if self.dice.chance(plan.loss_per_mille) && self.may_lose_disk(server) {
             self.lose_disk(server);
@@ -139,10 +141,15 @@ impl World {
 
     /// Whether somebody finds out that an older copy of its disk has forgotten what was promised: all who
     /// were told remember it, are asked, and can be asked. What a leader has on its own disk nobody is told.
-    fn may_be_older(&self, server: usize) -> bool {
-        let Some(Copy { image, at }) = &self.servers[server].copy else { return false };
+    pub(super) fn may_go_back_to(&self, server: usize, copy: &Copy) -> bool {
+        let Copy { image, at } = copy;
         let others = || self.servers.iter().enumerate().filter(|(other, _)| *other != server);
-        let members = image.log.configuration().configuration;
+        // From before it was told who belongs to the cluster, too.
+        let mut members = image.log.configuration();
+        if members.configuration.is_empty() {
+            members = self.checks.committed.configuration_at(self.checks.committed.last());
+        }
+        let members = members.configuration;
         let same =
             |(_, it): &(usize, IndexedConfiguration)| it.configuration.has_members_of(&members);
         let is_member = |other: usize| members.server(&id_of(other)).is_some();
@@ -156,7 +163,7 @@ impl World {
             && self.may_lose_disk(server)
     }
 
-    fn put_older_copy_back(&mut self, server: usize) {
+    pub(super) fn put_older_copy_back(&mut self, server: usize) {
         let Some(Copy { image, .. }) = self.servers[server].copy.take() else { return };
         let last = image.log.last();
         self.say(server, format_args!("!! an older copy of its disk, which ends with {last}"));
@@ -220,6 +227,7 @@ impl World {
         it.monotonic = <_>::default();
         let lost = it.rolled_back.take().map(|before| before.image).into_iter().chain([lost]);
         it.copy = None;
+        it.copies.clear();
         it.has_lost_disks = true;
         self.lost_disks.insert(disk, lost.collect());
     }

@@ -190,6 +190,13 @@ impl World {
         if self.now < self.servers[server].frozen_until {
             return Ok(());
         }
+        self.reload_at_random(server)
+    }
+
+    pub(super) fn reload_at_random(&mut self, server: usize) -> Check {
+        if self.is_calm {
+            return Ok(());
+        }
         let rules = other_rules(&mut self.dice);
         self.stats.reloads += 1;
         self.reload(server, rules)

@@ -154,6 +154,16 @@ pub(super) enum Event {
     Reload,
     /// Some state machine stands still.
     Hang,
+    /// The cluster is cut in two around one server.
+    Drill,
+    /// That server crashes, and is back at once.
+    Relapse {
+        server: usize,
+    },
+    /// A server is given other settings.
+    Hasten {
+        server: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -187,12 +197,14 @@ pub(super) struct World {
     pub(super) commands: u64,
     /// Whether the faults are over.
     pub(super) is_calm: bool,
+    /// The server that is on both sides, in a drill.
+    pub(super) bridge: Option<usize>,
 }
 
 impl World {
     pub(super) fn new(seed: u64, trace: Trace, bug: Option<Bug>) -> Self {
         let mut dice = Dice::new(seed);
-        let plan = Plan::draw(&mut dice);
+        let plan = Plan::of_seed(seed, &mut dice);
         let count = plan.servers();
         let servers = (0..count).map(|server| {
             let id = id_of(server);
@@ -219,6 +231,7 @@ impl World {
             partitions: 0,
             commands: 0,
             is_calm: false,
+            bridge: None,
             plan,
         }
     }
@@ -238,7 +251,7 @@ impl World {
         }
         let disks = &self.plan.disks;
         let lost = disks.loss_per_mille + disks.older_copy_per_mille;
-        if 0 < lost + self.plan.restores.per_mille {
+        if 0 < lost + self.plan.restores.per_mille || self.plan.is_drill {
             self.schedule(self.plan.disks.rejoin_pause, Event::Operator);
         }
         if 0 < self.plan.faults.pause {
@@ -247,6 +260,9 @@ impl World {
         }
         if 0 < self.plan.machines.pause {
             self.schedule(self.plan.machines.pause, Event::Hang);
+        }
+        if self.plan.is_drill {
+            self.schedule(5 * ELECTION_TIMEOUT, Event::Drill);
         }
         self.run_until(self.plan.horizon)?;
         self.demand_progress()?;
@@ -332,6 +348,9 @@ impl World {
             Event::Operator => self.operator(),
             Event::Reload => self.random_reload(),
             Event::Hang => self.random_hang(),
+            Event::Drill => self.drill(),
+            Event::Relapse { server } => self.relapse(server),
+            Event::Hasten { server } => self.reload_at_random(server),
         }
     }
 
@@ -391,6 +410,10 @@ impl World {
 
     /// Tells the core a fact, and carries out what it decides.
     pub(super) fn call(&mut self, server: usize, fact: impl FnOnce(&mut Consensus, Time)) -> Check {
+        if self.servers[server].rolled_back.is_some() {
+            // Before it does something that is promised no more.
+            self.look_at_older_copies();
+        }
         self.enter(server, fact);
         self.settle(server)
     }
@@ -623,7 +646,10 @@ impl Event {
             | Self::Client
             | Self::Operator
             | Self::Reload
-            | Self::Hang => None,
+            | Self::Hang
+            | Self::Drill
+            | Self::Relapse { .. }
+            | Self::Hasten { .. } => None,
         }
     }
 
@@ -655,7 +681,10 @@ impl Event {
             | Self::Client
             | Self::Operator
             | Self::Reload
-            | Self::Hang => None,
+            | Self::Hang
+            | Self::Drill
+            | Self::Relapse { .. }
+            | Self::Hasten { .. } => None,
         }
     }
 }

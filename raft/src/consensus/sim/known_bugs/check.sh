@@ -27,7 +27,8 @@ for bug in "$@"; do
     printf '%-50s does not build\n' "$bug"
     sed -n '/^error/,$p' "$copy/build" | head -20
     missed=$((missed + 1))
-  elif cargo test -q --release -p raft --lib consensus::sim::tests::seeds -- --nocapture > "$copy/out" 2>&1; then
+  elif cargo test -q --release -p raft --lib -- --nocapture \
+    consensus::sim::tests::seeds consensus::sim::tests::a_network > "$copy/out" 2>&1; then
     printf '%-50s MISSED in %s seeds\n' "$bug" "$seeds"
     missed=$((missed + 1))
   elif found="$(grep -m1 '^seed ' "$copy/out")"; then
