@@ -109,6 +109,7 @@ use crate::{
 /// | `raft.log.commit_index` | gauge | index |  | the last entry known to be committed |
 /// | `raft.log.applied_index` | gauge | index |  | the last entry applied |
 /// | `raft.log.oldest_age_seconds` | gauge | seconds |  | for how long the oldest entry has been in the log, at least; absent for an empty log |
+/// | `raft.log.trouble` | gauge | 0 or 1 |  | whether the log will not be writable before long, as its store says |
 /// | `raft.fsm.restore_seconds` | histogram | seconds |  | replacing the state by a snapshot, at the start or later |
 /// | `raft.fsm.last_restore_seconds` | gauge | seconds |  | how long the newest of these took; absent before the first |
 /// | `raft.fsm.view_seconds` | histogram | seconds |  | taking a view for a snapshot, during which nothing is applied |

@@ -159,7 +159,7 @@ fn read(dir: &Path, disk: &dyn Disk) -> Result<u64, StoreError> {
         file.read_at(&mut bytes, 0)?;
         Ok(bytes)
     };
-    let bytes = read().map_err(|error| cannot("read", &dir.join(IDENTITY), error))?;
+    let bytes = read().map_err(|error| cannot("open", &dir.join(IDENTITY), error))?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let mut lines = text.lines();
     let words = lines.next().unwrap_or_default();
@@ -187,5 +187,11 @@ fn damaged(dir: &Path, line: &str, words: &str) -> StoreError {
 }
 
 fn cannot(what: &str, path: &Path, error: io::Error) -> StoreError {
-    StoreError::io(format!("cannot {what} {}", path.display()), error)
+    let path = path.display();
+    if [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem].contains(&error.kind())
+    {
+        let needs = "this process has to be allowed to read and write there";
+        return StoreError::io(format!("cannot {what} {path} ({needs})"), error);
+    }
+    StoreError::io(format!("cannot {what} {path}"), error)
 }

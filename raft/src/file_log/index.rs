@@ -128,7 +128,7 @@ impl Shared {
         }
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for part in parts {
-            for entry in self.read_part(&part)? {
+            for entry in self.read_part(&part).map_err(|error| self.unless_removed(first, error))? {
                 bytes += entry.cost_bytes();
                 if max_bytes < bytes && !entries.is_empty() {
                     return self.contiguous(entries);
@@ -137,6 +137,14 @@ impl Shared {
             }
         }
         self.contiguous(entries)
+    }
+
+    /// A segment may have been dropped after it was looked up, and is opened in vain then.
+    fn unless_removed(&self, first: u64, error: StoreError) -> StoreError {
+        match self.bounds() {
+            Some((low, _)) if low <= first => error,
+            _ => StoreError::NotFound { what: format!("log entry {first}") },
+        }
     }
 
     fn contiguous(&self, entries: Vec<Entry>) -> Result<Entries, StoreError> {
@@ -194,7 +202,8 @@ impl Shared {
         };
         // How long the last one is its header says; what lies behind it may have been cut, and be long.
         let mut header = [0; PLAUSIBLE_BYTES as usize];
-        segment.file.read_at(&mut header, last).map_err(cannot)?;
+        let file = segment.file().map_err(cannot)?;
+        file.read_at(&mut header, last).map_err(cannot)?;
         let length = format::plausible(&header).filter(|length| last + length <= segment.size);
         let Some(length) = length else {
             let index = first + offsets.len() as u64 - 1;
@@ -202,7 +211,7 @@ impl Shared {
         };
         let end = last + length;
         let mut bytes = vec![0; (end - begin) as usize];
-        segment.file.read_at(&mut bytes, begin).map_err(cannot)?;
+        file.read_at(&mut bytes, begin).map_err(cannot)?;
         let bytes = Bytes::from(bytes);
         let mut entries = Vec::with_capacity(offsets.len());
         for (offset, index) in offsets.iter().zip(*first..) {

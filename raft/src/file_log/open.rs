@@ -32,16 +32,16 @@ pub(super) struct Opening<'a> {
 
 /// Makes a log without an entry in an empty directory.
 pub(super) fn create(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     dir: &Path,
     store: u64,
     segment_bytes: u64,
 ) -> Result<(), StoreError> {
-    identity::begin(dir, disk, store)?;
+    identity::begin(dir, &**disk, store)?;
     let size = segment_bytes.min(FIRST_SEGMENT_BYTES);
     let made = Job { store, id: 1, size, spare: None }.run(disk);
     made.map_err(|error| errors::cannot("make", dir, 1, error))?;
-    identity::complete(dir, disk)
+    identity::complete(dir, &**disk)
 }
 
 /// A segment that was opened, and what is in it.
@@ -62,7 +62,7 @@ impl Opening<'_> {
         let leftover: Vec<u64> = ids.drain(..ids.len().saturating_sub(newest)).collect();
         let mut segments = Vec::new();
         for id in ids {
-            let segment = Segment::open(&*self.disk, self.store, id);
+            let segment = Segment::open(&self.disk, self.store, id);
             segments.push(Arc::new(segment.map_err(|it| errors::unusable(self.dir, id, it))?));
         }
         let (found, prepared) = self.look_into(segments)?;
@@ -192,6 +192,8 @@ impl Opening<'_> {
                 return Err(errors::corrupt(self.dir, "the log", reason));
             }
         };
+        let cannot = |error| errors::cannot("open", self.dir, tail.segment.id, error);
+        tail.segment.keep_open().map_err(cannot)?;
         let mut segments: VecDeque<_> = found.into_iter().map(|found| found.segment).collect();
         segments.push_back(Arc::clone(&tail.segment));
         let next = next.map_or(Next::None { tried_at: 0 }, Next::Ready);
@@ -234,11 +236,13 @@ impl Opening<'_> {
         let Tail { segment, contents, .. } = &writer.tail;
         let cannot = |error| errors::cannot("write to", self.dir, segment.id, error);
         let mut bytes = vec![0; (contents.end - contents.last_start) as usize];
-        segment.file.read_at(&mut bytes, contents.last_start).map_err(cannot)?;
-        segment.file.write_at(&bytes, contents.last_start).map_err(cannot)?;
-        segment.file.sync().map_err(cannot)?;
+        let file = segment.file().map_err(cannot)?;
+        file.read_at(&mut bytes, contents.last_start).map_err(cannot)?;
+        file.write_at(&bytes, contents.last_start).map_err(cannot)?;
+        file.sync().map_err(cannot)?;
         if let Next::Ready(next) = &writer.next {
-            next.file.sync().map_err(|error| errors::cannot("sync", self.dir, next.id, error))?;
+            let synced = next.file().and_then(|file| file.sync());
+            synced.map_err(|error| errors::cannot("sync", self.dir, next.id, error))?;
         }
         self.disk.sync_names().map_err(|error| self.cannot("sync", error))
     }

@@ -8,7 +8,7 @@ use std::{io, sync::Arc};
 
 use super::{
     disk::{Disk, DiskFile},
-    format::{self, FORMAT_VERSION, HEADER_BYTES, Header},
+    format::{FORMAT_VERSION, HEADER_BYTES, Header},
     segment::Segment,
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Job {
 
 impl Job {
     /// Makes it, durably. What is left of it after a crash is no segment; after a failure nothing is left.
-    pub(super) fn run(&self, disk: &dyn Disk) -> io::Result<Arc<Segment>> {
+    pub(super) fn run(&self, disk: &Arc<dyn Disk>) -> io::Result<Arc<Segment>> {
         let spare = Segment::spare_name(self.spare.unwrap_or(self.id));
         self.make(disk, &spare).inspect_err(|_| {
             // What it takes is better free.
@@ -31,13 +31,13 @@ impl Job {
         })
     }
 
-    fn make(&self, disk: &dyn Disk, spare: &str) -> io::Result<Arc<Segment>> {
+    fn make(&self, disk: &Arc<dyn Disk>, spare: &str) -> io::Result<Arc<Segment>> {
         // What was removed or renamed before must not come back under the name of this one, nor this one under
         // the name that it had.
         disk.sync_names()?;
         let file = match self.spare {
             Some(_) => disk.open(spare)?,
-            None => self.zeros(disk, spare)?,
+            None => self.zeros(&**disk, spare)?,
         };
         let header = Header {
             version: FORMAT_VERSION,
@@ -49,8 +49,7 @@ impl Job {
         file.sync()?;
         disk.rename(spare, &Segment::name(self.id))?;
         disk.sync_names()?;
-        let (id, seed, size) = (self.id, format::seed(self.store, self.id), self.size);
-        Ok(Arc::new(Segment { id, seed, size, file }))
+        Ok(Arc::new(Segment::new(disk, (self.store, self.id), self.size)))
     }
 
     fn zeros(&self, disk: &dyn Disk, name: &str) -> io::Result<Arc<dyn DiskFile>> {

@@ -8,6 +8,8 @@
 
 use std::{io, sync::Arc};
 
+use parking_lot::Mutex;
+
 use super::{
     disk::{Disk, DiskFile},
     format::{
@@ -23,12 +25,14 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// No truncation reaches out of the segment.
 pub(super) const NO_CUT: u64 = u64::MAX;
 
-/// A segment's file.
+/// A segment's file. It stays open as long as it is written to; afterwards it is opened for each read, so that
+/// a long log does not need a descriptor for each of its segments.
 pub(super) struct Segment {
     pub(super) id: u64,
     pub(super) seed: u32,
     pub(super) size: u64,
-    pub(super) file: Arc<dyn DiskFile>,
+    disk: Arc<dyn Disk>,
+    open: Mutex<Option<Arc<dyn DiskFile>>>,
 }
 
 /// The newest of each: repeated at the head of every segment.
@@ -153,6 +157,28 @@ pub(super) fn unit(offset: u64) -> u32 {
 }
 
 impl Segment {
+    pub(super) fn new(disk: &Arc<dyn Disk>, (store, id): (u64, u64), size: u64) -> Self {
+        let (disk, open) = (Arc::clone(disk), Mutex::new(None));
+        Self { id, seed: format::seed(store, id), size, disk, open }
+    }
+
+    pub(super) fn file(&self) -> io::Result<Arc<dyn DiskFile>> {
+        let open = self.open.lock().clone();
+        open.map_or_else(|| self.disk.open(&Self::name(self.id)), Ok)
+    }
+
+    /// It is about to be written to.
+    pub(super) fn keep_open(&self) -> io::Result<()> {
+        let file = self.file()?;
+        *self.open.lock() = Some(file);
+        Ok(())
+    }
+
+    /// Nothing is written to it any more.
+    pub(super) fn close(&self) {
+        *self.open.lock() = None;
+    }
+
     pub(super) fn name(id: u64) -> String {
         format!("log-{id:016x}")
     }
@@ -173,7 +199,7 @@ impl Segment {
     }
 
     /// Opens a segment that has a name, and so was complete once.
-    pub(super) fn open(disk: &dyn Disk, store: u64, id: u64) -> Result<Self, Unusable> {
+    pub(super) fn open(disk: &Arc<dyn Disk>, store: u64, id: u64) -> Result<Self, Unusable> {
         let file = disk.open(&Self::name(id))?;
         let actual = file.size()?;
         let damaged = |reason| Err(Unusable::Damaged { offset: 0, after: None, reason });
@@ -198,21 +224,22 @@ impl Segment {
         if actual < size || size < HEADER_BYTES + TRAILER_BYTES {
             return damaged(format!("it has {actual} bytes, and should have {size}"));
         }
-        Ok(Self { id, seed: format::seed(store, id), size, file })
+        Ok(Self::new(disk, (store, id), size))
     }
 
     /// What its footer says, if it was sealed; `None` too if the footer is not what was written: the batches
     /// say the same.
     pub(super) fn read_footer(&self) -> io::Result<Option<Footer>> {
         let mut trailer = [0; TRAILER_BYTES as usize];
+        let file = self.file()?;
         let trailer_at = self.size - TRAILER_BYTES;
-        self.file.read_at(&mut trailer, trailer_at)?;
+        file.read_at(&mut trailer, trailer_at)?;
         let Some(at) = Footer::locate(self.seed, &trailer) else { return Ok(None) };
         if at < HEADER_BYTES || trailer_at < at {
             return Ok(None);
         }
         let mut bytes = vec![0; (trailer_at - at) as usize];
-        self.file.read_at(&mut bytes, at)?;
+        file.read_at(&mut bytes, at)?;
         let frame = Frame::decode(self.seed, at, &bytes).filter(|it| it.kind == format::FOOTER);
         let footer = frame.and_then(|frame| frame.footer().ok());
         Ok(footer.filter(|footer| footer.is_possible(at)))
@@ -314,7 +341,7 @@ impl<'a> Window<'a> {
         if at < self.start || self.start + (self.bytes.len() as u64) < at + length {
             let count = length.max(WINDOW_BYTES).min(size - at);
             self.bytes.resize(count as usize, 0);
-            self.segment.file.read_at(&mut self.bytes, at)?;
+            self.segment.file()?.read_at(&mut self.bytes, at)?;
             self.start = at;
         }
         let begin = (at - self.start) as usize;

@@ -126,7 +126,7 @@ impl FileLogStore {
             None => {
                 identity::settle(dir)?;
                 let store = std::hash::RandomState::new().hash_one(dir);
-                open::create(&*disk, dir, store, options.segment_bytes)?;
+                open::create(&disk, dir, store, options.segment_bytes)?;
                 store
             }
         };

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    disk::Disk,
+    disk::{Disk, DiskFile},
     errors,
     format::{self, Encoder, Footer, HEADER_BYTES},
     index::Shared,
@@ -200,9 +200,12 @@ impl Writer {
         // The newest of each at the head of a segment, so that dropping the others loses nothing.
         let old = if is_new { State::default() } else { before };
         let offsets = encode(encoder, change, (&old, &state), number);
-        let written = segment.file.write_at(&buffer, contents.end);
-        let written = written.and_then(|()| segment.file.sync());
-        written.map_err(|error| errors::cannot("write to", &self.shared.dir, segment.id, error))?;
+        let at = contents.end;
+        let write = |file: Arc<dyn DiskFile>| file.write_at(&buffer, at).and_then(|()| file.sync());
+        segment
+            .file()
+            .and_then(write)
+            .map_err(|error| errors::cannot("write to", &self.shared.dir, segment.id, error))?;
 
         contents.last_start = contents.end;
         contents.end += buffer.len() as u64;
@@ -270,13 +273,15 @@ impl Writer {
             Some(segment) => segment,
             None => {
                 let spare = self.spare.take_if(|_| size == self.segment_bytes);
-                Job { store: self.store, id, size, spare }.run(&*self.disk).map_err(cannot)?
+                Job { store: self.store, id, size, spare }.run(&self.disk).map_err(cannot)?
             }
         };
         *self.shared.trouble.lock() = None;
         let last_batch = self.tail.contents.last_batch;
         let mut contents = Contents::empty();
         contents.last_batch = last_batch;
+        segment.keep_open().map_err(cannot)?;
+        self.tail.segment.close();
         self.segments.push_back(Arc::clone(&segment));
         self.tail = Tail { segment, contents, is_full: false };
         Ok(())
@@ -299,7 +304,7 @@ impl Writer {
         let at = segment.size - Footer::bytes(footer.offsets.len());
         let mut buffer = std::mem::take(&mut self.buffer);
         Encoder::new(&mut buffer, segment.seed, at).footer(&footer);
-        let written = segment.file.write_at(&buffer, at);
+        let written = segment.file().and_then(|file| file.write_at(&buffer, at));
         self.buffer = buffer;
         *is_full = true;
         written.map_err(|error| errors::cannot("write to", &self.shared.dir, segment.id, error))
@@ -358,13 +363,13 @@ impl Writer {
             spare: self.spare.take(),
         };
         if !self.in_background {
-            let result = job.run(&*self.disk);
+            let result = job.run(&self.disk);
             return self.prepared(result, filled);
         }
         let (sender, receiver) = mpsc::sync_channel(1);
         let disk = Arc::clone(&self.disk);
         let work = move || {
-            let _ = sender.send(job.run(&*disk));
+            let _ = sender.send(job.run(&disk));
         };
         match thread::Builder::new().name("raft-log-prepare".to_owned()).spawn(work) {
             Ok(_) => self.next = Next::UnderWay(receiver),

@@ -51,6 +51,7 @@ struct Faults {
     write_delay: Duration,
     is_paused: bool,
     fails_reads: bool,
+    trouble: Option<String>,
 }
 
 impl InmemDisk {
@@ -84,6 +85,16 @@ impl InmemDisk {
     /// Makes every read fail until [`heal`](Self::heal).
     pub fn fail_reads(&self) {
         self.set(|faults| faults.fails_reads = true);
+    }
+
+    /// Has the log tell of trouble ahead, as [`LogReader::trouble`](crate::LogReader::trouble) does, until
+    /// [`heal`](Self::heal). Nothing else changes.
+    pub fn set_trouble(&self, trouble: impl Into<String>) {
+        self.set(|faults| faults.trouble = Some(trouble.into()));
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.shared.faults.lock().trouble.clone()
     }
 
     /// Takes every fault away: nothing fails, waits or stalls any more.

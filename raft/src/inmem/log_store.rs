@@ -130,6 +130,10 @@ impl LogStore for InmemLogStore {
 
 #[async_trait]
 impl LogReader for Shared {
+    fn trouble(&self) -> Option<String> {
+        self.disk.trouble()
+    }
+
     async fn noted_commit(&self) -> Result<Option<LogIndex>, StoreError> {
         self.disk.read("the log")?;
         Ok(*self.noted.lock())

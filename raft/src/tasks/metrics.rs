@@ -165,6 +165,7 @@ pub(super) struct Metrics {
     log_commit_index: Gauge,
     log_applied_index: Gauge,
     log_oldest_age_seconds: Gauge,
+    log_trouble: Gauge,
     fsm_restore_seconds: Histogram,
     fsm_last_restore_seconds: Gauge,
     fsm_view_seconds: Histogram,
@@ -226,6 +227,7 @@ impl Metrics {
             log_commit_index: gauge("raft.log.commit_index", UNKNOWN),
             log_applied_index: gauge("raft.log.applied_index", UNKNOWN),
             log_oldest_age_seconds: gauge("raft.log.oldest_age_seconds", UNKNOWN),
+            log_trouble: gauge("raft.log.trouble", 0.0),
             fsm_restore_seconds: histogram("raft.fsm.restore_seconds"),
             fsm_last_restore_seconds: gauge("raft.fsm.last_restore_seconds", UNKNOWN),
             fsm_view_seconds: histogram("raft.fsm.view_seconds"),
@@ -435,6 +437,10 @@ impl Metrics {
         for (counter, count) in counters.into_iter().filter(|(_, count)| *count != 0) {
             counter.increment(count);
         }
+    }
+
+    pub(super) fn log_trouble(&self, is_in_trouble: bool) {
+        self.log_trouble.set(f64::from(u8::from(is_in_trouble)));
     }
 
     pub(super) fn load(&self, load: &Load) {

@@ -173,6 +173,7 @@ impl<R: Send + 'static> Run<R> {
                 self.metrics.wrong_disks(
                     self.wrong_disks(now).len() + usize::from(self.refusals.own().is_some()),
                 );
+                self.metrics.log_trouble(self.peers.log_trouble().is_some());
             }
             // Before the time: how far this server has come decides whether it campaigns.
             self.take_signals(now);

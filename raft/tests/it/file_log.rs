@@ -245,6 +245,75 @@ async fn dropped_segments_are_used_again_and_the_directory_stays_bounded() {
     assert_eq!(bounds, Some((LogIndex(38_902), LogIndex(40_000))));
 }
 
+/// Descriptors of files of the log in this directory that this process has open.
+#[cfg(target_os = "linux")]
+fn open_files(dir: &Path) -> usize {
+    let targets =
+        fs::read_dir("/proc/self/fd").unwrap().filter_map(|it| fs::read_link(it.ok()?.path()).ok());
+    targets.filter(|target| target.starts_with(dir)).count()
+}
+
+/// Only what is written to stays open: a long log of small segments does not use up the descriptors.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_long_log_keeps_few_files_open() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().canonicalize().unwrap().join("log");
+    let mut log = open(&dir);
+    for first in (1..=3000).step_by(10) {
+        log.append(&[entries(first, first + 9, 10_000)]).await.unwrap();
+    }
+    let segments = listing(&dir).iter().filter(|(name, _)| name.starts_with("log-")).count();
+    assert!(25 < segments, "{segments}");
+    let read = log.reader().read(LogIndex(1)..=LogIndex(3000), u64::MAX).await.unwrap();
+    assert_eq!(read.len(), 3000);
+    // The lock, the segment in use, and one that is being prepared.
+    assert!(open_files(&dir) <= 4, "{}", open_files(&dir));
+    drop((log, read));
+    let log = open(&dir);
+    assert!(open_files(&dir) <= 4, "{}", open_files(&dir));
+    let bounds = log.reader().bounds().await.unwrap();
+    assert_eq!(bounds, Some((LogIndex(1), LogIndex(3000))));
+}
+
+/// A segment may be dropped between the look at the index and the read: the entry is there, or is said to be
+/// gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_while_it_is_read_is_whole_or_not_found() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root.path().join("log"));
+    let reader = log.reader();
+    log.append(&[entries(1, 100, 1000)]).await.unwrap();
+    let reads = tokio::spawn(async move {
+        let (mut whole, mut gone) = (0, 0);
+        // Until the log is reset at the end.
+        while let Some((first, _)) = reader.bounds().await.unwrap() {
+            match reader.read(first..=LogIndex(first.0 + 50), u64::MAX).await {
+                Ok(read) => {
+                    let is_right = |(entry, index): (&Entry, u64)| match &entry.payload {
+                        EntryPayload::Command(data) => {
+                            entry.index.0 == index && data.iter().all(|byte| *byte == index as u8)
+                        }
+                        _ => false,
+                    };
+                    assert!(read.iter().zip(first.0..).all(is_right), "{first}");
+                    whole += 1;
+                }
+                Err(StoreError::NotFound { .. }) => gone += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        (whole, gone)
+    });
+    for first in (101..=60_000).step_by(100) {
+        log.append(&[entries(first, first + 99, 1000)]).await.unwrap();
+        log.truncate_prefix(LogIndex(first - 1)).await.unwrap();
+    }
+    log.truncate_prefix(LogIndex(60_000)).await.unwrap();
+    let (whole, gone) = reads.await.unwrap();
+    assert!(0 < whole, "{whole} and {gone}");
+}
+
 /// Two nodes one after the other on the same directory: what the first has applied the second has.
 #[tokio::test]
 async fn a_node_runs_on_it_and_starts_again() {

@@ -137,7 +137,9 @@ impl Book {
         let all = self.told.lock();
         let has = |told: &Told, key, value| told.labels.get(key).is_some_and(|it| it == value);
         let is_absent = |told: &Told, value: f64| match told.name.as_str() {
-            "raft.is_leader" | "raft.wrong_disks" | "raft.queue.length" => value == 0.0,
+            "raft.is_leader" | "raft.wrong_disks" | "raft.queue.length" | "raft.log.trouble" => {
+                value == 0.0
+            }
             "raft.peer.lag_entries"
             | "raft.peer.inflight"
             | "raft.peer.is_stalled"
@@ -482,6 +484,25 @@ async fn a_server_on_another_disk_is_counted_until_it_is_rejoined() {
     leader.rejoin_server(wiped.as_str()).await.unwrap();
     sleep(2 * ELECTION).await;
     assert_eq!(counts(), [0.0, 0.0]);
+}
+
+/// While the log can still be written, somebody can do something about it.
+#[tokio::test(start_paused = true)]
+async fn trouble_ahead_of_the_log_is_shown_until_it_is_over() {
+    let book = Book::default();
+    let _guard = metrics::set_default_local_recorder(&book);
+    let cluster = Cluster::new(["a"]).await;
+    let leader = cluster.leader().await;
+    let trouble = || book.last("raft.log.trouble", "a", None);
+    sleep(2 * ELECTION).await;
+    assert_eq!((trouble(), leader.status().await.unwrap().log_trouble), (0.0, None));
+    cluster.disk("a").set_trouble("no space left");
+    sleep(2 * ELECTION).await;
+    let told = leader.status().await.unwrap().log_trouble;
+    assert_eq!((trouble(), told.as_deref()), (1.0, Some("no space left")));
+    cluster.disk("a").heal();
+    sleep(2 * ELECTION).await;
+    assert_eq!((trouble(), leader.status().await.unwrap().log_trouble), (0.0, None));
 }
 
 /// S19: the age of the oldest entry is plausible.

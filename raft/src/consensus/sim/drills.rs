@@ -138,7 +138,13 @@ impl World {
             }
         }
         self.crash(server);
-        self.put_older_copy_back(server);
+        if self.servers[server].copy.is_some() {
+            self.put_older_copy_back(server);
+        } else {
+            // Twice in a row: what was meant for one life comes in the next.
+            let again_at = self.now + self.dice.within(3_000..=ELECTION_TIMEOUT);
+            self.schedule(again_at, Event::Relapse { server });
+        }
         let at = self.now + self.dice.within(200..=3_000);
         self.schedule(at, Event::Restart { server });
         if self.dice.chance(300) {

@@ -71,6 +71,8 @@ pub(super) struct Alive {
     pub(super) core: Consensus,
     /// What it says of itself which start from its disk it is.
     pub(super) life: u64,
+    /// Until when it waits for answers to the question of its start, if it has one.
+    pub(super) patient_until: Time,
     pub(super) log: Log,
     /// How many truncations there were: an order of before one is void.
     pub(super) generation: u64,
@@ -183,6 +185,7 @@ impl Server {
         self.alive = Some(Alive {
             core,
             life,
+            patient_until: local + self.rules.election_timeout,
             log,
             generation: 0,
             last_write: WriteId(0),

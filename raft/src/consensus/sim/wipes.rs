@@ -190,7 +190,8 @@ impl World {
                     self.stats.harmless_copies += 1;
                     self.servers[server].rolled_back = None;
                 }
-                None if !somebody_forgets => {}
+                // Whether it asks or not, it has to be patient.
+                _ if !somebody_forgets && local < alive.patient_until => {}
                 Some(false) | None => {
                     self.stats.unnoticed_copies += 1;
                     self.take_out_of_service(server);

@@ -159,7 +159,7 @@ pub(super) fn start(disk: &Forgetful) -> Result<Writer, StoreError> {
     let store = match identity::inspect(dir, &*disk)? {
         Some(store) => store,
         None => {
-            open::create(&*disk, dir, 7, SEGMENT_BYTES)?;
+            open::create(&disk, dir, 7, SEGMENT_BYTES)?;
             7
         }
     };

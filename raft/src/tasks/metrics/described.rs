@@ -11,7 +11,7 @@ enum Kind {
     Histogram,
 }
 
-const TABLE: [(&str, Kind, Unit, &str); 53] = [
+const TABLE: [(&str, Kind, Unit, &str); 54] = [
     ("raft.requests", Counter, Unit::Count, "calls that `run` has taken up, by kind"),
     (
         "raft.apply.entries",
@@ -107,6 +107,12 @@ const TABLE: [(&str, Kind, Unit, &str); 53] = [
         Gauge,
         Unit::Seconds,
         "for how long the oldest entry has been in the log, at least; absent for an empty log",
+    ),
+    (
+        "raft.log.trouble",
+        Gauge,
+        Unit::Count,
+        "whether the log will not be writable before long, as its store says",
     ),
     (
         "raft.fsm.restore_seconds",
