@@ -11,7 +11,7 @@ use super::{
     dice::Dice,
     faults::Moment,
     plan::{Disks, ELECTION_TIMEOUT, Plan},
-    server::Copy,
+    server::{Copy, Server},
     world::{Event, World},
 };
 use crate::log::Term;
@@ -66,7 +66,10 @@ impl World {
         let next = self.now + ELECTION_TIMEOUT * self.dice.within(3..=8);
         self.schedule(next, Event::Drill);
         self.bridge = None;
-        let is_well = self.servers.iter().all(|it| it.alive.is_some() && it.rolled_back.is_none());
+        let is_well = |(server, it): (usize, &Server)| {
+            it.alive.is_some() && it.rolled_back.is_none() && self.is_known_to_all(server)
+        };
+        let is_well = self.servers.iter().enumerate().all(is_well);
         let Some(leader) = self.newest_leader().filter(|_| is_well && !self.is_calm) else {
             return Ok(());
         };
@@ -116,18 +119,28 @@ impl World {
         it.copies.push(Copy { image: it.disk.image.clone(), at });
     }
 
+    /// The first, the one from before the newest term or vote, or any.
+    fn draw_copy(&mut self, server: usize) -> Option<Copy> {
+        let it = &self.servers[server];
+        let newest = &it.disk.image.hard_state;
+        match self.dice.below(4) {
+            0 => it.copies.first().cloned(),
+            1 => it.copies.iter().rfind(|copy| copy.image.hard_state != *newest).cloned(),
+            _ => it.copies.get(self.dice.below(it.copies.len().max(1))).cloned(),
+        }
+    }
+
     /// The bridge crashes and is back at once, on an older copy of its disk as a rule.
     pub(super) fn relapse(&mut self, server: usize) -> Check {
         let it = &self.servers[server];
-        if self.is_calm || it.alive.is_none() || it.rolled_back.is_some() {
+        let is_over = self.is_calm || self.bridge != Some(server);
+        if is_over || it.alive.is_none() || it.rolled_back.is_some() {
             return Ok(());
         }
         self.servers[server].copy = None;
-        let copies = &self.servers[server].copies;
-        if !copies.is_empty() && self.dice.chance(700) {
-            let at = if self.dice.chance(200) { 0 } else { self.dice.below(copies.len()) };
-            let copy = self.servers[server].copies[at].clone();
-            self.servers[server].copy = Some(copy).filter(|it| self.may_go_back_to(server, it));
+        if self.dice.chance(700) {
+            let copy = self.draw_copy(server);
+            self.servers[server].copy = copy.filter(|it| self.may_go_back_to(server, it));
         }
         if let Some(leader) = self.newest_leader().filter(|leader| *leader != server) {
             // Whoever could tell it is late.

@@ -131,7 +131,7 @@ impl World {
     }
 
     /// Whether every server that matters knows this one by its disk.
-    fn is_known_to_all(&self, server: usize) -> bool {
+    pub(super) fn is_known_to_all(&self, server: usize) -> bool {
         let (id, disk) = (id_of(server), self.disk_of(server));
         let knows = |it: &IndexedConfiguration| {
             it.configuration.server(&id).is_some_and(|it| (server, it.incarnation) == disk)
@@ -234,7 +234,7 @@ impl World {
     }
 
     /// See [`Disks`](super::plan::Disks).
-    fn may_lose_disk(&self, server: usize) -> bool {
+    pub(super) fn may_lose_disk(&self, server: usize) -> bool {
         let (id, disk) = (id_of(server), self.disk_of(server));
         let is_known = |it: &IndexedConfiguration| {
             it.configuration.server(&id).map(|member| (server, member.incarnation)) == Some(disk)
@@ -265,7 +265,7 @@ impl World {
     }
 
     /// What every server goes by, and would after a crash.
-    fn configurations_in_force(&self) -> Vec<(usize, IndexedConfiguration)> {
+    pub(super) fn configurations_in_force(&self) -> Vec<(usize, IndexedConfiguration)> {
         let servers = self.servers.iter().enumerate();
         let both = servers.flat_map(|(server, it)| {
             let alive = it.core().map(|core| core.latest_configuration().clone());
