@@ -76,6 +76,18 @@ fn every_number_of_clients_has_a_durable_row() {
 }
 
 #[test]
+fn the_log_alone_is_measured() {
+    let text = bench(&["--sections", "appends,opening,compaction"]);
+    let appends = rows(&text, "The log in files beside a bare loop");
+    let found: Vec<_> = appends.iter().map(|row| (row[0], row[1])).collect();
+    let expected = [("1", "log"), ("1", "bare loop"), ("256", "log"), ("256", "bare loop")];
+    assert_eq!(found, expected, "{text}");
+    assert_eq!(rows(&text, "Opening a log").len(), 2, "{text}");
+    assert_eq!(rows(&text, "Compaction").len(), 8, "{text}");
+    assert_eq!(text.matches("Promised: ").count(), 5, "{text}");
+}
+
+#[test]
 fn a_killed_leader_is_replaced_twice() {
     let text = bench(&["--sections", "failover"]);
     let rows = rows(&text, "Failover");

@@ -1,15 +1,15 @@
 //! Three processes, a log on disk, TCP: what a real deployment on one machine reaches, beside what its
 //! disk alone would allow.
 
-use std::{fs::OpenOptions, io::Write as _, path::Path, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::Instant;
 
 use crate::{
-    Options,
+    Options, bare,
     load::{Load, LoadResult},
     machine::{self, Neighbours},
+    outcome::Outcome,
     processes::Processes,
     report::{Spread, Table, count, nanoseconds, plain, show},
     server::{Event, Order, Store},
@@ -34,10 +34,9 @@ struct Measured {
 }
 
 /// The whole section.
-pub(crate) async fn section(options: &Options) -> (Vec<Run>, Vec<String>) {
+pub(crate) async fn section(options: &Options) -> Outcome<Vec<Run>> {
     let neighbours = Neighbours::watch();
-    let mut runs = Vec::new();
-    let mut failures = Vec::new();
+    let mut outcome = Outcome::<Vec<Run>>::default();
     for run in 1..=options.runs {
         let stores = Store::ALL.iter().copied();
         let pairs = options
@@ -52,14 +51,14 @@ pub(crate) async fn section(options: &Options) -> (Vec<Run>, Vec<String>) {
                 Ok(measured) => measured.load.first_failure.clone(),
                 Err(error) => Some(error.clone()),
             };
-            failures.extend(failure.map(|failure| {
+            outcome.failures.extend(failure.map(|failure| {
                 format!("durable, run {run}, {clients} clients, {name}: {failure}")
             }));
-            runs.push(Run { run, store, clients, result });
+            outcome.raw.push(Run { run, store, clients, result });
         }
     }
-    println!("{}", table(options, &runs, &neighbours).render());
-    (runs, failures)
+    println!("{}", table(options, &outcome.raw, &neighbours).render());
+    outcome
 }
 
 async fn measure(options: &Options, store: Store, clients: usize) -> Result<Measured, String> {
@@ -83,41 +82,12 @@ async fn measure(options: &Options, store: Store, clients: usize) -> Result<Meas
     processes.stop().await;
     let batch_bytes = clients * options.payload;
     let seconds = options.seconds.min(0.5);
-    let syncs_per_second = syncs_per_second(&options.data, batch_bytes, seconds).await?;
+    let syncs_per_second = bare::syncs_per_second(&options.data, batch_bytes, seconds).await?;
     Ok(Measured {
         cpu_seconds_per_million: cpu.map(|cpu| cpu / load.applies_in_all as f64 * 1e6),
         load,
         syncs_per_second,
     })
-}
-
-/// What the disk alone gives three servers: each of three threads appends a batch to a file of its
-/// own and syncs it, over and over.
-async fn syncs_per_second(base: &Path, batch_bytes: usize, seconds: f64) -> Result<f64, String> {
-    let directory = tempfile::tempdir_in(base).map_err(|error| error.to_string())?;
-    let mut threads = Vec::new();
-    for number in 0..3 {
-        let path = directory.path().join(number.to_string());
-        threads.push(tokio::task::spawn_blocking(move || {
-            let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-            let batch = vec![0x5a; batch_bytes];
-            let start = Instant::now();
-            let mut syncs = 0.0;
-            while start.elapsed().as_secs_f64() < seconds {
-                file.write_all(&batch)?;
-                file.sync_data()?;
-                syncs += 1.0;
-            }
-            Ok::<f64, std::io::Error>(syncs / start.elapsed().as_secs_f64())
-        }));
-    }
-    let mut sum = 0.0;
-    let files = threads.len() as f64;
-    for thread in threads {
-        let rate = thread.await.map_err(|error| error.to_string())?;
-        sum += rate.map_err(|error| error.to_string())?;
-    }
-    Ok(sum / files)
 }
 
 fn table(options: &Options, runs: &[Run], neighbours: &Neighbours) -> Table {
@@ -176,9 +146,9 @@ fn table(options: &Options, runs: &[Run], neighbours: &Neighbours) -> Table {
         options.warm_up, options.seconds, options.runs,
     ));
     table.note(
-        "The disk alone: three threads, each appending all clients' commands to a growing file of \
-         its own and syncing it, right after each run: syncs per second and file. One client can \
-         hardly get more than one apply per sync; many clients share one.",
+        "The disk alone: three threads, each writing all clients' commands over zeros in a file of \
+         its own that does not grow, and syncing it, right after each run: syncs per second and file. \
+         One client can hardly get more than one apply per sync; many clients share one.",
     );
     table.note(neighbours.describe());
     table

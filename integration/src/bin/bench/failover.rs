@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Options,
     machine::Neighbours,
+    outcome::{Limit, Outcome, Promise},
     processes::{Heard, Processes},
     report::{Table, nanoseconds, quantile},
     server::{Event, Store},
@@ -25,26 +26,17 @@ pub(crate) struct Trial {
     first_commit_seconds: f64,
 }
 
-/// What the section found.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) trials: Vec<Trial>,
-    pub(crate) failures: Vec<String>,
-    /// The broken promise, if it is broken.
-    pub(crate) broken: Option<String>,
-}
-
 /// The whole section.
-pub(crate) async fn section(options: &Options) -> Outcome {
+pub(crate) async fn section(options: &Options) -> Outcome<Vec<Trial>> {
     let neighbours = Neighbours::watch();
-    let mut outcome = Outcome::default();
-    if let Err(error) = trials(options, &mut outcome.trials).await {
-        let number = outcome.trials.len() + 1;
+    let mut outcome = Outcome::<Vec<Trial>>::default();
+    if let Err(error) = trials(options, &mut outcome.raw).await {
+        let number = outcome.raw.len() + 1;
         outcome.failures.push(format!("failover, trial {number}: {error}"));
     }
-    let (table, broken) = table(options, &outcome.trials, &neighbours);
+    let (table, promise) = table(options, &outcome.raw, &neighbours);
     println!("{}", table.render());
-    outcome.broken = broken;
+    outcome.broken.extend(promise.broken());
     outcome
 }
 
@@ -82,7 +74,7 @@ async fn trials(options: &Options, trials: &mut Vec<Trial>) -> Result<(), String
     Ok(())
 }
 
-fn table(options: &Options, trials: &[Trial], neighbours: &Neighbours) -> (Table, Option<String>) {
+fn table(options: &Options, trials: &[Trial], neighbours: &Neighbours) -> (Table, Promise) {
     let mut table = Table::new(
         "Failover: SIGKILL to the leader of three processes, default settings",
         1,
@@ -106,15 +98,14 @@ fn table(options: &Options, trials: &[Trial], neighbours: &Neighbours) -> (Table
         cells.push(values.len().to_string());
         table.row(cells);
     }
-    let promise = format!("a median of at most {PROMISED_MEDIAN:?} to the first commit");
-    let broken = match quantile(&first_commits, 0.5) {
-        None => Some(format!("failover: {promise} was promised, but nothing was measured")),
-        Some(median) if PROMISED_MEDIAN.as_secs_f64() < median => {
-            Some(format!("failover: {promise} was promised, measured {median:.3} s"))
-        }
-        Some(_) => None,
+    let promise = Promise {
+        section: "failover",
+        what: format!("a median of at most {PROMISED_MEDIAN:?} to the first commit"),
+        limit: Limit::AtMost(PROMISED_MEDIAN.as_nanos() as f64),
+        measured: quantile(&first_commits, 0.5).map(|seconds| seconds * 1e9),
+        unit: nanoseconds,
     };
-    table.note(format!("Promised: {promise}: {}.", options.verdict(broken.is_some())));
+    table.note(promise.note(options.quick));
     table.note(
         "Three processes with the log in files and TCP, no load, election timeout 1 s (each server adds a \
          random part of another), heartbeats every 100 ms, kills spread over the interval between \
@@ -123,5 +114,5 @@ fn table(options: &Options, trials: &[Trial], neighbours: &Neighbours) -> (Table
          and has caught up before the next trial.",
     );
     table.note(neighbours.describe());
-    (table, broken)
+    (table, promise)
 }

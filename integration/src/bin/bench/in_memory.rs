@@ -9,7 +9,9 @@ use crate::{
     Options, isolated,
     load::{self, Load, LoadResult},
     machine::{self, Neighbours},
-    ours, peer_openraft,
+    ours,
+    outcome::Outcome,
+    peer_openraft,
     report::{Spread, Table, count, factor, nanoseconds, plain, show},
 };
 
@@ -73,10 +75,9 @@ impl Run {
 }
 
 /// The whole section: every side at every number of clients, interleaved, `runs` times over.
-pub(crate) async fn section(options: &Options) -> (Vec<Run>, Vec<String>) {
+pub(crate) async fn section(options: &Options) -> Outcome<Vec<Run>> {
     let neighbours = Neighbours::watch();
-    let mut runs = Vec::new();
-    let mut failures = Vec::new();
+    let mut outcome = Outcome::<Vec<Run>>::default();
     for run in 1..=options.runs {
         for &clients in &options.clients {
             for &side in &options.sides {
@@ -92,15 +93,15 @@ pub(crate) async fn section(options: &Options) -> (Vec<Run>, Vec<String>) {
                     }),
                     Err(error) => Some(error.clone()),
                 };
-                failures.extend(failure.map(|failure| {
+                outcome.failures.extend(failure.map(|failure| {
                     format!("in memory, run {run}, {clients} clients, {name}: {failure}")
                 }));
-                runs.push(Run { side, run, result });
+                outcome.raw.push(Run { side, run, result });
             }
         }
     }
-    println!("{}", table(options, &runs, &neighbours).render());
-    (runs, failures)
+    println!("{}", table(options, &outcome.raw, &neighbours).render());
+    outcome
 }
 
 async fn isolated_run(options: &Options, side: Side, clients: usize) -> Result<LoadResult, String> {

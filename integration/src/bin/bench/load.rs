@@ -193,3 +193,24 @@ impl Answers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_all_clients_and_in_nanoseconds() {
+        let mut answers = Answers::default();
+        for latencies in [(1..=500).collect(), (501..=1000).collect::<Vec<u32>>()] {
+            answers.add(Client { answers: 600, latencies, failure: None });
+        }
+        let second = Duration::from_secs(1);
+        let load = Load { clients: 2, payload_bytes: 1, warm_up: second, window: 2 * second };
+        let result = answers.finish(load, Some(0.5));
+        assert_eq!((result.applies, result.applies_in_all, result.failures), (1000, 1200, 0));
+        assert_eq!([result.p50_ns, result.p99_ns], [5_000, 9_900]);
+        assert_eq!([result.p999_ns, result.max_ns], [9_990, 10_000]);
+        assert_eq!(result.applies_per_second, 500.0);
+        assert_eq!(result.cpu_seconds_per_million, Some(1000.0));
+    }
+}

@@ -2,14 +2,20 @@
 //!
 //! Every figure printed is measured in this very invocation. See `bench --help`.
 
+mod appends;
+mod bare;
+mod compaction;
 mod durable;
 mod failover;
 mod in_memory;
 mod isolated;
 mod load;
+mod log;
 mod machine;
 mod memory;
+mod opening;
 mod ours;
+mod outcome;
 mod peer_openraft;
 mod processes;
 mod report;
@@ -20,21 +26,24 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::{in_memory::Side, machine::Machine};
+use crate::{in_memory::Side, machine::Machine, outcome::Outcome};
 
 /// Measures this Raft library side by side with openraft, and against what it promises.
 ///
-/// Four sections, all run by default:
+/// Seven sections, all run by default:
 ///
-///   in-memory  three servers in one process, beside openraft 0.9: what consensus itself costs
-///   durable    three processes with RocksDB and TCP: what a real deployment reaches
-///   failover   SIGKILL the leader, 20 times: how long until the next one has committed a command
-///   memory     a million applies: does memory grow by more than the log and the configured bounds?
+///   in-memory   three servers in one process, beside openraft 0.9: what consensus itself costs
+///   durable     three processes, a log on disk, TCP: what a real deployment reaches
+///   failover    SIGKILL the leader, 20 times: how long until the next one has committed a command
+///   memory      a million applies: does memory grow by more than the log and the configured bounds?
+///   appends     the log in files alone, beside a bare loop of writes and syncs
+///   opening     how long a log of a million entries takes to open
+///   compaction  ten million entries through one log: does it stay as small and as fast?
 ///
-/// Every figure is the median (min–max) of several runs. Close other programs first: each table
-/// says what share of the machine they took meanwhile. On a shared machine, `chrt -r 1 bench` (as
-/// root) keeps others off the cores, though not out of the caches. A full run takes about six
-/// minutes.
+/// Figures are medians (min–max) of several runs where there are several. Close other programs
+/// first: each table says what share of the machine they took meanwhile. On a shared machine,
+/// `chrt -r 1 bench` (as root) keeps others off the cores, though not out of the caches nor off the
+/// disk, and lets threads wake each other more slowly. A full run takes about eight minutes.
 ///
 /// Exit code: 0 if every apply succeeded and every promise was kept; 1 if an apply or a whole run
 /// failed; 2 if a promise was broken (not judged with --quick).
@@ -81,6 +90,9 @@ struct Cli {
     /// Commands of the memory section [default: 1000000; quick: 20000].
     #[arg(long)]
     applies: Option<usize>,
+    /// Entries of the compaction section; opening takes a tenth [default: 10000000; quick: 200000].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(10_000..))]
+    entries: Option<u64>,
     /// Write every raw run to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -95,6 +107,9 @@ enum Section {
     Durable,
     Failover,
     Memory,
+    Appends,
+    Opening,
+    Compaction,
 }
 
 impl std::fmt::Display for Section {
@@ -126,6 +141,7 @@ struct Options {
     durable_clients: Vec<usize>,
     trials: usize,
     applies: usize,
+    entries: u64,
     #[serde(skip)]
     data: PathBuf,
     sides: Vec<Side>,
@@ -146,19 +162,11 @@ impl Options {
             durable_clients: cli.clients.clone().unwrap_or_else(|| vec![1, 64, 256]),
             trials: cli.trials.unwrap_or(if cli.quick { 2 } else { 20 }),
             applies: cli.applies.unwrap_or(if cli.quick { 20_000 } else { 1_000_000 }),
+            entries: cli.entries.unwrap_or(if cli.quick { 200_000 } else { 10_000_000 }),
             data: cli.data.clone(),
             sides: cli.sides.clone(),
             keep_log: cli.keep_log,
             workers: cli.workers,
-        }
-    }
-
-    /// How a promise fared, in one word.
-    fn verdict(&self, is_broken: bool) -> &'static str {
-        match (self.quick, is_broken) {
-            (true, _) => "not judged (--quick)",
-            (false, false) => "PASS",
-            (false, true) => "FAIL",
         }
     }
 }
@@ -195,6 +203,9 @@ struct Record {
     durable: Vec<durable::Run>,
     failover: Vec<failover::Trial>,
     memory: Option<memory::Raw>,
+    appends: Vec<appends::Run>,
+    opening: Option<opening::Raw>,
+    compaction: Option<compaction::Raw>,
     /// Applies or whole runs that failed.
     failures: Vec<String>,
     /// Promises that were not kept.
@@ -209,6 +220,9 @@ async fn all(cli: &Cli) -> Result<ExitCode, String> {
         durable: Vec::new(),
         failover: Vec::new(),
         memory: None,
+        appends: Vec::new(),
+        opening: None,
+        compaction: None,
         failures: Vec::new(),
         broken: Vec::new(),
     };
@@ -237,28 +251,20 @@ impl Record {
     async fn measure(&mut self, section: Section) {
         let options = &self.options;
         match section {
-            Section::InMemory => {
-                let (runs, failures) = in_memory::section(options).await;
-                self.in_memory = runs;
-                self.failures.extend(failures);
-            }
-            Section::Durable => {
-                let (runs, failures) = durable::section(options).await;
-                self.durable = runs;
-                self.failures.extend(failures);
-            }
-            Section::Failover => {
-                let outcome = failover::section(options).await;
-                self.failover = outcome.trials;
-                self.failures.extend(outcome.failures);
-                self.broken.extend(outcome.broken.filter(|_| !options.quick));
-            }
-            Section::Memory => {
-                let outcome = memory::section(options).await;
-                self.memory = outcome.raw;
-                self.failures.extend(outcome.failures);
-                self.broken.extend(outcome.broken.filter(|_| !options.quick));
-            }
+            Section::InMemory => self.in_memory = self.take(in_memory::section(options).await),
+            Section::Durable => self.durable = self.take(durable::section(options).await),
+            Section::Failover => self.failover = self.take(failover::section(options).await),
+            Section::Memory => self.memory = self.take(memory::section(options).await),
+            Section::Appends => self.appends = self.take(appends::section(options).await),
+            Section::Opening => self.opening = self.take(opening::section(options).await),
+            Section::Compaction => self.compaction = self.take(compaction::section(options).await),
         }
+    }
+
+    /// Keeps what went wrong, and returns what was measured.
+    fn take<T>(&mut self, outcome: Outcome<T>) -> T {
+        self.failures.extend(outcome.failures);
+        self.broken.extend(outcome.broken.into_iter().filter(|_| !self.options.quick));
+        outcome.raw
     }
 }

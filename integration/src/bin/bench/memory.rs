@@ -16,6 +16,7 @@ use crate::{
     load::Proposer,
     machine::{self, Neighbours},
     ours,
+    outcome::{Limit, Outcome, Promise},
     report::{Table, bytes},
 };
 
@@ -60,14 +61,6 @@ impl Resident {
     }
 }
 
-/// What the section found.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) raw: Option<Raw>,
-    pub(crate) failures: Vec<String>,
-    pub(crate) broken: Option<String>,
-}
-
 /// The raw results.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Raw {
@@ -77,15 +70,15 @@ pub(crate) struct Raw {
 }
 
 /// The whole section.
-pub(crate) async fn section(options: &Options) -> Outcome {
+pub(crate) async fn section(options: &Options) -> Outcome<Option<Raw>> {
     let neighbours = Neighbours::watch();
     let mut outcome = Outcome::default();
     match measure(options).await {
         Ok(raw) => {
-            let (table, broken) = table(options, raw, &neighbours);
+            let (table, promise) = table(options, raw, &neighbours);
             println!("{}", table.render());
             outcome.raw = Some(raw);
-            outcome.broken = broken;
+            outcome.broken.extend(promise.broken());
         }
         Err(error) => outcome.failures.push(format!("memory: {error}")),
     }
@@ -180,7 +173,7 @@ async fn fill_servers(args: &RunArgs) -> Result<Resident, String> {
     Ok(Resident { before, half, after })
 }
 
-fn table(options: &Options, raw: Raw, neighbours: &Neighbours) -> (Table, Option<String>) {
+fn table(options: &Options, raw: Raw, neighbours: &Neighbours) -> (Table, Promise) {
     let applies = raw.applies as f64;
     let config = Config::new("a");
     let bounds = 3.0 * config.log_cache_bytes as f64;
@@ -203,15 +196,14 @@ fn table(options: &Options, raw: Raw, neighbours: &Neighbours) -> (Table, Option
     row("configured bounds: log_cache_bytes of three servers", bounds);
     row("growth in the second half, twice", 2.0 * raw.servers.growth_of_second_half());
 
-    let promise = "growth is at most the log as stored plus the configured bounds";
-    let broken = (bounds < left_over).then(|| {
-        format!(
-            "memory: {promise}, but {} are left over and the bounds are {}",
-            bytes(left_over),
-            bytes(bounds)
-        )
-    });
-    table.note(format!("Promised: {promise}: {}.", options.verdict(broken.is_some())));
+    let promise = Promise {
+        section: "memory",
+        what: format!("growth is at most the log as stored and {} more", bytes(bounds)),
+        limit: Limit::AtMost(bounds),
+        measured: Some(left_over),
+        unit: bytes,
+    };
+    table.note(promise.note(options.quick));
     table.note(format!(
         "Three servers in one process, default settings, in-memory stores, {CLIENTS} clients, \
          nothing compacted; measured when every server has applied everything. Servers and bare \
@@ -219,5 +211,5 @@ fn table(options: &Options, raw: Raw, neighbours: &Neighbours) -> (Table, Option
          command, and each has entries of its own."
     ));
     table.note(neighbours.describe());
-    (table, broken)
+    (table, promise)
 }

@@ -79,6 +79,11 @@ pub(crate) fn factor(value: f64) -> String {
     format!("{value:.2}×")
 }
 
+/// A share: `85.0 %`.
+pub(crate) fn percent(value: f64) -> String {
+    format!("{:.1} %", value * 100.0)
+}
+
 /// A number with no unit: `4.27`.
 pub(crate) fn plain(value: f64) -> String {
     digits(value)
@@ -92,6 +97,11 @@ pub(crate) fn bytes(value: f64) -> String {
         v if v >= KIB => format!("{} KiB", digits(value / KIB)),
         _ => format!("{value:.0} B"),
     }
+}
+
+/// A rate in binary units: `288 MiB/s`.
+pub(crate) fn bytes_per_second(value: f64) -> String {
+    format!("{}/s", bytes(value))
 }
 
 /// A titled table with notes under it. Text columns stand left, the others right.
