@@ -29,7 +29,7 @@ test: deps ## every test, example and README command, RocksDB's too
 test-quick: ## the same without RocksDB, between two edits
 	$(CARGO) test --locked --release --workspace --exclude raft-rocksdb
 
-bench: deps ## measure, side by side with openraft (arguments: ARGS="--quick")
+bench: deps ## measure, side by side with openraft, RocksDB and etcd (arguments: ARGS="--quick")
 	$(CARGO) build --locked --release -p raft-integration --bins --features rocksdb
 	$(TARGET)/release/bench $(ARGS)
 

@@ -36,6 +36,20 @@ impl BareFile {
     }
 }
 
+/// How long each write with its sync took in one such file, in nanoseconds.
+pub(crate) fn sync_times(base: &Path, write_bytes: usize, seconds: f64) -> io::Result<Vec<f64>> {
+    let directory = tempfile::tempdir_in(base)?;
+    let mut file = BareFile::create(&directory.path().join("bare"), write_bytes)?;
+    let mut times = Vec::new();
+    let start = Instant::now();
+    while start.elapsed().as_secs_f64() < seconds {
+        let before = Instant::now();
+        file.write()?;
+        times.push(before.elapsed().as_nanos() as f64);
+    }
+    Ok(times)
+}
+
 /// What the disk alone gives three servers: each of three threads writes a batch to a file of its own
 /// and syncs it, over and over. Syncs per second and file.
 pub(crate) async fn syncs_per_second(

@@ -6,7 +6,10 @@ mod appends;
 mod bare;
 mod compaction;
 mod durable;
+mod etcd;
+mod etcd_client;
 mod failover;
+mod floor;
 mod in_memory;
 mod isolated;
 mod load;
@@ -18,6 +21,7 @@ mod ours;
 mod outcome;
 mod peer_openraft;
 mod processes;
+mod protobuf;
 mod report;
 mod server;
 
@@ -33,17 +37,21 @@ use crate::{in_memory::Side, machine::Machine, outcome::Outcome};
 /// Seven sections, all run by default:
 ///
 ///   in-memory   three servers in one process, beside openraft 0.9: what consensus itself costs
-///   durable     three processes, a log on disk, TCP: what a real deployment reaches
+///   durable     three processes, a log on disk, TCP: the log in files beside RocksDB and etcd, and
+///               one client beside what a sync and a round trip take
 ///   failover    SIGKILL the leader, 20 times: how long until the next one has committed a command
 ///   memory      a million applies: does memory grow by more than the log and the configured bounds?
 ///   appends     the log in files alone, beside a bare loop of writes and syncs
 ///   opening     how long a log of a million entries takes to open
 ///   compaction  ten million entries through one log: does it stay as small and as fast?
 ///
+/// RocksDB is measured if it was compiled in (`--features rocksdb`), etcd if the program `etcd` is on
+/// PATH (Debian: apt-get install etcd-server).
+///
 /// Figures are medians (min–max) of several runs where there are several. Close other programs
 /// first: each table says what share of the machine they took meanwhile. On a shared machine,
 /// `chrt -r 1 bench` (as root) keeps others off the cores, though not out of the caches nor off the
-/// disk, and lets threads wake each other more slowly. A full run takes about eight minutes.
+/// disk, and lets threads wake each other more slowly. A full run takes about thirteen minutes.
 ///
 /// Exit code: 0 if every apply succeeded and every promise was kept; 1 if an apply or a whole run
 /// failed; 2 if a promise was broken (not judged with --quick).
@@ -69,7 +77,8 @@ struct Cli {
     /// Bytes per command.
     #[arg(long, default_value_t = 256)]
     payload: usize,
-    /// Concurrent clients [default: 1,64,256,1024,4096 in memory; 1,64,256 durable].
+    /// Concurrent clients [default: 1,64,256,1024,4096 in memory; 1,64,256,1024 durable
+    /// (quick: not the last one)].
     #[arg(long, value_delimiter = ',')]
     clients: Option<Vec<usize>>,
     /// Whom to measure in memory, in this order.
@@ -126,6 +135,8 @@ enum Process {
     #[command(hide = true)]
     MemoryRun(memory::RunArgs),
     #[command(hide = true)]
+    EtcdLoad(etcd_client::LoadArgs),
+    #[command(hide = true)]
     Server(server::ServerArgs),
 }
 
@@ -159,7 +170,11 @@ impl Options {
             warm_up: cli.warm_up.unwrap_or(or(0.1, 0.5)),
             payload: cli.payload,
             clients: cli.clients.clone().unwrap_or_else(|| vec![1, 64, 256, 1024, 4096]),
-            durable_clients: cli.clients.clone().unwrap_or_else(|| vec![1, 64, 256]),
+            // A fresh log has to prepare a whole segment before it can take so many clients' load, which
+            // is longer than a quick run.
+            durable_clients: cli.clients.clone().unwrap_or_else(|| {
+                if cli.quick { vec![1, 64, 256] } else { vec![1, 64, 256, 1024] }
+            }),
             trials: cli.trials.unwrap_or(if cli.quick { 2 } else { 20 }),
             applies: cli.applies.unwrap_or(if cli.quick { 20_000 } else { 1_000_000 }),
             entries: cli.entries.unwrap_or(if cli.quick { 200_000 } else { 10_000_000 }),
@@ -185,6 +200,7 @@ fn main() -> ExitCode {
     let ended = match &cli.process {
         Some(Process::InMemoryRun(args)) => in_memory::run(args).map(|()| ExitCode::SUCCESS),
         Some(Process::MemoryRun(args)) => memory::run(args).map(|()| ExitCode::SUCCESS),
+        Some(Process::EtcdLoad(args)) => etcd_client::run(args).map(|()| ExitCode::SUCCESS),
         Some(Process::Server(args)) => server::run(args).map(|()| ExitCode::SUCCESS),
         None => isolated::stopwatch().and_then(|runtime| runtime.block_on(all(&cli))),
     };

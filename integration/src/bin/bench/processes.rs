@@ -18,7 +18,7 @@ use crate::{
 const SERVERS: usize = 3;
 
 /// How long anything that should happen soon may take before the run counts as failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running cluster. Dropping it kills the servers and removes their data.
 pub(crate) struct Processes {
@@ -55,7 +55,7 @@ impl Processes {
             .tempdir_in(base)
             .map_err(|error| format!("{}: {error}", base.display()))?;
         let (hearing, heard) = mpsc::channel(1024);
-        let addresses = free_addresses()?;
+        let addresses = free_addresses(SERVERS)?;
         let mut processes =
             Self { servers: Vec::new(), addresses, store, workers, heard, hearing, directory };
         // The founder comes last, so that it finds the others.
@@ -212,15 +212,15 @@ fn is_ready(heard: &Heard, server: usize) -> Option<()> {
 
 /// Ports nobody listens on, below the range from which the kernel takes those of outgoing
 /// connections: there a server that dials a dead peer could meet itself.
-fn free_addresses() -> Result<Vec<String>, String> {
+pub(crate) fn free_addresses(count: usize) -> Result<Vec<String>, String> {
     let start = 20_000 + (std::process::id() % 1000) as u16 * 8;
     let free: Vec<_> = (start..30_000)
         .chain(20_000..start)
         .filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok().map(|socket| (port, socket)))
-        .take(SERVERS)
+        .take(count)
         .collect();
-    if free.len() < SERVERS {
-        return Err("no port between 20000 and 30000 is free".to_owned());
+    if free.len() < count {
+        return Err("too few ports between 20000 and 30000 are free".to_owned());
     }
     Ok(free.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect())
 }

@@ -1,0 +1,134 @@
+//! One client: what the machine takes for a sync and a round trip, beside what an apply takes. Nothing
+//! that is written on two servers can take less.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    thread,
+};
+
+use serde::Serialize;
+use tokio::{task::spawn_blocking, time::Instant};
+
+use crate::{
+    Options, bare,
+    durable::{Run, Side},
+    outcome::{Limit, Promise},
+    report::{Spread, Table, factor, nanoseconds, quantile, show},
+    server::Store,
+};
+
+/// How many times the floor our median may be.
+const PROMISED: f64 = 1.6;
+
+/// Times in nanoseconds, of before and after the load.
+#[derive(Debug, Default)]
+pub(crate) struct Samples {
+    syncs: Vec<f64>,
+    round_trips: Vec<f64>,
+}
+
+/// Medians of the samples.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Floor {
+    sync_ns: f64,
+    round_trip_ns: f64,
+}
+
+impl Floor {
+    fn sum(self) -> f64 {
+        self.sync_ns + self.round_trip_ns
+    }
+}
+
+impl Samples {
+    /// Takes some more.
+    pub(crate) async fn take(&mut self, options: &Options) -> Result<(), String> {
+        let (base, payload) = (options.data.clone(), options.payload);
+        let seconds = options.seconds.min(0.5);
+        let measure = move || {
+            let syncs = bare::sync_times(&base, payload, seconds)?;
+            Ok::<_, io::Error>((syncs, round_trips(payload, seconds)?))
+        };
+        let (syncs, round_trips) = spawn_blocking(measure)
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        self.syncs.extend(syncs);
+        self.round_trips.extend(round_trips);
+        Ok(())
+    }
+
+    pub(crate) fn floor(mut self) -> Option<Floor> {
+        self.syncs.sort_by(f64::total_cmp);
+        self.round_trips.sort_by(f64::total_cmp);
+        Some(Floor {
+            sync_ns: quantile(&self.syncs, 0.5)?,
+            round_trip_ns: quantile(&self.round_trips, 0.5)?,
+        })
+    }
+}
+
+/// How long so many bytes take to another thread and back, over TCP on the loopback.
+fn round_trips(bytes: usize, seconds: f64) -> io::Result<Vec<f64>> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let mut near = TcpStream::connect(listener.local_addr()?)?;
+    let (mut far, _) = listener.accept()?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    let echo = thread::spawn(move || {
+        let mut message = vec![0; bytes];
+        while far.read_exact(&mut message).is_ok() && far.write_all(&message).is_ok() {}
+    });
+    let mut message = vec![0x5a; bytes];
+    let mut times = Vec::new();
+    let start = Instant::now();
+    while start.elapsed().as_secs_f64() < seconds {
+        let before = Instant::now();
+        near.write_all(&message)?;
+        near.read_exact(&mut message)?;
+        times.push(before.elapsed().as_nanos() as f64);
+    }
+    drop(near);
+    let _ = echo.join();
+    Ok(times)
+}
+
+/// The table, and what is promised for our default store.
+pub(crate) fn table(options: &Options, runs: &[Run], sides: &[Side]) -> (Table, Promise) {
+    let header = ["store", "one sync", "one round trip", "sum", "p50 of one client", "p50 ÷ sum"];
+    let mut table = Table::new("One client beside what the machine takes", 1, &header);
+    let multiples = |side| {
+        let pairs = runs.iter().filter_map(move |run| run.beside_floor(side));
+        Spread::of(pairs.map(|(floor, p50)| p50 / floor.sum()))
+    };
+    for &side in sides {
+        let spread = |figure: fn((Floor, f64)) -> f64| {
+            Spread::of(runs.iter().filter_map(|run| run.beside_floor(side)).map(figure))
+        };
+        table.row(vec![
+            side.name().to_owned(),
+            show(spread(|(floor, _)| floor.sync_ns), nanoseconds),
+            show(spread(|(floor, _)| floor.round_trip_ns), nanoseconds),
+            show(spread(|(floor, _)| floor.sum()), nanoseconds),
+            show(spread(|(_, p50)| p50), nanoseconds),
+            show(multiples(side), factor),
+        ]);
+    }
+    let promise = Promise {
+        section: "durable",
+        what: format!("with one client a median of at most {} the sum", factor(PROMISED)),
+        limit: Limit::AtMost(PROMISED),
+        measured: multiples(Side::Ours(Store::File)).map(|multiple| multiple.median),
+        unit: factor,
+    };
+    table.note(promise.note(options.quick));
+    table.note(format!(
+        "One sync: the median of {} bytes written over zeros in a file that does not grow, then \
+         fdatasync, nothing else running. One round trip: the median of as many bytes to another \
+         thread and back over TCP on the loopback. Both right before and right after each run with one \
+         client, whose median apply it is compared with.",
+        options.payload,
+    ));
+    (table, promise)
+}
