@@ -8,7 +8,7 @@ use crate::error::StoreError;
 pub struct FileLogOptions {
     /// The size of a segment file in bytes, 1 MiB to 1 GiB (default 64 MiB). What is removed from the front of
     /// the log is given back in whole segments, and the directory takes up to three of them beside the log. Larger
-    /// ones are changed less often, which takes about a millisecond.
+    /// ones are changed less often, which takes about a millisecond. A new log begins with smaller ones.
     pub segment_bytes: u64,
 }
 

@@ -30,6 +30,10 @@ use crate::{
 /// A new log begins with a small segment, so that a program starts at once.
 pub(super) const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
 
+/// And each that is made new has at most so many times the size of the one before: the next one is to be ready
+/// before the tail is full, also where a new log is written to at full speed.
+const MAX_GROWTH: u64 = 4;
+
 /// A buffer that had to grow beyond this for one huge write is given back.
 const BUFFER_KEPT_BYTES: usize = 1 << 20;
 
@@ -254,7 +258,6 @@ impl Writer {
     fn rotate(&mut self, bytes: u64, entries: usize) -> Result<(), StoreError> {
         self.seal()?;
         let needed = HEADER_BYTES + bytes + Footer::bytes(entries);
-        let size = self.segment_bytes.max(needed.next_multiple_of(4096));
         let mut ready = match std::mem::replace(&mut self.next, Next::None { tried_at: 0 }) {
             Next::Ready(segment) => Some(segment),
             Next::UnderWay(receiver) => receiver.recv().ok().and_then(Result::ok),
@@ -262,7 +265,7 @@ impl Writer {
         };
         // A write that is larger than any segment gets one of its own, which takes the place of one without
         // a batch.
-        ready.take_if(|segment| segment.size < size);
+        ready.take_if(|segment| segment.size < needed);
         let is_empty = self.tail.contents.first_batch == 0;
         let id = self.tail.segment.id + u64::from(!is_empty);
         let cannot = |error| errors::cannot("prepare", &self.shared.dir, id, error);
@@ -272,6 +275,7 @@ impl Writer {
         let segment = match ready {
             Some(segment) => segment,
             None => {
+                let size = self.next_size().max(needed.next_multiple_of(4096));
                 let spare = self.spare.take_if(|_| size == self.segment_bytes);
                 Job { store: self.store, id, size, spare }.run(&self.disk).map_err(cannot)?
             }
@@ -338,6 +342,14 @@ impl Writer {
         Ok(())
     }
 
+    /// The size of the next segment: that of the spare one, if there is one.
+    fn next_size(&self) -> u64 {
+        match self.spare {
+            Some(_) => self.segment_bytes,
+            None => self.segment_bytes.min(self.tail.segment.size.saturating_mul(MAX_GROWTH)),
+        }
+    }
+
     /// Has the next segment prepared when the tail is half full, and takes it when it is done. A failure is
     /// told, and tried again from time to time; it hurts only when the tail is full.
     pub(super) fn look_after_next(&mut self) {
@@ -359,7 +371,7 @@ impl Writer {
         let job = Job {
             store: self.store,
             id: id + 1,
-            size: self.segment_bytes,
+            size: self.next_size(),
             spare: self.spare.take(),
         };
         if !self.in_background {
