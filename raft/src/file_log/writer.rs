@@ -368,12 +368,8 @@ impl Writer {
         if filled < size / 2 || tried_at != 0 && filled < tried_at + size / 16 {
             return;
         }
-        let job = Job {
-            store: self.store,
-            id: id + 1,
-            size: self.next_size(),
-            spare: self.spare.take(),
-        };
+        let job =
+            Job { store: self.store, id: id + 1, size: self.next_size(), spare: self.spare.take() };
         if !self.in_background {
             let result = job.run(&self.disk);
             return self.prepared(result, filled);

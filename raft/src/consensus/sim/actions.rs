@@ -11,6 +11,7 @@ use super::{
     machine::Job,
     plan::ELECTION_TIMEOUT,
     planted::Bug,
+    server::Copy,
     world::{Event, World, address_of, id_of, server_of},
 };
 use crate::{
@@ -56,10 +57,19 @@ impl World {
                 "law 4: {committed} is committed here, but the leader {leader} has {entry}"
             )),
             Action::RolledBack { told, promised, .. } => {
+                let now = self.now;
+                let it = &mut self.servers[server];
+                let (image, matched) = (&it.disk.image, promised.matched);
+                // What an earlier life has promised may be told late: this one has promised as much by then.
+                let is_late = it.alive.as_ref().is_some_and(|alive| alive.is_older_copy)
+                    && promised.term <= image.hard_state.current_term
+                    && (matched == LogId::ZERO || image.covers(matched, |_| true));
                 ensure!(
-                    self.servers[server].rolled_back.is_some(),
+                    it.rolled_back.is_some() || is_late,
                     "law 7: a disk has lost what it told {told} it had: {promised}"
                 );
+                let image = image.clone();
+                it.rolled_back.get_or_insert(Copy { image, at: now });
                 self.stats.found_out += 1;
                 self.take_out_of_service(server);
                 Ok(())

@@ -71,6 +71,8 @@ pub(super) struct Alive {
     pub(super) core: Consensus,
     /// What it says of itself which start from its disk it is.
     pub(super) life: u64,
+    /// Whether it was started from an older copy of its disk.
+    pub(super) is_older_copy: bool,
     /// Until when it waits for answers to the question of its start, if it has one.
     pub(super) patient_until: Time,
     pub(super) log: Log,
@@ -185,6 +187,7 @@ impl Server {
         self.alive = Some(Alive {
             core,
             life,
+            is_older_copy: self.rolled_back.is_some(),
             patient_until: local + self.rules.election_timeout,
             log,
             generation: 0,
