@@ -4,7 +4,7 @@
 //! here blocks; [`blocking`](crate::blocking) is how async code calls it.
 
 use std::{
-    fmt,
+    fmt, io,
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
@@ -12,18 +12,23 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use raft::{DiskIdentity, Entries, Entry, HardState, LogIndex, StoreError};
 use rocksdb::{
-    ColumnFamily, DB, DBRawIterator, ErrorKind, FlushOptions, Options, ReadOptions, WriteBatch,
-    WriteOptions,
+    ColumnFamily, DB, DBRawIterator, ErrorKind, FlushOptions, InfoLogger, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::{
     codec::{self, Bounds, Damage},
+    framing,
     identity::{self, Stage},
     keys,
+    mark::{self, MARK, Mark, Marker},
     options::RocksOptions,
 };
 
 pub(crate) struct Database {
+    /// `None` in a database that is opened for reading. Comes first, to be done while the directory is
+    /// still locked.
+    marker: Option<Marker>,
     db: DB,
     dir: PathBuf,
     synced: WriteOptions,
@@ -68,17 +73,59 @@ impl Database {
     ) -> Result<Self, StoreError> {
         options.validate()?;
         let stage = identity::inspect(dir)?;
+        let mark = match stage {
+            Stage::Creating => {
+                mark::remove(dir)?;
+                None
+            }
+            Stage::Complete => Self::survey(dir, options)?,
+        };
         let mut settings = options.database(stage == Stage::Creating);
         adjust(&mut settings);
         let db = DB::open_cf_descriptors(&settings, dir, options.column_families())
             .map_err(|error| cannot_open(dir, error))?;
-        let database = Self::new(db, dir);
+        let mut database = Self::new(db, dir);
         if stage == Stage::Creating {
             database.create()?;
             identity::complete(dir)?;
         }
+        database.reaches(mark)?;
         database.check()?;
+        let sequence = database.db.latest_sequence_number();
+        database.marker = Some(Marker::start(dir, sequence, mark::INTERVAL)?);
         Ok(database)
+    }
+
+    /// Looks whether everything is there that was durable, and changes nothing. Opening for writing would
+    /// remove the log that was replayed, damaged or not.
+    ///
+    /// A log that reaches the mark has it all. One that does not may have less because the rest was
+    /// written out to other files: that, RocksDB has to be asked.
+    fn survey(dir: &Path, options: &RocksOptions) -> Result<Option<Mark>, StoreError> {
+        let survey = || {
+            let mark = Mark::read(dir)?;
+            let reached = mark::survey(dir, mark).map_err(|error| cannot_survey(dir, error))?;
+            if mark.is_some_and(|mark| reached < mark.sequence) {
+                Self::open_files_read_only(dir, options)?.reaches(mark)?;
+            }
+            Ok(mark)
+        };
+        // A server that is at work changes files while they are looked at.
+        survey().map_err(|error| in_use(dir).unwrap_or(error))
+    }
+
+    /// Whether the database has everything that was durable at `mark`.
+    fn reaches(&self, mark: Option<Mark>) -> Result<(), StoreError> {
+        let last = self.db.latest_sequence_number();
+        match mark.filter(|mark| last < mark.sequence) {
+            None => Ok(()),
+            Some(Mark { sequence, .. }) => {
+                let reason = format!(
+                    "it ends at write {last}, but write {sequence} was durable (says its file {MARK})"
+                );
+                Err(corrupt(&self.dir, "the database", &reason))
+            }
+        }
     }
 
     /// As [`Self::open`], where there has to be a store. Nothing is made.
@@ -91,19 +138,26 @@ impl Database {
     pub(crate) fn open_read_only(dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
         options.validate()?;
         identity::require(dir)?;
-        let (settings, families) = (options.database(false), options.column_families());
-        let db = DB::open_cf_descriptors_read_only(&settings, dir, families, false)
-            .map_err(|error| cannot_open(dir, error))?;
-        let database = Self::new(db, dir);
+        let mark = Mark::read(dir)?;
+        mark::survey(dir, mark).map_err(|error| cannot_survey(dir, error))?;
+        let database = Self::open_files_read_only(dir, options)?;
+        database.reaches(mark)?;
         database.check()?;
         Ok(database)
+    }
+
+    fn open_files_read_only(dir: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
+        let (settings, families) = (options.database(false), options.column_families());
+        DB::open_cf_descriptors_read_only(&settings, dir, families, false)
+            .map(|db| Self::new(db, dir))
+            .map_err(|error| cannot_open(dir, error))
     }
 
     fn new(db: DB, dir: &Path) -> Self {
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
         let (extent, writer) = (RwLock::default(), Mutex::new(Writer::default()));
-        Self { db, dir: dir.to_owned(), synced, extent, writer }
+        Self { marker: None, db, dir: dir.to_owned(), synced, extent, writer }
     }
 
     /// Writes the records every database has.
@@ -329,7 +383,11 @@ impl Database {
         self.db.write_opt(batch, &self.synced).map_err(|error| {
             writer.failure = Some(error.to_string());
             StoreError::io(format!("cannot {context} in {}", self.dir.display()), error)
-        })
+        })?;
+        if let Some(marker) = &self.marker {
+            marker.is_durable(self.db.latest_sequence_number());
+        }
+        Ok(())
     }
 
     pub(crate) fn read(
@@ -499,9 +557,31 @@ fn log_entry(index: LogIndex) -> String {
     format!("log entry {index}")
 }
 
+/// The error if the directory is locked. Changes nothing: RocksDB locks it, and then refuses because
+/// there is a database, or none.
+fn in_use(dir: &Path) -> Option<StoreError> {
+    let mut options = Options::default();
+    options.set_error_if_exists(true);
+    // Instead of RocksDB's diary, which lies in the directory.
+    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
+    DB::open(&options, dir).err().filter(is_locked).map(|error| cannot_open(dir, error))
+}
+
+fn is_locked(error: &rocksdb::Error) -> bool {
+    let said = error.as_ref();
+    error.kind() == ErrorKind::IOError && said.contains("/LOCK") && said.contains(" lock ")
+}
+
+fn cannot_survey(dir: &Path, error: io::Error) -> StoreError {
+    if framing::is_damage(&error) {
+        return corrupt(dir, "the database", &error.to_string());
+    }
+    StoreError::io(format!("cannot read the files in {}", dir.display()), error)
+}
+
 fn cannot_open(dir: &Path, error: rocksdb::Error) -> StoreError {
     let said = error.to_string();
-    if error.kind() == ErrorKind::IOError && said.contains("/LOCK") && said.contains(" lock ") {
+    if is_locked(&error) {
         let context = format!(
             "the store in {} is in use, by this process or another; stop that one first",
             dir.display()

@@ -9,7 +9,7 @@
 //! | a write or sync fails | everything acknowledged; the store refuses every later write until it is opened again, because a repeated sync proves nothing about the failed one |
 //! | the disk is full | as above, with the operating system's words in the error |
 //! | bytes rot in an entry, the vote, or a file of RocksDB | nothing wrong is returned: the call that meets them, or the opening, fails with `StoreError::Corrupt` |
-//! | bytes rot at the very end of RocksDB's write-ahead log | **undetected** where the damage looks like a write that was cut short (see below) |
+//! | bytes rot where RocksDB takes it for the end of a file | the same; **undetected** only in what was written in the last second before a kill or a power cut (see below) |
 //! | the directory is lost, or another server's is in its place | noticed by the others, by the disk's incarnation: the server has forgotten what it promised, and takes part again when it is rejoined (`Raft::rejoin_server`) |
 //! | the directory is replaced by an older copy of itself | **undetected** at start: the server has forgotten what it promised since. Never put a backup in its place; start it empty and rejoin it |
 //! | the file system reorders a write before an earlier sync | out of scope: no local file system that is meant for data does |
@@ -24,12 +24,25 @@
 //! middle, silently dropping the acknowledged writes behind it: the amnesia Raft cannot survive.
 //! `AbsoluteConsistency` forgives nothing, so that a power cut makes a healthy server refuse to
 //! start. This crate uses `TolerateCorruptedTailRecords`: a record that is *incomplete* where the
-//! file ends is dropped, a *complete* one with a wrong checksum stops the opening. Two things make
-//! the line between them sharp. Log files are not recycled, so that nothing old lies behind the tail
-//! (this gives up the somewhat faster syncs of a file that does not grow). And the
-//! manifest records how long each finished, synced log file has to be, so that only the newest may
-//! be short. What is left: damage to a length field in the last 32 KiB of the newest file looks
-//! like the end of it. No store can tell the two apart without a second synced place.
+//! file ends is dropped, a *complete* one with a wrong checksum stops the opening. Log files are not
+//! recycled, so that nothing old lies behind the tail (this gives up the somewhat faster syncs of a
+//! file that does not grow). What RocksDB itself cannot see is damage to a length in the last
+//! 32 KiB of a file: it looks like the end. So there is more:
+//!
+//! - *The mark*, the file `RAFT-DURABLE`, says how far the database was durable: RocksDB's sequence number,
+//!   which counts every operation on every record, and the length of its manifest. A thread of its own
+//!   writes it at each opening, then within a second of a change, and at the end. A database that has
+//!   less than its mark is refused before anything is changed, and so is a mark with a wrong checksum.
+//! - *What is in the write-ahead logs has to be without a gap.* That is looked at before RocksDB opens
+//!   them: it goes on behind zeros in the middle of a file, and with the next file behind one that
+//!   seems to end early, and one flipped bit in the kind of a record keeps it busy for ever.
+//! - The manifest records how long each finished, synced log file has to be.
+//!
+//! What is left is the window of the mark: after a kill or a power cut, and only then, damage to a length
+//! among the writes since the last mark (a second, and the moment it takes to write it) looks like
+//! a write that was cut short. A mark that cannot be written, on a full disk, ends nothing: it is said
+//! in the log, tried again a second later, and the window is longer meanwhile. A store of before the mark, or
+//! one whose file was removed, opens as it did, and gets one.
 //!
 //! Limits: one process per directory (it is locked); one writer (calls take turns); Unix; entries
 //! below 4 GiB, though `raft::Config::max_command_bytes` ends far below.
@@ -86,9 +99,11 @@
 mod blocking;
 mod codec;
 mod database;
+mod framing;
 mod identity;
 mod keys;
 mod log_store;
+mod mark;
 mod options;
 mod stable_store;
 mod store;

@@ -12,7 +12,8 @@ use crate::{
 /// A directory with the log, the term and the vote of one server.
 ///
 /// The directory stays locked until this, both stores and every reader are dropped and no call is
-/// under way.
+/// under way. The last of them to be dropped marks how far the database is durable, and blocks for
+/// that moment.
 #[derive(Debug)]
 pub struct RocksStore {
     database: Arc<Database>,
@@ -21,8 +22,9 @@ pub struct RocksStore {
 impl RocksStore {
     /// Opens the store in `dir`, or makes one if the directory is missing or empty.
     ///
-    /// Checks whose directory it is, its format, the term and vote, and both ends of the log. The
-    /// entries between are checked when they are read.
+    /// Checks whose directory it is, whether the database has all that was durable when it was last
+    /// marked, its format, the term and vote, and both ends of the log. The entries between are
+    /// checked when they are read.
     ///
     /// Blocks: RocksDB replays its write-ahead log, up to about twice
     /// [`write_buffer_bytes`](RocksOptions::write_buffer_bytes). Call it before the runtime is
@@ -32,7 +34,8 @@ impl RocksStore {
     /// Every error is one line and names the directory.
     /// [`StoreError::Refused`]: an option is out of its range, the path is a file, the directory
     /// holds something else, or a format this release does not know.
-    /// [`StoreError::Corrupt`]: a check failed, or RocksDB found damage.
+    /// [`StoreError::Corrupt`]: a check failed, or RocksDB found damage. What was durable and is missing is
+    /// found before anything is changed.
     /// [`StoreError::Io`]: the store is in use, or the operating system refused.
     pub fn open(dir: impl AsRef<Path>, options: RocksOptions) -> Result<Self, StoreError> {
         let database = Arc::new(Database::open(dir.as_ref(), &options)?);

@@ -112,3 +112,59 @@ fn what_was_removed_slows_nothing_down() {
     checked.unwrap();
     assert!(steps_taken < 100, "checking took {steps_taken} steps");
 }
+
+/// Whether RocksDB is writing files out or merging them, or about to.
+fn is_busy(database: &Database) -> bool {
+    let families = [database.log().unwrap(), database.db.cf_handle(keys::META).unwrap()];
+    let works = ["num-running-flushes", "mem-table-flush-pending"];
+    let works = works.into_iter().chain(["num-running-compactions", "compaction-pending"]);
+    works.flat_map(|work| families.map(|family| (work, family))).any(|(work, family)| {
+        let work = format!("rocksdb.{work}");
+        database.db.property_int_value_cf(family, &work).unwrap() != Some(0)
+    })
+}
+
+/// The mark rests on this: whatever RocksDB does with its files, it goes on counting where it was.
+#[test]
+fn the_sequence_number_is_the_same_after_any_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = RocksOptions { write_buffer_bytes: 64 << 10, ..RocksOptions::default() };
+    let open = |dir: &Path| Database::open(dir, &small).unwrap();
+    let (mut database, mut last) = (open(dir.path()), 0);
+    for round in 0..12 {
+        let before = database.db.latest_sequence_number();
+        if round % 6 != 5 {
+            database.append(&[commands(last + 1..=last + 300)], None).unwrap();
+            database.truncate_suffix(LogIndex(last + 290)).unwrap();
+            database.truncate_prefix(LogIndex(last + 200)).unwrap();
+            last += 289;
+            assert!(before < database.db.latest_sequence_number());
+        }
+        match round % 4 {
+            0 => database.db.flush_cf(database.log().unwrap()).unwrap(),
+            1 => {
+                let everything = None::<&[u8]>;
+                database.db.compact_range_cf(database.log().unwrap(), everything, everything);
+            }
+            2 => database.db.flush().unwrap(),
+            _ => {}
+        }
+        let sequence = database.db.latest_sequence_number();
+        if round % 2 == 0 {
+            // As after a kill, if files do not change while they are copied.
+            while is_busy(&database) {
+                std::thread::yield_now();
+            }
+            database.marker = None;
+            let killed = tempfile::tempdir().unwrap();
+            for file in std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
+                std::fs::copy(file.path(), killed.path().join(file.file_name())).unwrap();
+            }
+            assert_eq!(open(killed.path()).db.latest_sequence_number(), sequence, "round {round}");
+        }
+        drop(database);
+        database = open(dir.path());
+        assert_eq!(database.db.latest_sequence_number(), sequence, "round {round}");
+        assert_eq!(database.bounds().map(|(_, last)| last.0), Some(last));
+    }
+}

@@ -1,7 +1,7 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use bytes::Bytes;
 use raft::{Entries, Entry, EntryPayload, LogIndex, LogStore, StoreError, Term};
@@ -18,6 +18,14 @@ pub(crate) const BOUNDS_KEY: [u8; 9] = [0x20, 0, 0, 0, 0, 0, 0, 0, 0];
 pub(crate) const NOTED_COMMIT_KEY: [u8; 9] = [0x30, 0, 0, 0, 0, 0, 0, 0, 0];
 pub(crate) const DISK_KEY: [u8; 9] = [0x50, 0, 0, 0, 0, 0, 0, 0, 0];
 pub(crate) const FORMAT_KEY: [u8; 7] = *b"\0format";
+
+/// The file that says how far the database was durable.
+pub(crate) const MARK: &str = "RAFT-DURABLE";
+
+/// How the message of damage ends.
+pub(crate) const ADVICE: &str = "this server may have promised what it no longer knows, and must not go on with \
+                      this: if others of its cluster are well, let it rejoin them with an empty \
+                      directory; if it is the only one, keep what is there";
 
 pub(crate) fn open(dir: &Path) -> RocksStore {
     RocksStore::open(dir, RocksOptions::default()).unwrap_or_else(|error| panic!("{error}"))
@@ -60,4 +68,15 @@ pub(crate) async fn all(log: &impl LogStore) -> Entries {
 /// The database behind the store, which has to be closed.
 pub(crate) fn raw(dir: &Path) -> DB {
     DB::open_cf(&Options::default(), dir, ["default", "log"]).expect("opens")
+}
+
+/// As they are now: of a store that is open and idle, what a kill would leave. But not a mark that is being
+/// written, which may get its name meanwhile.
+pub(crate) fn copy_files(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).unwrap() {
+        let name = file.unwrap().file_name();
+        if name != "RAFT-DURABLE.new" {
+            fs::copy(from.join(&name), to.join(&name)).unwrap();
+        }
+    }
 }
