@@ -4,13 +4,17 @@
 # what is built with the feature `rocksdb` needs, takes about a quarter of an hour on two cores the first time.
 
 CARGO ?= cargo
-TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+BUILT := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 ROCKSDB := --features raft-examples/rocksdb,raft-integration/rocksdb
 # What keeps the logs in `make demo`: file or rocksdb.
 STORE ?= file
+# What `make fuzz` runs, and how long each.
+FUZZ := raft/fuzz
+FUZZ_TARGETS := $(or $(TARGET),$(basename $(notdir $(wildcard $(FUZZ)/fuzz_targets/*.rs))))
+FUZZ_SECONDS := $(or $(SECONDS),60)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bench sim doc lint fmt deps
+.PHONY: help demo test test-quick bench sim fuzz doc lint fmt deps
 ifeq ($(STORE),rocksdb)
 demo: deps
 endif
@@ -20,7 +24,7 @@ help: ## say what there is
 
 demo: ## three kv servers: load, kill the leader, check, change members (ARGS="--keep", STORE=rocksdb)
 	$(CARGO) build --locked --release -p raft-examples --bin kv $(if $(filter rocksdb,$(STORE)),--features rocksdb)
-	$(TARGET)/release/kv demo --store $(STORE) $(ARGS)
+	$(BUILT)/release/kv demo --store $(STORE) $(ARGS)
 
 test: deps ## every test, example and README command, RocksDB's too
 	@echo "compiles everything, RocksDB included: the first time about 25 minutes on two cores, and 8 for the tests"
@@ -31,21 +35,36 @@ test-quick: ## the same without RocksDB, between two edits
 
 bench: deps ## measure, side by side with openraft, RocksDB and etcd (arguments: ARGS="--quick")
 	$(CARGO) build --locked --release -p raft-integration --bins --features rocksdb
-	$(TARGET)/release/bench $(ARGS)
+	$(BUILT)/release/bench $(ARGS)
 
 sim: ## simulate more schedules of the core (SEEDS=20000)
 	RAFT_SIM_SEEDS=$(or $(SEEDS),20000) $(CARGO) test --locked --release -p raft --lib consensus::sim -- --nocapture
+
+# Without a sanitizer, which would need a nightly toolchain: there is no unsafe code here. What is found new stays
+# in target/found, what fails in artifacts; the corpus changes only by hand.
+fuzz: ## feed made-up bytes to what decodes bytes (TARGET=log_segment, SECONDS=60 for each)
+	@missing=""; command -v c++ >/dev/null || missing=" g++"; \
+	command -v cargo-fuzz >/dev/null || missing="$$missing cargo-fuzz (cargo install --locked cargo-fuzz)"; \
+	[ -z "$$missing" ] || { echo "missing:$$missing"; exit 1; }
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	  found=$(FUZZ)/target/found/$$target; \
+	  mkdir -p $$found $(FUZZ)/regressions/$$target; \
+	  $(CARGO) fuzz run --fuzz-dir $(FUZZ) -s none $$target $$found $(FUZZ)/corpus/$$target $(FUZZ)/regressions/$$target \
+	    -- -max_total_time=$(FUZZ_SECONDS) -len_control=0 -timeout=10 -rss_limit_mb=512 -print_final_stats=1; \
+	done
 
 doc: deps ## build the documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --release --workspace --no-deps $(ROCKSDB)
 
 lint: deps ## format and clippy, warnings denied
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path $(FUZZ)/Cargo.toml --check
 	$(CARGO) clippy --locked --release --workspace --all-targets $(ROCKSDB) -- -D warnings
 	$(CARGO) clippy --locked --release -p raft-examples -p raft-integration --all-targets -- -D warnings
 
 fmt: ## format the code
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path $(FUZZ)/Cargo.toml
 
 # What cargo cannot fetch: a C++ compiler, and libclang for the bindings to RocksDB. Installed where
 # that is allowed, else named in one line.

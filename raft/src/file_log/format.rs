@@ -126,7 +126,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// Adds a frame; returns its offset.
-    fn frame(&mut self, kind: u8, detail: u8, body: impl FnOnce(&mut Vec<u8>)) -> u64 {
+    pub(super) fn frame(&mut self, kind: u8, detail: u8, body: impl FnOnce(&mut Vec<u8>)) -> u64 {
         let begin = self.buffer.len();
         self.buffer.extend_from_slice(&[0; FRAME_BYTES]);
         body(self.buffer);
@@ -318,6 +318,10 @@ impl<'a> Frame<'a> {
         let frames = u32::from_le_bytes(body.take()?);
         let chain = u32::from_le_bytes(body.take()?);
         body.end()?;
+        // None is the first batch, and every one has a next.
+        if number == 0 || number == u64::MAX {
+            return malformed(format!("no batch has the number {number}"));
+        }
         Ok(Commit { number, start, frames, chain })
     }
 

@@ -26,6 +26,7 @@
 //! | `identity.rs` | whose directory it is, and its lock |
 //! | `disk.rs` | the few calls that touch files |
 //! | `errors.rs` | what is said when it cannot go on |
+//! | `fuzz/` | any bytes, and what must hold whatever they are: for tests |
 //!
 //! Laws at work here: 6 and 7 (what was promised is durable, and a failed write is never tried again), 14
 //! (a removal and what takes its place are one write). Deliberately absent: memory maps, compression, direct
@@ -34,6 +35,8 @@
 mod disk;
 mod errors;
 mod format;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 mod identity;
 mod index;
 mod open;

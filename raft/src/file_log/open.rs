@@ -12,7 +12,7 @@ use super::{
     errors,
     format::Footer,
     identity,
-    index::{Index, Shared},
+    index::{Index, Run, Shared},
     prepare::Job,
     segment::{Contents, Segment},
     writer::{FIRST_SEGMENT_BYTES, Next, Tail, Writer},
@@ -117,6 +117,13 @@ impl Opening<'_> {
                 Some(footer) => Contents::from(footer.clone()),
                 None => segment.scan().map_err(|it| errors::unusable(self.dir, segment.id, it))?,
             };
+            // Before it is taken for one that was only prepared: its only batch may be what is damaged.
+            let promised = footer.map(|footer| footer.last_batch);
+            if promised.is_some_and(|promised| contents.last_batch < promised) {
+                let what = format!("file {} at offset {}", Segment::name(segment.id), contents.end);
+                let reason = "its footer says that a batch was there";
+                return Err(errors::corrupt(self.dir, &what, reason));
+            }
             if contents.first_batch == 0 && at == 0 {
                 prepared = Some(segment);
                 continue;
@@ -124,12 +131,6 @@ impl Opening<'_> {
             if contents.first_batch == 0 {
                 let what = format!("file {}", Segment::name(segment.id));
                 let reason = "it holds no batch, and a newer segment is there";
-                return Err(errors::corrupt(self.dir, &what, reason));
-            }
-            let promised = footer.map(|footer| footer.last_batch);
-            if promised.is_some_and(|promised| contents.last_batch < promised) {
-                let what = format!("file {} at offset {}", Segment::name(segment.id), contents.end);
-                let reason = "its footer says that a batch was there";
                 return Err(errors::corrupt(self.dir, &what, reason));
             }
             let is_sealed = promised == Some(contents.last_batch);
@@ -147,7 +148,9 @@ impl Opening<'_> {
         is_empty: bool,
     ) -> Result<(), StoreError> {
         let begins = index.runs.front().map_or(0, |run| run.first);
-        let is_missing = (first != 0 && (begins == 0 || first < begins))
+        let end = index.runs.back().map_or(0, Run::end);
+        let is_there = (begins..end).contains(&first) || first == 0 && index.runs.is_empty();
+        let is_missing = !is_there
             || index.runs.iter().zip(index.runs.iter().skip(1)).any(|(a, b)| a.end() != b.first)
             || is_empty && !leftover.is_empty();
         if is_missing {
@@ -160,11 +163,7 @@ impl Opening<'_> {
             );
             return Err(errors::corrupt(self.dir, "the log", &reason));
         }
-        if first == 0 {
-            index.cut(0);
-        } else {
-            index.begin_at(first);
-        }
+        index.begin_at(first);
         Ok(())
     }
 

@@ -109,7 +109,7 @@ impl Contents {
                     self.first_index = index;
                 }
                 let expected = self.first_index.checked_add(self.offsets.len() as u64);
-                if Some(index) != expected || index == u64::MAX {
+                if Some(index) != expected || index == 0 || index == u64::MAX {
                     let reason = format!("entry {index} does not follow the one before it");
                     return Err(Malformed(reason));
                 }
@@ -247,7 +247,12 @@ impl Segment {
 
     /// Reads every batch, and tells a torn tail, which does not count, from damage.
     pub(super) fn scan(&self) -> Result<Contents, Unusable> {
-        let mut window = Window::new(self);
+        self.scan_through(WINDOW_BYTES)
+    }
+
+    /// The same, reading so many bytes at once.
+    pub(super) fn scan_through(&self, window_bytes: u64) -> Result<Contents, Unusable> {
+        let mut window = Window { segment: self, least: window_bytes, start: 0, bytes: Vec::new() };
         let mut contents = Contents::empty();
         let mut frames: Vec<(u64, Vec<u8>)> = Vec::new();
         loop {
@@ -323,15 +328,13 @@ impl Segment {
 /// A stretch of the file in memory.
 struct Window<'a> {
     segment: &'a Segment,
+    /// Bytes read at once.
+    least: u64,
     start: u64,
     bytes: Vec<u8>,
 }
 
-impl<'a> Window<'a> {
-    fn new(segment: &'a Segment) -> Self {
-        Self { segment, start: 0, bytes: Vec::new() }
-    }
-
+impl Window<'_> {
     /// These bytes; `None` beyond the end.
     fn bytes(&mut self, at: u64, length: u64) -> io::Result<Option<&[u8]>> {
         let size = self.segment.size;
@@ -339,7 +342,7 @@ impl<'a> Window<'a> {
             return Ok(None);
         }
         if at < self.start || self.start + (self.bytes.len() as u64) < at + length {
-            let count = length.max(WINDOW_BYTES).min(size - at);
+            let count = length.max(self.least).min(size - at);
             self.bytes.resize(count as usize, 0);
             self.segment.file()?.read_at(&mut self.bytes, at)?;
             self.start = at;

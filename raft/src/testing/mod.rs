@@ -17,6 +17,8 @@
 
 mod cluster;
 mod fsm_suite;
+#[doc(hidden)]
+pub mod fuzz;
 mod journal;
 mod kill_suite;
 mod log_store_reopen_suite;

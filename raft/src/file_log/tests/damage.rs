@@ -13,7 +13,7 @@ use crate::{
     error::StoreError,
     file_log::{
         disk::Disk,
-        format::HEADER_BYTES,
+        format::{self, Encoder, HEADER_BYTES},
         open::Opening,
         segment::Segment,
         writer::{Change, Next, Writer},
@@ -281,7 +281,7 @@ fn a_segment_of_another_store_or_of_a_newer_format_is_refused() {
     drop(writer);
     let real = disk.with_file(&name, |bytes| bytes.clone());
     let of = |store, version| {
-        let header = crate::file_log::format::Header {
+        let header = format::Header {
             version,
             store,
             segment: Segment::parse(&name, "log-").unwrap(),
@@ -420,4 +420,51 @@ fn a_start_reads_the_footers_and_scans_the_tail() {
     };
     let writer = opening.run().unwrap();
     assert_eq!(writer.shared.bounds(), Some((1, model.last())));
+}
+
+/// It is not taken for one that was only prepared, and nothing is lost in silence.
+#[test]
+fn a_sealed_segment_whose_only_batch_is_damaged_is_refused() {
+    let disk = Forgetful::default();
+    let (mut writer, model) = grown(&disk, 3, 200);
+    let next = model.last() + 1;
+    writer.write(append(next, next, 2 * SEGMENT_BYTES as usize - 1000)).unwrap();
+    let only = Arc::clone(&writer.tail.segment);
+    writer.write(append(next + 1, next + 1, 3000)).unwrap();
+    assert_eq!(writer.tail.segment.id, only.id + 1);
+    drop(writer);
+    // As if the power had failed before the next segment was made.
+    disk.remove(&Segment::name(only.id + 1)).unwrap();
+    assert_eq!(found(&disk).unwrap().last(), next);
+    flip(&disk, &Segment::name(only.id), HEADER_BYTES + 100, 1);
+    let error = found(&disk).unwrap_err().to_string();
+    assert!(error.contains("its footer says that a batch was there"), "{error}");
+}
+
+/// Right checksums around records that no release writes: after a write the log could not be opened any more.
+#[test]
+fn records_that_contradict_each_other_are_refused() {
+    let made_up = |first: Option<u64>, index: u64, batch: u64| {
+        let disk = Forgetful::default();
+        drop(start(&disk).unwrap());
+        let (mut buffer, name) = (Vec::new(), Segment::name(1));
+        let mut encoder = Encoder::new(&mut buffer, format::seed(7, 1), HEADER_BYTES);
+        if let Some(first) = first {
+            encoder.number(format::FIRST, first);
+        }
+        encoder.entry(&entry(1, index, 10));
+        encoder.commit(batch);
+        disk.with_file(&name, |bytes| {
+            bytes[HEADER_BYTES as usize..][..buffer.len()].copy_from_slice(&buffer);
+        });
+        found(&disk)
+    };
+    assert_eq!(made_up(Some(1), 1, 1).unwrap().last(), 1);
+    for (first, index) in [(Some(2), 1), (Some(1), 2), (None, 1), (Some(0), 0), (None, 0)] {
+        let error = made_up(first, index, 1).unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{first:?} and {index}: {error}");
+    }
+    for number in [0, u64::MAX] {
+        assert_eq!(made_up(Some(1), 1, number).unwrap(), Model::default(), "batch {number}");
+    }
 }

@@ -3,5 +3,6 @@
 mod damage;
 mod forgetful;
 mod format;
+mod fuzz;
 mod model;
 mod power_cut;
