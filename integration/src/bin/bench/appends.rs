@@ -26,6 +26,7 @@ pub(crate) struct Run {
     run: usize,
     entries: usize,
     log: Rate,
+    growing: Rate,
     bare: Rate,
 }
 
@@ -65,7 +66,9 @@ pub(crate) async fn section(options: &Options) -> Outcome<Vec<Run>> {
             let measured =
                 log::blocking(move |runtime| measure(&base, entries, payload, seconds, runtime));
             match measured.await {
-                Ok((log, bare)) => outcome.raw.push(Run { run, entries, log, bare }),
+                Ok([log, growing, bare]) => {
+                    outcome.raw.push(Run { run, entries, log, growing, bare });
+                }
                 Err(error) => {
                     let failure = format!("appends, run {run}, {entries} entries: {error}");
                     outcome.failures.push(failure);
@@ -79,31 +82,39 @@ pub(crate) async fn section(options: &Options) -> Outcome<Vec<Run>> {
     outcome
 }
 
-/// The log and the bare loop in turns, so that what disturbs the disk meets both.
+/// The logs and the bare loop in turns, so that what disturbs the disk meets all of them.
 fn measure(
     base: &Path,
     entries: usize,
     payload: usize,
     seconds: f64,
     runtime: Handle,
-) -> Result<(Rate, Rate), String> {
+) -> Result<[Rate; 3], String> {
     let directory = tempfile::tempdir_in(base).map_err(|error| error.to_string())?;
-    let log_dir = directory.path().join("log");
-    let mut log = Log::open(&log_dir, payload, runtime)?;
+    let open = |name: &str| Log::open(&directory.path().join(name), payload, runtime.clone());
+    let (mut log, mut growing) = (open("log")?, open("growing")?);
+    log.use_segments_again()?;
     let mut bare = BareFile::create(&directory.path().join("bare"), entries * payload)
         .map_err(|error| error.to_string())?;
-    let (mut logged, mut written) = (Rate::default(), Rate::default());
-    while logged.seconds < seconds {
-        logged.turn(|| log.append(entries))?;
-        log.settle()?;
+    let mut rates = [Rate::default(); 3];
+    let [logged, grown, written] = &mut rates;
+    while written.seconds < seconds {
+        logged.turn(|| {
+            log.append(entries)?;
+            log.compact_like_a_server().map(drop)
+        })?;
+        grown.turn(|| growing.append(entries))?;
+        growing.settle()?;
         written.turn(|| bare.write().map_err(|error| error.to_string()))?;
     }
-    Ok((logged, written))
+    Ok(rates)
 }
 
-fn ratios(runs: &[Run], entries: usize) -> Option<Spread> {
+type Figure = fn(&Run) -> Rate;
+
+fn ratios(runs: &[Run], entries: usize, of: Figure) -> Option<Spread> {
     let runs = runs.iter().filter(|run| run.entries == entries);
-    Spread::of(runs.map(|run| run.log.per_second() / run.bare.per_second()))
+    Spread::of(runs.map(|run| of(run).per_second() / run.bare.per_second()))
 }
 
 fn promise(runs: &[Run], entries: usize, share: f64) -> Promise {
@@ -112,7 +123,7 @@ fn promise(runs: &[Run], entries: usize, share: f64) -> Promise {
         section: "appends",
         what,
         limit: Limit::AtLeast(share),
-        measured: ratios(runs, entries).map(|ratio| ratio.median),
+        measured: ratios(runs, entries, |run| run.log).map(|ratio| ratio.median),
         unit: percent,
     }
 }
@@ -128,8 +139,12 @@ fn table(options: &Options, runs: &[Run], promises: &[Promise], neighbours: &Nei
             let syncs = show(Spread::of(rates), count);
             table.row(vec![entries.to_string(), name.to_owned(), syncs, bytes, share]);
         };
-        let share = show(ratios(runs, entries), percent);
-        row("log", of_shape().map(|run| run.log.per_second()).collect(), share);
+        let logs: [(&str, Figure); 2] =
+            [("log", |run| run.log), ("growing log", |run| run.growing)];
+        for (name, of) in logs {
+            let share = show(ratios(runs, entries, of), percent);
+            row(name, of_shape().map(|run| of(run).per_second()).collect(), share);
+        }
         row("bare loop", of_shape().map(|run| run.bare.per_second()).collect(), String::new());
     }
     for promise in promises {
@@ -137,7 +152,8 @@ fn table(options: &Options, runs: &[Run], promises: &[Promise], neighbours: &Nei
     }
     table.note(format!(
         "Log: entries of {} bytes, one write after another, each durable before the next; default \
-         settings. Bare loop: as many bytes of payload, without any frame, written over zeros in a \
+         settings, compacted as a server does it, so that segments are used again. Growing log: never \
+         compacted, so that each segment is written with zeros meanwhile. Bare loop: as many bytes of payload, without any frame, written over zeros in a \
          file that does not grow, then fdatasync. Same file system ({}).",
         options.payload,
         machine::filesystem(&options.data).unwrap_or_else(|| "unknown".to_owned()),

@@ -68,7 +68,6 @@ pub(crate) async fn section(options: &Options) -> Outcome<Option<Raw>> {
 
 fn measure(base: &Path, payload: usize, entries: u64, runtime: Handle) -> Result<Raw, String> {
     let directory = tempfile::tempdir_in(base).map_err(|error| error.to_string())?;
-    let Config { trailing_logs, snapshot_threshold, .. } = Config::new("bench");
     let mut log = Log::open(directory.path(), payload, runtime)?;
     let (mut largest, mut loosest) = (Size::default(), Size::default());
     let (mut rates, mut compactions) = (Vec::new(), 0);
@@ -87,10 +86,7 @@ fn measure(base: &Path, payload: usize, entries: u64, runtime: Handle) -> Result
             if loosest.beside_log() < size.beside_log() {
                 loosest = size;
             }
-            if trailing_logs + snapshot_threshold <= log.len() {
-                log.compact(trailing_logs)?;
-                compactions += 1;
-            }
+            compactions += u64::from(log.compact_like_a_server()?);
         }
         rates.push((log.last() - first) as f64 / start.elapsed().as_secs_f64());
     }

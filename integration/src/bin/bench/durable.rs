@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     Options, bare, etcd,
-    floor::{self, Floor, Samples},
+    floor::{self, BesideFloor, Floor, Samples},
     load::{Load, LoadResult},
     machine::{self, Neighbours},
     outcome::{Outcome, Promise},
@@ -64,10 +64,14 @@ impl Run {
         self.result.as_ref().ok().filter(|_| (self.store, self.clients) == (side, clients))
     }
 
-    /// The floor of one client, and the median of what its applies took, in nanoseconds.
-    pub(crate) fn beside_floor(&self, side: Side) -> Option<(Floor, f64)> {
+    /// With one client: what the machine takes, and the median of what its applies took.
+    pub(crate) fn beside_floor(&self, side: Side) -> Option<BesideFloor> {
         let measured = self.is(side, 1)?;
-        Some((measured.floor?, measured.load.p50_ns as f64))
+        Some(BesideFloor {
+            floor: measured.floor?,
+            shared_sync_ns: 1e9 / measured.syncs_per_second,
+            p50_ns: measured.load.p50_ns as f64,
+        })
     }
 }
 

@@ -3,7 +3,9 @@
 use std::{fs::DirEntry, path::Path, time::Duration};
 
 use bytes::Bytes;
-use raft::{Entries, Entry, EntryPayload, FileLogOptions, FileLogStore, LogIndex, LogStore, Term};
+use raft::{
+    Config, Entries, Entry, EntryPayload, FileLogOptions, FileLogStore, LogIndex, LogStore, Term,
+};
 use tokio::{runtime::Handle, task::spawn_blocking, time::sleep};
 
 /// Entries per batch where a section measures no single ones.
@@ -13,6 +15,8 @@ pub(crate) const BATCH: usize = 256;
 pub(crate) struct Log {
     store: FileLogStore,
     runtime: Handle,
+    /// Of a server that would have such a log.
+    config: Config,
     payload: Bytes,
     /// The first and the last entry; the last one before the first if there is none.
     first: u64,
@@ -27,7 +31,8 @@ impl Log {
         let bounds =
             runtime.block_on(store.reader().bounds()).map_err(|error| error.to_string())?;
         let (first, last) = bounds.map_or((1, 0), |(first, last)| (first.0, last.0));
-        Ok(Self { store, runtime, payload: Bytes::from(vec![0x5a; payload_bytes]), first, last })
+        let (config, payload) = (Config::new("bench"), Bytes::from(vec![0x5a; payload_bytes]));
+        Ok(Self { store, runtime, config, payload, first, last })
     }
 
     /// Appends so many entries as one write, and waits until they are durable.
@@ -44,11 +49,32 @@ impl Log {
     }
 
     /// Removes the oldest entries, but for so many.
-    pub(crate) fn compact(&mut self, keep: u64) -> Result<(), String> {
+    fn compact(&mut self, keep: u64) -> Result<(), String> {
         let through = self.last.saturating_sub(keep);
         self.first = self.first.max(through + 1);
         let compacted = self.runtime.block_on(self.store.truncate_prefix(LogIndex(through)));
         compacted.map_err(|error| error.to_string())
+    }
+
+    /// Removes the oldest entries when a server with default settings does it; returns whether it was time.
+    pub(crate) fn compact_like_a_server(&mut self) -> Result<bool, String> {
+        let Config { trailing_logs, snapshot_threshold, .. } = self.config;
+        let is_due = trailing_logs + snapshot_threshold <= self.len();
+        if is_due {
+            self.compact(trailing_logs)?;
+        }
+        Ok(is_due)
+    }
+
+    /// Appends and compacts until new segments are old ones.
+    pub(crate) fn use_segments_again(&mut self) -> Result<(), String> {
+        let mut written = 0;
+        while written < 4 * FileLogOptions::default().segment_bytes {
+            self.append(BATCH)?;
+            self.compact_like_a_server()?;
+            written += (BATCH * self.payload.len()) as u64;
+        }
+        Ok(())
     }
 
     /// Waits until no segment is being prepared, which would slow down what is measured next. For a log

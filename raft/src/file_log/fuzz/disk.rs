@@ -20,6 +20,11 @@ struct Files {
 pub(in super::super) struct MemoryDisk(Arc<Mutex<Files>>);
 
 impl MemoryDisk {
+    /// The same disk.
+    pub(in super::super) fn shared(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
+    }
+
     /// Another disk with the same files.
     pub(in super::super) fn copy(&self) -> Self {
         let copy = Self::default();

@@ -126,7 +126,8 @@ impl Making {
     fn seal(&mut self, disk: &MemoryDisk, input: &mut Input<'_>) -> bool {
         let disk = disk.copy();
         disk.put(&Segment::name(self.id), self.file());
-        let scanned = Segment::open(&disk, STORE, self.id).and_then(|segment| segment.scan());
+        let scanned =
+            Segment::open(&disk.shared(), STORE, self.id).and_then(|segment| segment.scan());
         let Ok(contents) = scanned else { return true };
         let before = contents.footer(contents.first_index, contents.offsets.clone());
         let mut footer = before.clone();

@@ -17,7 +17,7 @@ mod disk;
 mod frames;
 mod program;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path};
 
 #[cfg(not(test))]
 use self::disk::MemoryDisk;
@@ -142,7 +142,7 @@ fn open(disk: &MemoryDisk) -> Result<Writer, StoreError> {
     let dir = Path::new(DIR);
     let Some(store) = identity::inspect(dir, disk)? else { return identity::none(dir) };
     let opening = Opening {
-        disk: Arc::new(disk.clone()),
+        disk: disk.shared(),
         dir,
         store,
         segment_bytes: SEGMENT_BYTES,
@@ -211,7 +211,7 @@ fn start(disk: &MemoryDisk, is_footer_true: bool) -> Result<Result<(Shown, u64),
 fn check_windows(disk: &MemoryDisk) -> Result<(), String> {
     let dir = Path::new(DIR);
     for id in disk.names().unwrap_or_default().iter().filter_map(|it| Segment::parse(it, "log-")) {
-        let Ok(segment) = Segment::open(disk, STORE, id) else { continue };
+        let Ok(segment) = Segment::open(&disk.shared(), STORE, id) else { continue };
         let scan = |window| {
             let scanned = segment.scan_through(window);
             scanned.map_err(|unusable| errors::unusable(dir, id, unusable).to_string())

@@ -96,7 +96,7 @@ pub(in super::super) fn run(
     met: &mut Met,
 ) -> Result<(), String> {
     let disk = MemoryDisk::default();
-    let created = opening::create(&disk, Path::new(DIR), STORE, SEGMENT_BYTES);
+    let created = opening::create(&disk.shared(), Path::new(DIR), STORE, SEGMENT_BYTES);
     created.map_err(|error| error.to_string())?;
     let writer = open(&disk).map_err(|error| error.to_string())?;
     let (batches, torn, held) = (Vec::new(), Vec::new(), Held::default());
@@ -408,7 +408,7 @@ impl Judge<'_> {
                 return Err(format!("a batch of segment {segment} at {range:?} is lost"));
             }
             before = *segment;
-            let footer = Segment::open(self.damaged, STORE, *segment)
+            let footer = Segment::open(&self.damaged.shared(), STORE, *segment)
                 .ok()
                 .and_then(|segment| segment.read_footer().ok().flatten());
             if footer.is_some_and(|footer| range.end <= footer.end) {
