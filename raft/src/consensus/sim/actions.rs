@@ -11,7 +11,6 @@ use super::{
     machine::Job,
     plan::ELECTION_TIMEOUT,
     planted::Bug,
-    server::Copy,
     world::{Event, World, address_of, id_of, server_of},
 };
 use crate::{
@@ -56,24 +55,7 @@ impl World {
             Action::LostByMajority { leader, entry, committed } => Err(format!(
                 "law 4: {committed} is committed here, but the leader {leader} has {entry}"
             )),
-            Action::RolledBack { told, promised, .. } => {
-                let now = self.now;
-                let it = &mut self.servers[server];
-                let (image, matched) = (&it.disk.image, promised.matched);
-                // What an earlier life has promised may be told late: this one has promised as much by then.
-                let is_late = it.alive.as_ref().is_some_and(|alive| alive.is_older_copy)
-                    && promised.term <= image.hard_state.current_term
-                    && (matched == LogId::ZERO || image.covers(matched, |_| true));
-                ensure!(
-                    it.rolled_back.is_some() || is_late,
-                    "law 7: a disk has lost what it told {told} it had: {promised}"
-                );
-                let image = image.clone();
-                it.rolled_back.get_or_insert(Copy { image, at: now });
-                self.stats.found_out += 1;
-                self.take_out_of_service(server);
-                Ok(())
-            }
+            Action::RolledBack { told, promised, .. } => self.rolled_back(server, &told, promised),
             Action::Compact { through } => self.compact(server, through),
             Action::Restore { snapshot } => self.restore(server, snapshot),
             Action::SendSnapshot(order) => self.send_snapshot(server, &order),

@@ -140,7 +140,7 @@ fn assert_enough(stats: &Stats, seeds: u64) {
 fn a_network_that_reorders_calms_down() {
     match run(313, Trace::Off, None) {
         Ok((stats, _)) => {
-            assert!(stats.events < 50_000, "seed 313 comes to {} events", stats.events)
+            assert!(stats.events < 50_000, "seed 313 comes to {} events", stats.events);
         }
         Err(Failure { seed, violation }) => panic!("seed {seed} {violation}"),
     }

@@ -15,10 +15,12 @@ use super::{
     world::{Event, World, address_of, id_of, server_of},
 };
 use crate::{
-    configuration::{self, Configuration, ConfigurationChange, IndexedConfiguration, Suffrage},
+    configuration::{
+        self, Configuration, ConfigurationChange, IndexedConfiguration, ServerId, Suffrage,
+    },
     consensus::Mismatch,
     log::{LogId, LogIndex, Term},
-    rpc::{AppendEntriesReply, AppendOutcome, Envelope, Message},
+    rpc::{AppendEntriesReply, AppendOutcome, Envelope, Message, Promised},
 };
 
 impl World {
@@ -198,6 +200,31 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A server was told that its disk is an older copy.
+    pub(super) fn rolled_back(
+        &mut self,
+        server: usize,
+        told: &ServerId,
+        promised: Promised,
+    ) -> Check {
+        let now = self.now;
+        let it = &mut self.servers[server];
+        let (image, matched) = (&it.disk.image, promised.matched);
+        // What an earlier life has promised may be told late: this one has promised as much by then.
+        let is_late = it.alive.as_ref().is_some_and(|alive| alive.is_older_copy)
+            && promised.term <= image.hard_state.current_term
+            && (matched == LogId::ZERO || image.covers(matched, |_| true));
+        ensure!(
+            it.rolled_back.is_some() || is_late,
+            "law 7: a disk has lost what it told {told} it had: {promised}"
+        );
+        let image = image.clone();
+        it.rolled_back.get_or_insert(Copy { image, at: now });
+        self.stats.found_out += 1;
+        self.take_out_of_service(server);
+        Ok(())
     }
 
     /// The server ends, and its disk is another one from then on.
