@@ -23,8 +23,10 @@ help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 demo: ## three kv servers: load, kill the leader, check, change members (ARGS="--keep", STORE=rocksdb)
-	$(CARGO) build --locked --release -p raft-examples --bin kv $(if $(filter rocksdb,$(STORE)),--features rocksdb)
-	$(BUILT)/release/kv demo --store $(STORE) $(ARGS)
+	@start=$$(date +%s); \
+	$(CARGO) build --locked --release -p raft-examples --bin kv $(if $(filter rocksdb,$(STORE)),--features rocksdb) && \
+	$(BUILT)/release/kv demo --store $(STORE) $(ARGS) && \
+	echo "make demo took $$(( $$(date +%s) - start )) s, with all that was compiled"
 
 test: deps ## every test, example and README command, RocksDB's too
 	@echo "compiles everything, RocksDB included: the first time about 25 minutes on two cores, and 8 for the tests"

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -60,8 +63,8 @@ struct Dialler {
     address: ServerAddress,
     incarnation: u64,
     life: u64,
-    /// Which cluster it belonged to when it dialled; 0 if to none.
-    cluster: u64,
+    /// Which cluster it says it belongs to; 0 if to none.
+    cluster: Arc<AtomicU64>,
     lane: Lane,
     ip: IpAddr,
 }
@@ -77,6 +80,8 @@ struct Connection {
     serial: u64,
     /// Where the peer can be dialled.
     address: ServerAddress,
+    /// Which cluster it says it belongs to; 0 if to none.
+    cluster: Arc<AtomicU64>,
     /// Ends it in favour of a newer one.
     replaced: CancellationToken,
 }
@@ -202,6 +207,7 @@ impl Acceptor {
                 let (read, write) = stream.into_split();
                 let Hello { from, address, incarnation, life, cluster, lane, .. } = hello;
                 let (id, address, ip) = (from.into(), address.into(), remote);
+                let cluster = Arc::new(AtomicU64::new(cluster));
                 let dialler = Dialler { id, address, incarnation, life, cluster, lane, ip };
                 return self.serve_peer(read, write, &dialler).await;
             }
@@ -249,12 +255,18 @@ impl Acceptor {
         }
     }
 
-    /// Two servers that were given one id by mistake would push each other out without end.
+    /// Two servers that were given one id by mistake would push each other out without end. One of another
+    /// cluster, let in before this server belonged to one, gives way.
     fn objection(&self, hello: &Hello) -> Option<Refusal> {
         let accepted = self.accepted.lock();
         let id = ServerId::from(hello.from.as_str());
+        let own = self.identity.cluster.load(Ordering::Acquire);
+        let is_foreign = |connection: &Connection| {
+            let cluster = connection.cluster.load(Ordering::Acquire);
+            own != 0 && cluster != 0 && cluster != own
+        };
         let present = [Lane::Urgent, Lane::Entries].into_iter().find_map(|lane| {
-            let connection = accepted.lanes.get(&(id.clone(), lane))?;
+            let connection = accepted.lanes.get(&(id.clone(), lane)).filter(|it| !is_foreign(it))?;
             (connection.address.as_str() != hello.address).then_some(&connection.address)
         });
         present.map(|address| Refusal::duplicate(&hello.from, address))
@@ -265,9 +277,9 @@ impl Acceptor {
         let mut accepted = self.accepted.lock();
         accepted.serial += 1;
         let (serial, replaced) = (accepted.serial, CancellationToken::new());
-        let Dialler { id, address, lane, .. } = dialler;
-        let (address, token) = (address.clone(), replaced.clone());
-        let connection = Connection { serial, address, replaced: token };
+        let Dialler { id, address, cluster, lane, .. } = dialler;
+        let (address, cluster) = (address.clone(), Arc::clone(cluster));
+        let connection = Connection { serial, address, cluster, replaced: replaced.clone() };
         if let Some(before) = accepted.lanes.insert((id.clone(), *lane), connection) {
             before.replaced.cancel();
         }
@@ -291,8 +303,7 @@ impl Acceptor {
     where
         R: AsyncRead + Unpin,
     {
-        let Dialler { id, address, incarnation, life, .. } = dialler;
-        let mut cluster = ClusterId(dialler.cluster);
+        let Dialler { id, address, incarnation, life, cluster, .. } = dialler;
         let mut is_well = false;
         let mut expected = 0;
         let work = async {
@@ -316,7 +327,7 @@ impl Acceptor {
                             continue;
                         }
                         Said::Cluster(number) => {
-                            cluster = ClusterId(number);
+                            cluster.store(number, Ordering::Release);
                             continue;
                         }
                         Said::Message(message) => message,
@@ -324,7 +335,7 @@ impl Acceptor {
                     let envelope = Envelope {
                         from: id.clone(),
                         address: address.clone(),
-                        cluster,
+                        cluster: ClusterId(cluster.load(Ordering::Acquire)),
                         incarnation: *incarnation,
                         life: *life,
                         expects: expected,

@@ -121,7 +121,8 @@ async fn a_server_that_was_away_is_caught_up_by_a_snapshot_under_load() {
     let checksum = cluster.checksum().await;
     let (_, said) = cluster.server(&away).ctl(&["status"]);
     assert_eq!(said.matches(&checksum).count(), 4, "{said}");
-    assert!(!said.contains("UP TO ENTRY"), "{said}");
+    // It may well be writing one of its own.
+    assert!(!said.contains("is sent to") && !said.contains("is received by"), "{said}");
     // Snapshots were taken and logs are short, on all three.
     for server in &cluster.servers {
         until("its log is short", async || {

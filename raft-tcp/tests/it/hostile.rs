@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use raft::{Message, Transport as _};
+use raft::{ClusterId, Message, Transport as _};
 use raft_tcp::TcpOptions;
 use tokio::{
     io::AsyncWriteExt as _,
@@ -324,4 +324,24 @@ async fn a_second_server_with_the_same_id_is_refused_until_the_first_is_gone() {
         while raw_answer(&mut raw_dial(&b.server, &hello.bytes()).await).await.0 != 0 {}
     })
     .await;
+}
+
+/// A server without a cluster lets anybody in; when it has one, a foreign server is not to keep the place of the
+/// member of the same name.
+#[tokio::test]
+async fn a_foreign_server_does_not_keep_the_place_of_a_member() {
+    let b = node("b").await;
+    let dial = async |cluster: u64, address: &str| {
+        let mut hello = hello("x", "b");
+        (hello.number, hello.address) = (cluster, address.to_owned());
+        let mut stream = raw_dial(&b.server, &hello.bytes()).await;
+        (raw_answer(&mut stream).await.0, stream)
+    };
+    let (answer, _foreign) = dial(7, "127.0.0.1:9").await;
+    assert_eq!(answer, 0);
+    b.transport.set_cluster(ClusterId(5));
+    let (answer, _member) = dial(5, "127.0.0.1:10").await;
+    assert_eq!(answer, 0, "the member is let in");
+    let (answer, _) = dial(5, "127.0.0.1:11").await;
+    assert_eq!(answer, 8, "a second one of this cluster is not");
 }
