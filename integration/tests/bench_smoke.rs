@@ -87,7 +87,7 @@ fn every_number_of_clients_has_a_durable_row_per_store() {
     }
     let floor = rows(&text, "One client beside");
     assert_eq!(floor.iter().map(|row| row[0]).collect::<Vec<_>>(), stores, "{text}");
-    assert!(floor.iter().all(|row| row.len() == 6 && !row.contains(&"–")), "{text}");
+    assert!(floor.iter().all(|row| row.len() == 7 && !row.contains(&"–")), "{text}");
 }
 
 #[test]
@@ -95,7 +95,8 @@ fn the_log_alone_is_measured() {
     let text = bench(&["--sections", "appends,opening,compaction"]);
     let appends = rows(&text, "The log in files beside a bare loop");
     let found: Vec<_> = appends.iter().map(|row| (row[0], row[1])).collect();
-    let expected = [("1", "log"), ("1", "bare loop"), ("256", "log"), ("256", "bare loop")];
+    let sides = ["log", "growing log", "bare loop"];
+    let expected = ["1", "256"].map(|entries| sides.map(|side| (entries, side))).concat();
     assert_eq!(found, expected, "{text}");
     assert_eq!(rows(&text, "Opening a log").len(), 2, "{text}");
     assert_eq!(rows(&text, "Compaction").len(), 8, "{text}");

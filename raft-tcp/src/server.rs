@@ -266,7 +266,8 @@ impl Acceptor {
             own != 0 && cluster != 0 && cluster != own
         };
         let present = [Lane::Urgent, Lane::Entries].into_iter().find_map(|lane| {
-            let connection = accepted.lanes.get(&(id.clone(), lane)).filter(|it| !is_foreign(it))?;
+            let connection =
+                accepted.lanes.get(&(id.clone(), lane)).filter(|it| !is_foreign(it))?;
             (connection.address.as_str() != hello.address).then_some(&connection.address)
         });
         present.map(|address| Refusal::duplicate(&hello.from, address))
