@@ -2,7 +2,7 @@
 //! may be put back, and they do harm only in an election that comes at once.
 //!
 //! Some seeds are therefore drills: a small cluster to which little else happens. Again and again it is cut in
-//! two, with one server, the bridge, on both sides: there is a leader, and somebody who lacks what is
+//! parts, with one server, the bridge, in all of them: there is a leader, and somebody who lacks what is
 //! committed, or who campaigns in the same term. Then the bridge crashes, soon after a vote perhaps, and starts
 //! again at once, on the disk it had or on an older copy of it.
 
@@ -33,7 +33,7 @@ impl Plan {
     /// Leaves out whatever would make copies rare.
     fn become_drill(&mut self, dice: &mut Dice) {
         self.is_drill = true;
-        self.voters = dice.pick(&[3, 3, 3, 5]);
+        self.voters = dice.pick(&[3, 3, 5, 5]);
         (self.nonvoters, self.spares, self.dead) = (0, 0, 0);
         self.horizon = 80 * ELECTION_TIMEOUT;
         self.timer_delay = self.timer_delay.min(500);
@@ -57,6 +57,8 @@ impl Plan {
         network.late_per_mille = dice.pick(&[0, 100, 300]);
         network.late_delay = ELECTION_TIMEOUT;
         network.keeps_order = false;
+        // Without it more of them campaign in one term.
+        self.rules.pre_vote = dice.chance(250);
     }
 }
 
@@ -80,7 +82,9 @@ impl World {
         others.retain(|it| *it != bridge);
         let turn = self.dice.below(others.len());
         others.rotate_left(turn);
-        let side = |server| others.iter().position(|it| *it == server).map(|at| at % 2);
+        // Two sides; or each for itself, where nobody can win and all ask the bridge again and again.
+        let sides = if self.dice.coin() { 2 } else { others.len() };
+        let side = |server| others.iter().position(|it| *it == server).map(|at| at % sides);
         self.partition(|from, to| match (side(from), side(to)) {
             (Some(one), Some(other)) => one != other,
             _ => false,
@@ -119,10 +123,19 @@ impl World {
         it.copies.push(Copy { image: it.disk.image.clone(), at });
     }
 
-    /// The first, the one from before the newest term or vote, or any.
+    /// The one from before the newest vote, if it was in that term already, which is rare; or the first, the one
+    /// from before the newest term or vote, or any.
     fn draw_copy(&mut self, server: usize) -> Option<Copy> {
         let it = &self.servers[server];
         let newest = &it.disk.image.hard_state;
+        let is_before_vote = |copy: &&Copy| {
+            let before = &copy.image.hard_state;
+            before.current_term == newest.current_term && before.voted_for != newest.voted_for
+        };
+        let before_vote = it.copies.iter().rfind(is_before_vote);
+        if before_vote.is_some() && self.dice.chance(800) {
+            return before_vote.cloned();
+        }
         match self.dice.below(4) {
             0 => it.copies.first().cloned(),
             1 => it.copies.iter().rfind(|copy| copy.image.hard_state != *newest).cloned(),
