@@ -107,6 +107,7 @@ impl Opening<'_> {
         let (mut found, mut prepared) = (VecDeque::new(), None);
         for (at, segment) in segments.into_iter().rev().enumerate() {
             let cannot = |error| errors::cannot("read", self.dir, segment.id, error);
+            segment.keep_open().map_err(cannot)?;
             let footer = segment.read_footer().map_err(cannot)?;
             let next_batch = found.front().map(|it: &Found| it.contents.first_batch);
             // One that says less than the next segment goes on from was written before the last batches.
@@ -134,6 +135,10 @@ impl Opening<'_> {
                 return Err(errors::corrupt(self.dir, &what, reason));
             }
             let is_sealed = promised == Some(contents.last_batch);
+            // Only the newest one with a batch is written to, and the one that is prepared.
+            if !found.is_empty() {
+                segment.close();
+            }
             found.push_front(Found { segment, contents, is_sealed });
         }
         Ok((found, prepared))
@@ -191,8 +196,6 @@ impl Opening<'_> {
                 return Err(errors::corrupt(self.dir, "the log", reason));
             }
         };
-        let cannot = |error| errors::cannot("open", self.dir, tail.segment.id, error);
-        tail.segment.keep_open().map_err(cannot)?;
         let mut segments: VecDeque<_> = found.into_iter().map(|found| found.segment).collect();
         segments.push_back(Arc::clone(&tail.segment));
         let next = next.map_or(Next::None { tried_at: 0 }, Next::Ready);

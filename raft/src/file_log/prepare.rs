@@ -49,7 +49,7 @@ impl Job {
         file.sync()?;
         disk.rename(spare, &Segment::name(self.id))?;
         disk.sync_names()?;
-        Ok(Arc::new(Segment::new(disk, (self.store, self.id), self.size)))
+        Ok(Arc::new(Segment::new(disk, (self.store, self.id), self.size, Some(file))))
     }
 
     fn zeros(&self, disk: &dyn Disk, name: &str) -> io::Result<Arc<dyn DiskFile>> {

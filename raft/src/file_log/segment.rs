@@ -157,8 +157,13 @@ pub(super) fn unit(offset: u64) -> u32 {
 }
 
 impl Segment {
-    pub(super) fn new(disk: &Arc<dyn Disk>, (store, id): (u64, u64), size: u64) -> Self {
-        let (disk, open) = (Arc::clone(disk), Mutex::new(None));
+    pub(super) fn new(
+        disk: &Arc<dyn Disk>,
+        (store, id): (u64, u64),
+        size: u64,
+        open: Option<Arc<dyn DiskFile>>,
+    ) -> Self {
+        let (disk, open) = (Arc::clone(disk), Mutex::new(open));
         Self { id, seed: format::seed(store, id), size, disk, open }
     }
 
@@ -167,7 +172,7 @@ impl Segment {
         open.map_or_else(|| self.disk.open(&Self::name(self.id)), Ok)
     }
 
-    /// It is about to be written to.
+    /// It is about to be looked through, or written to.
     pub(super) fn keep_open(&self) -> io::Result<()> {
         let file = self.file()?;
         *self.open.lock() = Some(file);
@@ -224,7 +229,7 @@ impl Segment {
         if actual < size || size < HEADER_BYTES + TRAILER_BYTES {
             return damaged(format!("it has {actual} bytes, and should have {size}"));
         }
-        Ok(Self::new(disk, (store, id), size))
+        Ok(Self::new(disk, (store, id), size, None))
     }
 
     /// What its footer says, if it was sealed; `None` too if the footer is not what was written: the batches

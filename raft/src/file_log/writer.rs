@@ -284,7 +284,6 @@ impl Writer {
         let last_batch = self.tail.contents.last_batch;
         let mut contents = Contents::empty();
         contents.last_batch = last_batch;
-        segment.keep_open().map_err(cannot)?;
         self.tail.segment.close();
         self.segments.push_back(Arc::clone(&segment));
         self.tail = Tail { segment, contents, is_full: false };

@@ -101,9 +101,9 @@ impl World {
             self.exchange_disk(server, Image::default());
             return;
         }
-        let copy = self.servers[server].copy.as_ref();
-        let may_be_older = copy.is_some_and(|copy| self.may_go_back_to(server, copy));
-        if self.dice.chance(plan.older_copy_per_mille) && may_be_older {
+        if self.dice.chance(plan.older_copy_per_mille)
+            && self.servers[server].copy.as_ref().is_some_and(|it| self.may_go_back_to(server, it))
+        {
             self.put_older_copy_back(server);
         } else if self.dice.chance(plan.loss_per_mille) && self.may_lose_disk(server) {
             self.lose_disk(server);
