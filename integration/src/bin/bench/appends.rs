@@ -153,8 +153,8 @@ fn table(options: &Options, runs: &[Run], promises: &[Promise], neighbours: &Nei
     table.note(format!(
         "Log: entries of {} bytes, one write after another, each durable before the next; default \
          settings, compacted as a server does it, so that segments are used again. Growing log: never \
-         compacted, so that each segment is written with zeros meanwhile. Bare loop: as many bytes of payload, without any frame, written over zeros in a \
-         file that does not grow, then fdatasync. Same file system ({}).",
+         compacted, so that each segment is written with zeros meanwhile. Bare loop: as many bytes of \
+         payload, without any frame, written over zeros in a file that does not grow, then fdatasync. Same file system ({}).",
         options.payload,
         machine::filesystem(&options.data).unwrap_or_else(|| "unknown".to_owned()),
     ));

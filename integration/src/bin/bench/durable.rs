@@ -114,12 +114,7 @@ pub(crate) async fn section(options: &Options) -> Outcome<Vec<Run>> {
 }
 
 async fn measure(options: &Options, side: Side, clients: usize) -> Result<Measured, String> {
-    let load = Load {
-        clients,
-        payload_bytes: options.payload,
-        warm_up: Duration::from_secs_f64(options.warm_up),
-        window: Duration::from_secs_f64(options.seconds),
-    };
+    let load = options.load(clients);
     let mut samples = Samples::default();
     if clients == 1 {
         samples.take(options).await?;

@@ -3,12 +3,9 @@
 //! The crate for etcd's whole API needs `protoc` to be compiled, and a client that does much would be
 //! measured instead of the server.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use bytes::{BufMut, Bytes};
@@ -31,43 +28,22 @@ pub(crate) const CLIENTS_PER_CONNECTION: usize = 10;
 pub(crate) struct LoadArgs {
     #[arg(long)]
     leader: String,
-    #[arg(long)]
-    clients: usize,
-    #[arg(long)]
-    payload: usize,
-    #[arg(long)]
-    seconds: f64,
-    #[arg(long)]
-    warm_up: f64,
-    #[arg(long)]
-    workers: Option<usize>,
+    #[command(flatten)]
+    load: load::LoadArgs,
 }
 
 /// How to run this program as these clients.
 pub(crate) fn arguments(leader: &str, load: Load, workers: Option<usize>) -> Vec<String> {
-    let mut arguments = vec!["etcd-load".to_owned()];
-    let mut push = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
-    push("--leader", leader.to_owned());
-    push("--clients", load.clients.to_string());
-    push("--payload", load.payload_bytes.to_string());
-    push("--seconds", load.window.as_secs_f64().to_string());
-    push("--warm-up", load.warm_up.as_secs_f64().to_string());
-    if let Some(workers) = workers {
-        push("--workers", workers.to_string());
-    }
+    let mut arguments = ["etcd-load", "--leader", leader].map(str::to_owned).to_vec();
+    arguments.extend(load.arguments(workers));
     arguments
 }
 
 /// The process of the clients.
 pub(crate) fn run(args: &LoadArgs) -> Result<(), String> {
-    let runtime = isolated::runtime(args.workers)?;
-    let load = Load {
-        clients: args.clients,
-        payload_bytes: args.payload,
-        warm_up: Duration::from_secs_f64(args.warm_up),
-        window: Duration::from_secs_f64(args.seconds),
-    };
-    let clients = runtime.block_on(Clients::connect(&args.leader, args.clients))?;
+    let runtime = isolated::runtime(args.load.workers)?;
+    let load = args.load.load();
+    let clients = runtime.block_on(Clients::connect(&args.leader, load.clients))?;
     let stopwatch = isolated::stopwatch()?;
     isolated::report(&stopwatch.block_on(load::run(runtime.handle(), &clients, load)))
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Options, isolated,
-    load::{self, Load, LoadResult},
+    load::{self, LoadResult},
     machine::{self, Neighbours},
     ours,
     outcome::Outcome,
@@ -46,18 +46,10 @@ impl Side {
 pub(crate) struct RunArgs {
     #[arg(long)]
     side: Side,
-    #[arg(long)]
-    clients: usize,
-    #[arg(long)]
-    payload: usize,
-    #[arg(long)]
-    seconds: f64,
-    #[arg(long)]
-    warm_up: f64,
+    #[command(flatten)]
+    load: load::LoadArgs,
     #[arg(long)]
     keep_log: bool,
-    #[arg(long)]
-    workers: Option<usize>,
 }
 
 /// One line of the raw results.
@@ -106,14 +98,7 @@ pub(crate) async fn section(options: &Options) -> Outcome<Vec<Run>> {
 
 async fn isolated_run(options: &Options, side: Side, clients: usize) -> Result<LoadResult, String> {
     let mut arguments = vec!["in-memory-run".to_owned(), "--side".to_owned(), side.argument()];
-    let mut push = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
-    push("--clients", clients.to_string());
-    push("--payload", options.payload.to_string());
-    push("--seconds", options.seconds.to_string());
-    push("--warm-up", options.warm_up.to_string());
-    if let Some(workers) = options.workers {
-        push("--workers", workers.to_string());
-    }
+    arguments.extend(options.load(clients).arguments(options.workers));
     if options.keep_log {
         arguments.push("--keep-log".to_owned());
     }
@@ -123,13 +108,8 @@ async fn isolated_run(options: &Options, side: Side, clients: usize) -> Result<L
 
 /// The process of one run.
 pub(crate) fn run(args: &RunArgs) -> Result<(), String> {
-    let load = Load {
-        clients: args.clients,
-        payload_bytes: args.payload,
-        warm_up: Duration::from_secs_f64(args.warm_up),
-        window: Duration::from_secs_f64(args.seconds),
-    };
-    let runtime = isolated::runtime(args.workers)?;
+    let load = args.load.load();
+    let runtime = isolated::runtime(args.load.workers)?;
     let stopwatch = isolated::stopwatch()?;
     let result = match args.side {
         Side::Raft => {

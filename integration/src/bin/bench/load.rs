@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use clap::Args;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -34,6 +35,48 @@ pub(crate) struct Load {
     pub(crate) warm_up: Duration,
     /// What ends in this window counts.
     pub(crate) window: Duration,
+}
+
+/// A load on the command line of a process of its own.
+#[derive(Args, Debug)]
+pub(crate) struct LoadArgs {
+    #[arg(long)]
+    clients: usize,
+    #[arg(long)]
+    payload: usize,
+    #[arg(long)]
+    seconds: f64,
+    #[arg(long)]
+    warm_up: f64,
+    #[arg(long)]
+    pub(crate) workers: Option<usize>,
+}
+
+impl LoadArgs {
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            clients: self.clients,
+            payload_bytes: self.payload,
+            warm_up: Duration::from_secs_f64(self.warm_up),
+            window: Duration::from_secs_f64(self.seconds),
+        }
+    }
+}
+
+impl Load {
+    /// This as [`LoadArgs`].
+    pub(crate) fn arguments(self, workers: Option<usize>) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut push = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        push("--clients", self.clients.to_string());
+        push("--payload", self.payload_bytes.to_string());
+        push("--seconds", self.window.as_secs_f64().to_string());
+        push("--warm-up", self.warm_up.as_secs_f64().to_string());
+        if let Some(workers) = workers {
+            push("--workers", workers.to_string());
+        }
+        arguments
+    }
 }
 
 /// What one run gave.

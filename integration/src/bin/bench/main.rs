@@ -25,12 +25,12 @@ mod protobuf;
 mod report;
 mod server;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::{in_memory::Side, machine::Machine, outcome::Outcome};
+use crate::{in_memory::Side, load::Load, machine::Machine, outcome::Outcome};
 
 /// Measures this Raft library side by side with openraft, and against what it promises.
 ///
@@ -161,6 +161,16 @@ struct Options {
 }
 
 impl Options {
+    /// The work of one run with so many clients.
+    fn load(&self, clients: usize) -> Load {
+        Load {
+            clients,
+            payload_bytes: self.payload,
+            warm_up: Duration::from_secs_f64(self.warm_up),
+            window: Duration::from_secs_f64(self.seconds),
+        }
+    }
+
     fn new(cli: &Cli) -> Self {
         let or = |quick: f64, full: f64| if cli.quick { quick } else { full };
         Self {
