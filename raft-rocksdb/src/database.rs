@@ -365,7 +365,8 @@ impl Database {
         Ok(())
     }
 
-    /// The only place that writes.
+    /// The only place that writes. Every batch ends with a record of the default family: batches of another
+    /// shape are not what `tests/rot.rs` has shown the mark to work with.
     fn write(
         &self,
         writer: &mut Writer,

@@ -54,8 +54,8 @@ pub(crate) fn manifest_end(path: &Path, from: u64) -> io::Result<u64> {
     Ok(whole)
 }
 
-/// The sequence number of the last operation in the write-ahead logs of the database in `dir`; zero if
-/// there is none in them.
+/// The sequence number of the last operation in the write-ahead logs of the database in `dir`, from the
+/// one with the number `oldest` on; zero if there is none in them.
 ///
 /// In each file, every write has to follow the one before it. A file that can be read to its end may be
 /// followed by any other: between the two may have been files that are not needed any more. One that
@@ -63,10 +63,10 @@ pub(crate) fn manifest_end(path: &Path, from: u64) -> io::Result<u64> {
 ///
 /// # Errors
 /// One of kind `InvalidData`: RocksDB would pass over damage here.
-pub(crate) fn last_sequence(dir: &Path) -> io::Result<u64> {
+pub(crate) fn last_sequence(dir: &Path, oldest: u64) -> io::Result<u64> {
     let mut next = None;
     let mut must_follow = false;
-    for path in write_ahead_logs(dir)? {
+    for (_, path) in write_ahead_logs(dir)?.into_iter().skip_while(|(number, _)| *number < oldest) {
         let mut whole = 0;
         let read = each_record(&path, 0, |head, end| {
             let Some((sequence, operations)) = batch_head(head) else { return Ok(()) };
@@ -101,8 +101,13 @@ fn batch_head(head: &[u8]) -> Option<(u64, u64)> {
     Some((u64::from_le_bytes(*sequence), u32::from_le_bytes(*operations).into()))
 }
 
+/// The number of the oldest write-ahead log in `dir`; zero if there is none.
+pub(crate) fn oldest_log(dir: &Path) -> io::Result<u64> {
+    Ok(write_ahead_logs(dir)?.first().map_or(0, |(number, _)| *number))
+}
+
 /// From the oldest to the newest.
-fn write_ahead_logs(dir: &Path) -> io::Result<Vec<PathBuf>> {
+fn write_ahead_logs(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut logs = Vec::new();
     for item in fs::read_dir(dir)? {
         let path = item?.path();
@@ -113,7 +118,7 @@ fn write_ahead_logs(dir: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     logs.sort();
-    Ok(logs.into_iter().map(|(_, path)| path).collect())
+    Ok(logs)
 }
 
 /// Calls `each` for every record behind `from`, as RocksDB finds them: with the bytes it begins with, and

@@ -10,6 +10,7 @@
 //! write waits for it nor the last write before a quiet time goes without.
 
 use std::{
+    cell::Cell,
     fmt::Write as _,
     fs::{self, File},
     io::{self, Write as _},
@@ -39,6 +40,9 @@ pub(crate) struct Mark {
     /// The last operation that was durable.
     pub(crate) sequence: u64,
     pub(crate) manifest: Manifest,
+    /// The lowest number of a write-ahead log that was there; zero if none was. A log of a lower number is
+    /// not of this database: it is what a copy was written over, and RocksDB does not read it.
+    oldest_log: u64,
 }
 
 /// RocksDB's list of its files, which it adds to.
@@ -71,8 +75,11 @@ impl Mark {
     }
 
     fn encode(self) -> String {
-        let Self { sequence, manifest: Manifest { number, end } } = self;
-        let mut text = format!("durable through {sequence}\nMANIFEST-{number:06} through {end}\n");
+        let Self { sequence, manifest: Manifest { number, end }, oldest_log } = self;
+        let mut text = format!(
+            "durable through {sequence}\nMANIFEST-{number:06} through {end}\nlogs from \
+             {oldest_log:06}\n"
+        );
         let checksum = crc32fast::hash(text.as_bytes());
         // Writing to text does not fail.
         let _ = writeln!(text, "checksum {checksum:08x}");
@@ -85,7 +92,8 @@ impl Mark {
         let sequence = lines.next()?.strip_prefix("durable through ")?.parse().ok()?;
         let (number, end) = lines.next()?.strip_prefix("MANIFEST-")?.split_once(" through ")?;
         let manifest = Manifest { number: number.parse().ok()?, end: end.parse().ok()? };
-        let mark = Self { sequence, manifest };
+        let oldest_log = lines.next()?.strip_prefix("logs from ")?.parse().ok()?;
+        let mark = Self { sequence, manifest, oldest_log };
         // There is one way to write it.
         (mark.encode() == text).then_some(mark)
     }
@@ -115,7 +123,21 @@ fn manifest_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("MANIFEST-{number:06}"))
 }
 
-/// The manifest that RocksDB goes by; `None` if it cannot be told, which RocksDB will say.
+/// Looks into the manifest that RocksDB goes by; `None` if it cannot be told, which RocksDB will say.
+fn in_manifest<T>(dir: &Path, look: impl Fn(u64, &Path) -> io::Result<T>) -> io::Result<Option<T>> {
+    let mut may_be_replaced = true;
+    loop {
+        let Some(number) = current_manifest(dir)? else { return Ok(None) };
+        match look(number, &manifest_path(dir, number)) {
+            // A database that is open begins a new one, and removes the old one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_replaced => {
+                may_be_replaced = false;
+            }
+            looked => return looked.map(Some),
+        }
+    }
+}
+
 fn current_manifest(dir: &Path) -> io::Result<Option<u64>> {
     let name = match fs::read(dir.join("CURRENT")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -130,9 +152,8 @@ fn current_manifest(dir: &Path) -> io::Result<Option<u64>> {
 /// logs reach. A manifest shorter than it was at `mark`, and what RocksDB would pass over,
 /// is an error of kind `InvalidData`.
 pub(crate) fn survey(dir: &Path, mark: Option<Mark>) -> io::Result<u64> {
-    if let Some(number) = current_manifest(dir)? {
-        let path = manifest_path(dir, number);
-        let end = framing::manifest_end(&path, 0)?;
+    in_manifest(dir, |number, path| {
+        let end = framing::manifest_end(path, 0)?;
         // There may be a newer one, begun after the mark; it has all that the old one had.
         let marked = mark.map(|mark| mark.manifest).filter(|marked| marked.number == number);
         if let Some(marked) = marked.filter(|marked| end < marked.end) {
@@ -143,8 +164,9 @@ pub(crate) fn survey(dir: &Path, mark: Option<Mark>) -> io::Result<u64> {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
-    }
-    framing::last_sequence(dir)
+        Ok(())
+    })?;
+    framing::last_sequence(dir, mark.map_or(0, |mark| mark.oldest_log))
 }
 
 /// Keeps the mark of an open database, at most an [`INTERVAL`] behind, and up to date when it is
@@ -170,7 +192,7 @@ impl Marker {
             is_stopping: Mutex::new(false),
             stop: Condvar::new(),
         });
-        let mut keeper = Keeper { dir: dir.to_owned(), written: None, is_failing: false };
+        let mut keeper = Keeper::new(dir);
         keeper.keep(sequence);
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new()
@@ -220,9 +242,15 @@ struct Keeper {
     dir: PathBuf,
     written: Option<Mark>,
     is_failing: bool,
+    /// A manifest could not be synced. The kernel says so once, and what is durable is not known any more.
+    is_unsure: bool,
 }
 
 impl Keeper {
+    fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), written: None, is_failing: false, is_unsure: false }
+    }
+
     /// The store does not end when its mark cannot be written: the one before is still true, and the next
     /// attempt comes soon. If it is the disk's fault, the next write of the store says so.
     fn keep(&mut self, sequence: u64) {
@@ -243,21 +271,29 @@ impl Keeper {
     }
 
     fn try_to_keep(&mut self, sequence: u64) -> io::Result<()> {
-        let Some(number) = current_manifest(&self.dir)? else {
+        if self.is_unsure {
+            return Err(io::Error::other("a manifest could not be synced"));
+        }
+        let is_unsure = Cell::new(false);
+        let known = self.written.map(|mark| mark.manifest);
+        let manifest = in_manifest(&self.dir, |number, path| {
+            let known = known.filter(|known| known.number == number).map_or(0, |known| known.end);
+            let mut end = known;
+            if fs::metadata(path)?.len() != known {
+                end = framing::manifest_end(path, known)?;
+            }
+            if end != known {
+                // RocksDB may be about to do it.
+                File::open(path)?.sync_data().inspect_err(|_| is_unsure.set(true))?;
+            }
+            Ok(Manifest { number, end })
+        });
+        self.is_unsure = is_unsure.get();
+        let Some(manifest) = manifest? else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the manifest cannot be found"));
         };
-        let path = manifest_path(&self.dir, number);
-        let known = self.written.map(|mark| mark.manifest).filter(|known| known.number == number);
-        let known = known.map_or(0, |known| known.end);
-        let mut end = known;
-        if fs::metadata(&path)?.len() != known {
-            end = framing::manifest_end(&path, known)?;
-        }
-        if end != known {
-            // RocksDB may be about to do it.
-            File::open(&path)?.sync_data()?;
-        }
-        let mark = Mark { sequence, manifest: Manifest { number, end } };
+        let oldest_log = framing::oldest_log(&self.dir)?;
+        let mark = Mark { sequence, manifest, oldest_log };
         if self.written != Some(mark) {
             mark.write(&self.dir)?;
             self.written = Some(mark);

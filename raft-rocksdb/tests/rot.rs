@@ -549,6 +549,31 @@ async fn a_store_without_a_mark_opens_and_gets_one() {
     assert!(mark.exists());
 }
 
+/// A copy without `--delete`: the older one's write-ahead log stays, whose last write was cut short. RocksDB
+/// does not read it.
+#[tokio::test]
+async fn a_copy_that_was_made_over_an_older_one_opens() {
+    let (original, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(original.path());
+    append_each(&store, 1, 1..=10).await;
+    copy_files(original.path(), copy.path());
+    let torn = logs(copy.path()).pop().unwrap();
+    let bytes = fs::read(&torn).unwrap();
+    fs::write(&torn, &bytes[..bytes.len() - 1]).unwrap();
+    append_each(&store, 1, 11..=20).await;
+    drop(store);
+    // Writes the log out, and begins another.
+    append_each(&open(original.path()), 1, 21..=30).await;
+    assert!(!original.path().join(torn.file_name().unwrap()).exists());
+    copy_files(original.path(), copy.path());
+    assert!(torn.exists());
+    let store = RocksStore::open_read_only(copy.path(), options()).unwrap();
+    assert_eq!(memory(&store).await.unwrap().entries, commands(1, 1..=30));
+    drop(store);
+    let store = open(copy.path());
+    assert_eq!(memory(&store).await.unwrap().entries, commands(1, 1..=30));
+}
+
 #[tokio::test]
 async fn a_damaged_mark_is_refused_by_its_name() {
     let dir = tempfile::tempdir().unwrap();

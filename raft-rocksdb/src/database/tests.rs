@@ -49,6 +49,39 @@ fn every_write_is_exactly_one_sync() {
     assert_eq!((database.bounds(), database.noted_commit()), (None, Some(LogIndex(300))));
 }
 
+/// See [`Database::write`].
+#[test]
+fn every_batch_ends_with_a_record_of_the_default_family() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::open(dir.path(), &RocksOptions::default()).unwrap();
+    let last_batch = || {
+        let (_, batch) = database.db.get_updates_since(0).unwrap().last().unwrap().unwrap();
+        batch.data().to_vec()
+    };
+    // As RocksDB writes it: the kind of record, and two short byte strings with their lengths.
+    let record = |key: &[u8]| {
+        let value = database.db.get(key).unwrap().unwrap();
+        assert!(key.len().max(value.len()) < 128, "a length takes one byte");
+        [&[1, key.len() as u8], key, &[value.len() as u8], &value].concat()
+    };
+    let ends_with = |key: &[u8]| assert!(last_batch().ends_with(&record(key)), "{key:?}");
+    ends_with(&keys::bounds());
+    database.append(&[commands(1..=10)], None).unwrap();
+    ends_with(&keys::bounds());
+    database.append(&[commands(11..=12)], Some(LogIndex(5))).unwrap();
+    ends_with(&keys::noted_commit());
+    database.truncate_suffix(LogIndex(10)).unwrap();
+    ends_with(&keys::bounds());
+    database.truncate_prefix(LogIndex(7)).unwrap();
+    ends_with(&keys::bounds());
+    database.save_hard_state(&HardState { current_term: Term(1), voted_for: None }).unwrap();
+    ends_with(&keys::hard_state());
+    let (server, incarnation) = ("a".into(), 7);
+    let identity = DiskIdentity { server, incarnation, starts: 1, was_rolled_back: false };
+    database.save_disk_identity(&identity).unwrap();
+    ends_with(&keys::disk());
+}
+
 /// Range deletions must not pile up in memory, where every read after another one sorts them all.
 #[test]
 fn many_small_compactions_are_written_out() {

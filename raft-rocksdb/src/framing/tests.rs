@@ -35,7 +35,7 @@ fn found<B: AsRef<[u8]>>(logs: &[B]) -> Result<u64, String> {
         fs::write(dir.path().join(format!("{number:06}.log")), bytes).unwrap();
     }
     fs::write(dir.path().join("LOG"), "no log").unwrap();
-    last_sequence(dir.path()).map_err(|error| {
+    last_sequence(dir.path(), 0).map_err(|error| {
         assert!(is_damage(&error), "{error}");
         error.to_string().replace(&format!("{}/", dir.path().display()), "")
     })

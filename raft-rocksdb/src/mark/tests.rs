@@ -9,7 +9,7 @@ const SOON: Duration = Duration::from_millis(1);
 const RECORD: &[u8] = b"crc-\x03\x00\x01abc";
 
 fn mark(sequence: u64, number: u64, end: u64) -> Mark {
-    Mark { sequence, manifest: Manifest { number, end } }
+    Mark { sequence, manifest: Manifest { number, end }, oldest_log: 0 }
 }
 
 /// A directory in which RocksDB's manifest is number `number`, and has so many records.
@@ -79,7 +79,7 @@ async fn a_mark_that_cannot_be_written_is_tried_again_and_the_one_before_stays()
     let obstacle = dir.path().join(NEW);
     fs::create_dir(&obstacle).unwrap();
     marker.is_durable(20);
-    let mut keeper = Keeper { dir: dir.path().to_owned(), written: None, is_failing: false };
+    let mut keeper = Keeper::new(dir.path());
     assert!(keeper.try_to_keep(20).is_err());
     assert_eq!(Mark::read(dir.path()).unwrap(), Some(mark(10, 5, end)));
     fs::remove_dir(&obstacle).unwrap();
@@ -89,8 +89,9 @@ async fn a_mark_that_cannot_be_written_is_tried_again_and_the_one_before_stays()
 /// As `FORMAT.md` shows it.
 #[test]
 fn the_text_of_a_mark_stays_as_it_is() {
-    let text = "durable through 1234\nMANIFEST-000005 through 678\nchecksum da45ac96\n";
-    assert_eq!(mark(1234, 5, 678).encode(), text);
+    let text =
+        "durable through 1234\nMANIFEST-000005 through 678\nlogs from 000004\nchecksum 9adc4c20\n";
+    assert_eq!(Mark { oldest_log: 4, ..mark(1234, 5, 678) }.encode(), text);
 }
 
 #[test]
