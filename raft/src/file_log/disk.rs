@@ -21,7 +21,9 @@ const FILL_BYTES: usize = 512 << 10;
 /// The directory of one log.
 pub(super) trait Disk: Send + Sync + 'static {
     fn names(&self) -> io::Result<Vec<String>>;
+    /// For reading, which a file system that has become read-only still allows.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    fn open_to_write(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// An empty file of a name that is free.
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
@@ -45,12 +47,11 @@ pub(super) trait DiskFile: Send + Sync + 'static {
 /// The disk of the operating system.
 pub(super) struct RealDisk {
     dir: PathBuf,
-    is_read_only: bool,
 }
 
 impl RealDisk {
-    pub(super) fn new(dir: &Path, is_read_only: bool) -> Self {
-        Self { dir: dir.to_owned(), is_read_only }
+    pub(super) fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
     }
 }
 
@@ -63,8 +64,12 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(File::open(self.dir.join(name))?))
+    }
+
+    fn open_to_write(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = File::options();
-        options.read(true).write(!self.is_read_only);
+        options.read(true).write(true);
         Ok(Arc::new(options.open(self.dir.join(name))?))
     }
 

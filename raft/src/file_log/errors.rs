@@ -9,6 +9,17 @@ const ADVICE: &str = "this server may have promised what it no longer knows, and
                       this: if others of its cluster are well, let it rejoin them with an empty directory; if \
                       it is the only one, keep what is there";
 
+/// This process, or the system, has too many open files: the same numbers on Linux, macOS and the BSDs.
+pub(super) const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
+/// Whether a read failed only because a file could not be opened for now.
+pub(super) fn lacks_descriptors(error: &StoreError) -> bool {
+    let StoreError::Io { source, .. } = error else { return false };
+    let code = source.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    matches!(code, Some(EMFILE | ENFILE))
+}
+
 pub(super) fn refuse<T>(reason: String) -> Result<T, StoreError> {
     Err(StoreError::Refused { reason })
 }

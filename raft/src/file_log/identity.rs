@@ -134,7 +134,7 @@ pub(super) fn begin(dir: &Path, disk: &dyn Disk, store: u64) -> Result<(), Store
         names.iter().filter(|name| is_left(name)).try_for_each(|name| disk.remove(name))?;
         // Never without it: it says that what else is there counts for nothing.
         let is_there = names.iter().any(|name| name == CREATING);
-        let file = if is_there { disk.open(CREATING)? } else { disk.create(CREATING)? };
+        let file = if is_there { disk.open_to_write(CREATING)? } else { disk.create(CREATING)? };
         file.write_at(text.as_bytes(), 0)?;
         file.sync()?;
         disk.sync_names()

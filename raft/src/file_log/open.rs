@@ -238,12 +238,12 @@ impl Opening<'_> {
         let Tail { segment, contents, .. } = &writer.tail;
         let cannot = |error| errors::cannot("write to", self.dir, segment.id, error);
         let mut bytes = vec![0; (contents.end - contents.last_start) as usize];
-        let file = segment.file().map_err(cannot)?;
+        let file = segment.open_to_write().map_err(cannot)?;
         file.read_at(&mut bytes, contents.last_start).map_err(cannot)?;
         file.write_at(&bytes, contents.last_start).map_err(cannot)?;
         file.sync().map_err(cannot)?;
         if let Next::Ready(next) = &writer.next {
-            let synced = next.file().and_then(|file| file.sync());
+            let synced = next.open_to_write().and_then(|file| file.sync());
             synced.map_err(|error| errors::cannot("sync", self.dir, next.id, error))?;
         }
         self.disk.sync_names().map_err(|error| self.cannot("sync", error))

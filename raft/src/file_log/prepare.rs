@@ -36,7 +36,7 @@ impl Job {
         // the name that it had.
         disk.sync_names()?;
         let file = match self.spare {
-            Some(_) => disk.open(spare)?,
+            Some(_) => disk.open_to_write(spare)?,
             None => self.zeros(&**disk, spare)?,
         };
         let header = Header {

@@ -172,11 +172,18 @@ impl Segment {
         open.map_or_else(|| self.disk.open(&Self::name(self.id)), Ok)
     }
 
-    /// It is about to be looked through, or written to.
+    /// It is about to be looked through.
     pub(super) fn keep_open(&self) -> io::Result<()> {
         let file = self.file()?;
         *self.open.lock() = Some(file);
         Ok(())
+    }
+
+    /// It is about to be written to.
+    pub(super) fn open_to_write(&self) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open_to_write(&Self::name(self.id))?;
+        *self.open.lock() = Some(Arc::clone(&file));
+        Ok(file)
     }
 
     /// Nothing is written to it any more.

@@ -6,10 +6,12 @@ use std::{
     ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     disk::{Disk, RealDisk},
@@ -40,6 +42,8 @@ use crate::{
 ///   and what it takes was acknowledged; the other servers then tell this one that it has promised more
 ///   ([`Fatal::RolledBack`](crate::Fatal::RolledBack)), and it is rejoined.
 /// - The index takes four bytes of memory for each entry of the log.
+/// - Older segments are opened for each read; one that finds too many files open waits up to ten seconds for a
+///   free descriptor.
 ///
 /// The directory is locked until the last clone is dropped, which waits for a write that is under way.
 ///
@@ -115,7 +119,7 @@ impl FileLogStore {
     }
 
     fn open_in(dir: &Path, options: FileLogOptions, may_create: bool) -> Result<Self, StoreError> {
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir, false));
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir));
         // Before the lock: a directory of something else gets no file of ours.
         if !identity::exists(dir)? || identity::inspect(dir, &*disk)?.is_none() && !may_create {
             return identity::none(dir);
@@ -200,7 +204,7 @@ impl FileLogStore {
 
 /// What is in the directory, to be looked at.
 fn read(dir: &Path) -> Result<Writer, StoreError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir, true));
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir));
     if !identity::exists(dir)? {
         return identity::none(dir);
     }
@@ -285,9 +289,13 @@ impl fmt::Debug for FileLogStore {
 }
 
 /// Reads while the writer writes.
-struct FileLogReader {
-    shared: Arc<Shared>,
+pub(super) struct FileLogReader {
+    pub(super) shared: Arc<Shared>,
 }
+
+/// How long a read waits, and how often it looks, if too many files are open for one more.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(500);
 
 #[async_trait]
 impl LogReader for FileLogReader {
@@ -305,8 +313,20 @@ impl LogReader for FileLogReader {
         range: RangeInclusive<LogIndex>,
         max_bytes: u64,
     ) -> Result<Entries, StoreError> {
-        let shared = Arc::clone(&self.shared);
-        blocking(move || shared.read(range, max_bytes)).await
+        let begun_at = Instant::now();
+        loop {
+            let (shared, range) = (Arc::clone(&self.shared), range.clone());
+            let read = blocking(move || shared.read(range, max_bytes)).await;
+            // Connections come and go: a server must not end because there were too many for a moment.
+            let may_wait = begun_at.elapsed() < PATIENCE;
+            let Some(error) =
+                read.as_ref().err().filter(|it| may_wait && errors::lacks_descriptors(it))
+            else {
+                return read;
+            };
+            tracing::warn!(%error, "a read of the log waits for other files to be closed");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     fn trouble(&self) -> Option<String> {

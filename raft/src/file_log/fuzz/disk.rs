@@ -98,6 +98,10 @@ impl Disk for MemoryDisk {
         Ok(Arc::new(Handle { disk: self.clone(), bytes }))
     }
 
+    fn open_to_write(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(name)
+    }
+
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         if self.0.lock().names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());

@@ -16,9 +16,10 @@ use crate::{
         format::{self, Encoder, HEADER_BYTES},
         open::Opening,
         segment::Segment,
+        store::FileLogReader,
         writer::{Change, Next, Writer},
     },
-    log::{Entries, LogIndex, Term},
+    log::{Entries, LogIndex, LogReader, Term},
     stable::HardState,
 };
 
@@ -420,6 +421,37 @@ fn a_start_reads_the_footers_and_scans_the_tail() {
     };
     let writer = opening.run().unwrap();
     assert_eq!(writer.shared.bounds(), Some((1, model.last())));
+}
+
+/// A server that has too many connections for a moment goes on afterwards.
+#[tokio::test(start_paused = true)]
+async fn a_read_waits_for_a_free_descriptor() {
+    let disk = Forgetful::default();
+    let (writer, _) = grown(&disk, 300, 200);
+    assert!(1 < writer.segments.len(), "the first segment is sealed");
+    let reader = FileLogReader { shared: Arc::clone(&writer.shared) };
+    let first = LogIndex(1)..=LogIndex(1);
+    disk.refuse_opens(5);
+    let read = reader.read(first.clone(), u64::MAX).await.unwrap();
+    assert_eq!(read[..], [entry(1, 1, 200)]);
+    disk.refuse_opens(u32::MAX);
+    let error = reader.read(first, u64::MAX).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot read /forgetful/log-") && error.contains("os error 24"),
+        "{error}"
+    );
+}
+
+/// As the kernel does with a disk that has failed: what is there can be read, so that the server can say what
+/// it has.
+#[test]
+fn a_file_system_that_has_become_read_only_can_be_read() {
+    let disk = Forgetful::default();
+    let (mut writer, model) = grown(&disk, 300, 200);
+    disk.become_read_only();
+    let next = model.last() + 1;
+    writer.write(append(next, next, 10)).unwrap_err();
+    assert_eq!(Model::of(&writer).unwrap(), model);
 }
 
 /// It is not taken for one that was only prepared, and nothing is lost in silence.

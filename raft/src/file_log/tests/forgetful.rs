@@ -10,7 +10,10 @@ use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
-use crate::file_log::disk::{Disk, DiskFile};
+use crate::file_log::{
+    disk::{Disk, DiskFile},
+    errors::EMFILE,
+};
 
 /// What a planted defect does not sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,9 @@ struct Files {
     /// The most bytes that all files may have together.
     capacity: Option<u64>,
     flaw: Option<Flaw>,
+    /// So many times a file cannot be opened, as too many are.
+    refused_opens: u32,
+    is_read_only: bool,
     /// Writes beyond what was durable in a file that is in use, which would not be fast.
     growing_writes: u64,
 }
@@ -83,6 +89,15 @@ impl Forgetful {
 
     pub(super) fn set_capacity(&self, bytes: Option<u64>) {
         self.0.lock().capacity = bytes;
+    }
+
+    pub(super) fn refuse_opens(&self, times: u32) {
+        self.0.lock().refused_opens = times;
+    }
+
+    /// As after a remount: what is open for writing stays so, and cannot be written to.
+    pub(super) fn become_read_only(&self) {
+        self.0.lock().is_read_only = true;
     }
 
     pub(super) fn growing_writes(&self) -> u64 {
@@ -175,6 +190,9 @@ impl Files {
     fn call(&mut self) -> io::Result<()> {
         self.calls += 1;
         let call = self.calls;
+        if self.is_read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         if self.fails_from.is_some_and(|from| from <= call) || self.fails_at == Some(call) {
             return Err(io::Error::other("the disk was told to fail"));
         }
@@ -199,8 +217,22 @@ impl Disk for Forgetful {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.0.lock().find(name)?;
-        Ok(Arc::new(Handle { disk: self.clone(), file }))
+        let mut files = self.0.lock();
+        if let Some(fewer) = files.refused_opens.checked_sub(1) {
+            files.refused_opens = fewer;
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        let file = files.find(name)?;
+        Ok(Arc::new(Handle { disk: self.clone(), file, may_write: false }))
+    }
+
+    fn open_to_write(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let files = self.0.lock();
+        if files.is_read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        let file = files.find(name)?;
+        Ok(Arc::new(Handle { disk: self.clone(), file, may_write: true }))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -211,7 +243,7 @@ impl Disk for Forgetful {
         let file = files.files.len();
         files.naming(Naming::Create(name.to_owned(), file))?;
         files.files.push(File::default());
-        Ok(Arc::new(Handle { disk: self.clone(), file }))
+        Ok(Arc::new(Handle { disk: self.clone(), file, may_write: true }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -240,6 +272,7 @@ impl Disk for Forgetful {
 struct Handle {
     disk: Forgetful,
     file: usize,
+    may_write: bool,
 }
 
 impl DiskFile for Handle {
@@ -256,6 +289,7 @@ impl DiskFile for Handle {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        assert!(self.may_write, "a file that was opened for reading is written to");
         let mut files = self.disk.0.lock();
         files.call()?;
         let end = offset as usize + bytes.len();
