@@ -213,6 +213,7 @@ impl Consensus {
         // could not vote in that one any more.
         let insists = self.is_barred()
             || self.awaits_answers(now)
+            || self.has_removed(from, request)
             || !request.is_leadership_transfer && self.insists_on_leader(now, from);
         if !insists && !request.is_pre_vote && self.term() < request.term {
             self.become_follower(now, request.term);
@@ -257,9 +258,19 @@ impl Consensus {
                     .is_some_and(|contact| now < contact + self.rules.election_timeout))
     }
 
+    /// Whether the candidate lacks the configuration, committed here, that removed it. No leader can lack that
+    /// one (law 4), so its campaigns lead to nothing but higher terms: without pre-vote a server that
+    /// nobody told would raise them for ever, by way of servers that have no leader yet.
+    fn has_removed(&self, candidate: &ServerId, request: &RequestVoteRequest) -> bool {
+        let committed = self.membership.committed();
+        request.configuration_index < committed.index
+            && committed.configuration.server(candidate).is_none()
+    }
+
     /// The rule of votes and pre-votes: the same log check in both, repeated for a repeated request.
     /// Not asked: whether the candidate is a member or this server a voter. Either may learn of the
-    /// newest configuration later than the other (thesis §4.2.2).
+    /// newest configuration later than the other (thesis §4.2.2); see [`Self::has_removed`] for the case
+    /// in which the candidate cannot be right.
     fn would_vote_for(&self, candidate: &ServerId, request: &RequestVoteRequest) -> bool {
         let is_free = if request.is_pre_vote {
             self.term() < request.term

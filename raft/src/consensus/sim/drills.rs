@@ -5,18 +5,20 @@
 //! parts, with one server, the bridge, in all of them: there is a leader, and somebody who lacks what is
 //! committed, or who campaigns in the same term. Then the bridge crashes, soon after a vote perhaps, and starts
 //! again at once, on the disk it had or on an older copy of it.
+//!
+//! As many other seeds change the membership all the time: an entry that only a removed server has is rare too.
 
 use super::{
     checks::Check,
     dice::Dice,
-    faults::Moment,
-    plan::{Disks, ELECTION_TIMEOUT, Plan},
+    faults::{Moment, Strike},
+    plan::{Disks, ELECTION_TIMEOUT, Plan, Trigger},
     server::{Copy, Server},
     world::{Event, World},
 };
 use crate::log::Term;
 
-/// One of so many seeds is a drill.
+/// One of so many seeds is a drill, and another changes the membership often.
 const ONE_IN: u64 = 8;
 /// So many earlier states of a disk are kept, and its first.
 const COPIES: usize = 8;
@@ -26,8 +28,30 @@ impl Plan {
         let mut plan = Self::draw(dice);
         if seed.is_multiple_of(ONE_IN) {
             plan.become_drill(dice);
+        } else if seed % ONE_IN == ONE_IN / 2 {
+            plan.change_often(dice);
         }
         plan
+    }
+
+    /// The membership changes all the time, and a leader that has just changed it is cut off with one other
+    /// server, which may then have its own removal and entries after it that nobody else has.
+    fn change_often(&mut self, dice: &mut Dice) {
+        self.voters = dice.pick(&[4, 5]);
+        (self.nonvoters, self.spares, self.dead) = (0, dice.pick(&[0, 1]), 0);
+        self.horizon = 60 * ELECTION_TIMEOUT;
+        self.clients.change_per_mille = dice.pick(&[50, 100, 300]);
+        (self.clients.transfer_per_mille, self.clients.pause) = (0, dice.pick(&[2_000, 10_000]));
+        self.restores.per_mille = 0;
+        self.snapshots.pause = 0;
+        self.disks = Disks::default();
+        (self.machines.pause, self.machines.hangs_when_calm) = (0, false);
+        self.disk.max_sync = self.disk.max_sync.min(3_000);
+        self.network.max_delay = self.network.max_delay.min(5_000);
+        let rest = ELECTION_TIMEOUT;
+        let strike = Strike::IsolateWithOne;
+        let trigger = |moment| Trigger { moment, strike, per_mille: 300, rest };
+        self.triggers = vec![trigger(Moment::Won), trigger(Moment::Reconfigured)];
     }
 
     /// Leaves out whatever would make copies rare.

@@ -587,6 +587,7 @@ scripts! {
     remove_follower
     removed_notice
     removed_server_campaigns
+    removed_server_is_not_heard
     restarted_leader
     single_server
     slow_disk_is_not_a_loss
