@@ -14,17 +14,10 @@ use raft::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::frame::{Kind, TooLong};
-
-/// The most one `bincode` value may take, in bytes: every message without an encoding of its own,
-/// and a configuration inside one that has.
-pub(crate) const MAX_VALUE_BYTES: usize = 1 << 20;
+use crate::frame::{Kind, MAX_VALUE_BYTES, TooLong};
 
 /// Bytes of an `AppendEntries` beside its entries.
 const REQUEST_BYTES: u64 = 6 * 8 + 4;
-
-/// Bytes of an `InstallSnapshot` beside its configuration and its piece.
-pub(crate) const SNAPSHOT_BYTES: usize = 7 * 8 + 4 + 4;
 
 /// Bytes of an entry beside its command: term, kind, length.
 const ENTRY_BYTES: usize = 8 + 1 + 4;

@@ -10,8 +10,6 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::Decoder;
 
-use crate::codec::{MAX_VALUE_BYTES, SNAPSHOT_BYTES};
-
 /// Bytes before the payload.
 pub(crate) const HEADER_BYTES: usize = 10;
 /// The payload of an expectation, an incarnation, or of a cluster.
@@ -21,6 +19,13 @@ pub(crate) const VERSION: u8 = 1;
 /// How much room is made at once for a frame that has been announced but has not arrived: a
 /// stranger's claim alone costs no more than this.
 const MAX_RESERVE_BYTES: usize = 256 * 1024;
+
+/// The most one `bincode` value may take, in bytes: every message without an encoding of its own,
+/// and a configuration inside one that has.
+pub(crate) const MAX_VALUE_BYTES: usize = 1 << 20;
+
+/// Bytes of an `InstallSnapshot` beside its configuration and its piece.
+pub(crate) const SNAPSHOT_BYTES: usize = 7 * 8 + 4 + 4;
 
 /// What a payload holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

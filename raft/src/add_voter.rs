@@ -5,56 +5,19 @@
 //! core knows nothing of it, so a newcomer that vanishes or is too slow holds up nobody but whoever
 //! waits for it.
 
-use std::time::Duration;
-
 use tokio::time::{Instant, sleep};
 
 use crate::{
     api::Raft,
-    config::Config,
+    catch_up::CatchUp,
     configuration::{
         ConfigurationChange, IndexedConfiguration, Server, ServerAddress, ServerId, Suffrage,
     },
     error::ConfigurationError,
     fsm::Fsm,
-    log::LogIndex,
-    observer::Role,
-    status::Status,
+    position::LogIndex,
+    status::Role,
 };
-
-/// How a new voter is added: see the fields of [`Config`] of the same names.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CatchUp {
-    at_once: bool,
-    max_lag: u64,
-    timeout: Duration,
-    /// How often it is looked how far the newcomer has come.
-    interval: Duration,
-    /// Without a sign of life for this long it does not count as caught up.
-    patience: Duration,
-}
-
-impl CatchUp {
-    pub(crate) fn new(config: &Config) -> Self {
-        Self {
-            at_once: config.add_voters_at_once,
-            max_lag: config.catch_up_lag,
-            timeout: config.catch_up_timeout,
-            interval: config.heartbeat_interval,
-            patience: config.election_timeout,
-        }
-    }
-
-    /// How often it is looked whether something has changed.
-    pub(crate) fn interval(&self) -> Duration {
-        self.interval
-    }
-
-    /// How long another change may be in the way.
-    pub(crate) fn patience(&self) -> Duration {
-        self.patience
-    }
-}
 
 impl<F: Fsm> Raft<F> {
     pub(crate) async fn add_voter_slowly(
@@ -89,7 +52,7 @@ impl<F: Fsm> Raft<F> {
                 Err(
                     ConfigurationError::StaleIndex { .. }
                     | ConfigurationError::ChangeInProgress { .. },
-                ) if Instant::now() < deadline => sleep(catch_up.interval).await,
+                ) if Instant::now() < deadline => sleep(catch_up.interval()).await,
                 result => return result,
             }
         }
@@ -128,7 +91,7 @@ impl<F: Fsm> Raft<F> {
                     return Err(ConfigurationError::Superseded { id: id.clone(), index });
                 }
             }
-            let (has_caught_up, lag) = look(&status, id, catch_up);
+            let (has_caught_up, lag) = catch_up.look(&status, id);
             let has_answered =
                 || status.peers.iter().any(|peer| peer.id == *id && peer.round_trip.is_some());
             if has_caught_up || catch_up.at_once && has_answered() {
@@ -138,21 +101,7 @@ impl<F: Fsm> Raft<F> {
                 let (id, timeout) = (id.clone(), catch_up.timeout);
                 return Err(ConfigurationError::TooSlow { id, lag, timeout });
             }
-            sleep(catch_up.interval).await;
+            sleep(catch_up.interval()).await;
         }
     }
-}
-
-/// Whether a peer has caught up: it was heard from lately, its log lacks little, and its state machine
-/// could serve. And how many entries it has not applied yet.
-fn look(status: &Status, id: &ServerId, catch_up: CatchUp) -> (bool, u64) {
-    let last = status.last.index;
-    let peer = status.peers.iter().find(|peer| peer.id == *id);
-    peer.map_or((false, last.0), |peer| {
-        let has_log =
-            LogIndex::ZERO < peer.match_index && last.since(peer.match_index) <= catch_up.max_lag;
-        let is_reachable = peer.last_contact < catch_up.patience;
-        let applied = peer.match_index.min(peer.applied_index);
-        (has_log && is_reachable && peer.can_serve, last.since(applied))
-    })
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::{io::AsyncRead, sync::watch};
 
 use crate::{
-    add_voter::CatchUp,
+    catch_up::CatchUp,
     config::Config,
     configuration::{
         Configuration, ConfigurationChange, IndexedConfiguration, ServerAddress, ServerId,
@@ -18,11 +18,12 @@ use crate::{
     },
     fsm::Fsm,
     future::{ApplyBatchFuture, ApplyFuture, BarrierFuture, Call, VerifyFuture},
-    log::{LogIndex, LogStore, Term},
-    observer::{Observation, Observer, Role},
+    log::LogStore,
+    observer::{Observation, Observer},
+    position::{LogIndex, Term},
     snapshot::{Snapshot, SnapshotMeta, SnapshotStore},
     stable::StableStore,
-    status::{LogMarks, Status},
+    status::{LogMarks, Role, Status},
     tasks::{self, Change, Node, Proposed, Request, RestoreData, Shared},
     transport::Transport,
 };

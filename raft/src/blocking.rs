@@ -4,7 +4,7 @@ use std::panic;
 
 use tokio::task;
 
-use crate::error::StoreError;
+use crate::store_error::StoreError;
 
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,

@@ -9,10 +9,12 @@ use std::{future::Future, hash::BuildHasher};
 
 use crate::{
     configuration::{Configuration, IndexedConfiguration},
-    error::{BootstrapError, StoreError},
-    log::{Entries, Entry, EntryPayload, LogId, LogStore},
+    error::BootstrapError,
+    log::{Entries, Entry, EntryPayload, LogStore},
+    position::LogId,
     snapshot::SnapshotStore,
     stable::{HardState, StableStore},
+    store_error::StoreError,
     tasks::{contradicts, usable_snapshots},
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{configuration::ServerId, error::ConfigError, status::seconds};
+use crate::{configuration::ServerId, error::ConfigError, seconds::seconds};
 
 /// The settings of a server: start from [`Config::new`] and change what differs.
 ///

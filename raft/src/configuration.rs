@@ -10,7 +10,7 @@ use std::{fmt, fmt::Write as _, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 pub use self::peers::{InvalidPeers, PeersFileError, read_peers_json};
-use crate::log::{LogId, LogIndex};
+use crate::position::{LogId, LogIndex};
 
 /// The identity of a server, for ever: text chosen by the user, unique in the cluster.
 ///

@@ -4,13 +4,13 @@
 //! the end of the node ([`Fatal`], sticky, reaches every future), and a broken invariant (an
 //! assertion, which ends the node as [`Fatal::Panicked`]).
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use crate::{
     configuration::{InvalidConfiguration, ServerAddress, ServerId},
-    log::{LogId, LogIndex, Term},
-    recover::UncommittedEntries,
+    position::{LogId, LogIndex, Term},
     rpc::Promised,
+    store_error::StoreError,
 };
 
 /// What is known about a command whose future ended with an error.
@@ -127,56 +127,6 @@ pub enum Fatal {
         /// What the panic said.
         message: Arc<str>,
     },
-}
-
-/// An error of a log, stable or snapshot store.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The operating system or the database refused.
-    #[error("{context}: {source}")]
-    Io {
-        /// What was being done, naming the file or directory.
-        context: String,
-        /// Why it failed.
-        #[source]
-        source: Arc<dyn std::error::Error + Send + Sync>,
-    },
-    /// Bytes are there but not what was written.
-    #[error("{what} is damaged: {reason}")]
-    Corrupt {
-        /// What is damaged, naming directory and key.
-        what: String,
-        /// How it shows, and what to do.
-        reason: String,
-    },
-    /// What was asked for is not there.
-    #[error("{what} is not in the store")]
-    NotFound {
-        /// What was asked for.
-        what: String,
-    },
-    /// The call breaks the store's contract.
-    #[error("refused: {reason}")]
-    Refused {
-        /// Which rule.
-        reason: String,
-    },
-}
-
-impl StoreError {
-    /// An [`StoreError::Io`] from any error.
-    pub fn io(
-        context: impl Into<String>,
-        source: impl std::error::Error + Send + Sync + 'static,
-    ) -> Self {
-        Self::Io { context: context.into(), source: Arc::new(source) }
-    }
-
-    /// A [`StoreError::Corrupt`].
-    pub fn corrupt(what: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Corrupt { what: what.into(), reason: reason.into() }
-    }
 }
 
 /// An error of a transport.
@@ -330,6 +280,25 @@ pub enum BootstrapError {
     /// Live only: the node has ended.
     #[error(transparent)]
     Stopped(#[from] Fatal),
+}
+
+/// A run of entries that are not known to be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UncommittedEntries {
+    /// The index of the first.
+    pub first: LogIndex,
+    /// The last one, which is the last of the log.
+    pub last: LogId,
+    /// How many of them are commands.
+    pub commands: u64,
+}
+
+impl fmt::Display for UncommittedEntries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, last, commands } = self;
+        let noun = if *commands == 1 { "command" } else { "commands" };
+        write!(f, "entries {first} to {last} ({commands} {noun})")
+    }
 }
 
 /// Why [`recover_cluster`](crate::recover_cluster) did not recover a server. Unless a store failed,

@@ -4,9 +4,7 @@ use async_trait::async_trait;
 use tokio::io::AsyncWrite;
 
 use crate::{
-    configuration::IndexedConfiguration,
-    log::{Entry, LogIndex},
-    snapshot::SnapshotReader,
+    configuration::IndexedConfiguration, log::Entry, position::LogIndex, snapshot::SnapshotReader,
 };
 
 /// An error of the state machine's own snapshot or restore code.

@@ -20,12 +20,12 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
+    end::End,
     error::{
         ApplyError, BootstrapError, ConfigurationError, Fatal, Outcome, ReloadError, RestoreError,
         SnapshotError, TransferError, VerifyError,
     },
-    log::LogIndex,
-    tasks::End,
+    position::LogIndex,
 };
 
 /// A command that was applied.

@@ -31,11 +31,17 @@
 //!
 //! Neither changes how anything else behaves.
 
+// The ground: what everything else is said in.
+mod position;
+mod seconds;
+mod store_error;
+
 // What a user calls.
 mod add_voter;
 mod api;
 pub mod autopilot;
 mod bootstrap;
+mod catch_up;
 mod future;
 mod recover;
 mod rejoin;
@@ -68,6 +74,7 @@ pub(crate) mod consensus;
 
 // The async shell around it.
 mod budget;
+mod end;
 mod log_tail;
 mod tasks;
 
@@ -95,19 +102,16 @@ pub use self::{
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
         RecoverError, ReloadError, RestoreError, RestoreFailure, SnapshotError, StartError,
-        StoreError, TransferError, TransportError, VerifyError,
+        TransferError, TransportError, VerifyError,
     },
     file_log::{FileLogOptions, FileLogStore, Verified},
     file_snapshot::FileSnapshotStore,
     fsm::{Fsm, FsmError, FsmSnapshot},
     future::{Applied, ApplyBatchFuture, ApplyFuture, BarrierFuture, VerifyFuture},
-    log::{
-        Entries, Entry, EntryPayload, LogId, LogIndex, LogReader, LogStore, LogWrite, Medium, Term,
-    },
-    observer::{Observation, Observer, Role},
+    log::{Entries, Entry, EntryPayload, LogReader, LogStore, LogWrite},
+    observer::{Observation, Observer},
     recover::{
-        RecoverOptions, Recoverable, Recovered, Uncommitted, UncommittedEntries, check_recovery,
-        recover_cluster,
+        RecoverOptions, Recoverable, Recovered, Uncommitted, check_recovery, recover_cluster,
     },
     rpc::{Envelope, Message},
     snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
@@ -117,4 +121,11 @@ pub use self::{
         WrongDisk,
     },
     transport::{Identity, Inbox, Received, Transport},
+};
+pub use crate::{
+    error::UncommittedEntries,
+    position::{LogId, LogIndex, Term},
+    stable::Medium,
+    status::Role,
+    store_error::StoreError,
 };

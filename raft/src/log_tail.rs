@@ -29,7 +29,8 @@ use parking_lot::Mutex;
 
 use crate::{
     consensus::Write,
-    log::{Entries, Entry, LogIndex},
+    log::{Entries, Entry},
+    position::LogIndex,
     status::LogMarks,
 };
 

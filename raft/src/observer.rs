@@ -9,41 +9,16 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::{
     configuration::{ClusterId, IndexedConfiguration, ServerId},
     error::Leader,
-    log::{LogId, LogIndex, Term},
+    position::{LogId, LogIndex, Term},
     rpc::Message,
     snapshot::SnapshotMeta,
-    status::WrongDisk,
+    status::{Role, WrongDisk},
 };
-
-/// The part a server currently plays (paper Figure 4; pre-candidate: thesis §9.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Role {
-    /// Follows a leader, or waits for one.
-    Follower,
-    /// Asks whether it would be elected, without raising its term yet.
-    PreCandidate,
-    /// Asks for votes.
-    Candidate,
-    /// Leads.
-    Leader,
-}
-
-impl std::fmt::Display for Role {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Follower => "follower",
-            Self::PreCandidate => "pre-candidate",
-            Self::Candidate => "candidate",
-            Self::Leader => "leader",
-        })
-    }
-}
 
 /// Something that happened on this server.
 #[derive(Clone, Debug, PartialEq)]

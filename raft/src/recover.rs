@@ -19,15 +19,15 @@
 //! Departs from the model, whose recovery silently makes every entry committed and puts the
 //! configuration at index 1, behind the one it replaces.
 
-use std::fmt;
-
 use crate::{
     configuration::{Configuration, IndexedConfiguration, ServerId},
-    error::{RecoverError, StartError, StoreError},
+    error::{RecoverError, StartError, UncommittedEntries},
     fsm::Fsm,
-    log::{Entries, EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
+    log::{Entries, EntryPayload, LogReader, LogStore},
+    position::{LogId, LogIndex, Term},
     snapshot::{SnapshotMeta, SnapshotStore},
     stable::{HardState, StableStore},
+    store_error::StoreError,
     tasks::{Offline, Watched, contradicts, gap, is_replaced},
 };
 
@@ -74,25 +74,6 @@ impl RecoverOptions {
     #[must_use]
     pub fn new(local_id: impl Into<ServerId>) -> Self {
         Self { local_id: local_id.into(), uncommitted: Uncommitted::Refuse, must_end_at: None }
-    }
-}
-
-/// A run of entries that are not known to be committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UncommittedEntries {
-    /// The index of the first.
-    pub first: LogIndex,
-    /// The last one, which is the last of the log.
-    pub last: LogId,
-    /// How many of them are commands.
-    pub commands: u64,
-}
-
-impl fmt::Display for UncommittedEntries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { first, last, commands } = self;
-        let noun = if *commands == 1 { "command" } else { "commands" };
-        write!(f, "entries {first} to {last} ({commands} {noun})")
     }
 }
 

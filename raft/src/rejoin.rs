@@ -7,15 +7,15 @@
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    add_voter::CatchUp,
     api::Raft,
+    catch_up::CatchUp,
     configuration::{
         ConfigurationChange, IndexedConfiguration, InvalidConfiguration, Server, ServerId, Suffrage,
     },
     error::ConfigurationError,
     fsm::Fsm,
-    log::LogIndex,
-    observer::Role,
+    position::LogIndex,
+    status::Role,
 };
 
 impl<F: Fsm> Raft<F> {

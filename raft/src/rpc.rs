@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     configuration::{ClusterId, IndexedConfiguration, ServerAddress, ServerId},
-    log::{Entries, LogId, LogIndex, Term},
+    log::Entries,
+    position::{LogId, LogIndex, Term},
 };
 
 /// A message and who sent it.

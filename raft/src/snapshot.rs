@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use crate::{configuration::IndexedConfiguration, error::StoreError, log::LogId};
+use crate::{configuration::IndexedConfiguration, position::LogId, store_error::StoreError};
 
 /// Names one snapshot within its store. Text, made by the store.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -2,12 +2,9 @@
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{
-    configuration::ServerId,
-    error::StoreError,
-    log::{Medium, Term},
-};
+use crate::{configuration::ServerId, position::Term, store_error::StoreError};
 
 /// Term and vote: one record, saved in one atomic write, so that a crash can never pair a new term
 /// with an old vote (paper Figure 2, persistent state; the model keeps two records, its #661).
@@ -31,6 +28,20 @@ pub struct DiskIdentity {
     /// Whether it was found to be an older copy, and has got another incarnation since: it takes part in no
     /// election before the configuration knows it by that one.
     pub was_rolled_back: bool,
+}
+
+/// What two stores have in common whose writes go into one stream, see [`LogStore::medium`](crate::LogStore::medium).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Medium(u64);
+
+impl Medium {
+    /// One that no other store of this process has.
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// Where the [`HardState`] is kept. Owned by the `run_log` task, which is its only user.

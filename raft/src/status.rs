@@ -8,9 +8,33 @@ use crate::{
     config::Config,
     configuration::{IndexedConfiguration, ServerAddress, ServerId, Suffrage},
     error::Leader,
-    log::{LogId, LogIndex, Term},
-    observer::Role,
+    position::{LogId, LogIndex, Term},
+    seconds::seconds,
 };
+
+/// The part a server currently plays (paper Figure 4; pre-candidate: thesis §9.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether it would be elected, without raising its term yet.
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Follower => "follower",
+            Self::PreCandidate => "pre-candidate",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        })
+    }
+}
 
 /// The marks of a server's log: how far each stage has come. Always
 /// `applied ≤ applying ≤ min(committed, stable)` and `stable ≤ in_progress ≤ last`.
@@ -251,11 +275,6 @@ impl std::fmt::Display for ProgressState {
             Self::Snapshot => "snapshot",
         })
     }
-}
-
-/// Serialises a length of time as seconds.
-pub(crate) fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
 }
 
 fn optional_seconds<S: Serializer>(

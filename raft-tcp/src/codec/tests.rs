@@ -9,6 +9,7 @@ use raft::{
 };
 
 use super::*;
+use crate::frame::SNAPSHOT_BYTES;
 
 fn entry(term: u64, index: u64, payload: EntryPayload) -> Entry {
     Entry { term: Term(term), index: LogIndex(index), payload }

@@ -13,132 +13,23 @@
 //! Source: HashiCorp's raft-autopilot. It differs in that everything is derived from the leader's
 //! own status, so there is no list of servers to be supplied by the application.
 
+mod health;
 mod rules;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
+pub use self::health::{AutopilotConfig, AutopilotState, Promotion, ServerHealth};
 use self::rules::{Decision, Memory};
 use crate::{
     api::Raft,
-    configuration::{ServerId, Suffrage},
     error::{ConfigError, ConfigurationError},
     fsm::Fsm,
-    log::LogIndex,
+    position::LogIndex,
     tasks::guarded,
 };
-
-/// The settings of an [`Autopilot`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AutopilotConfig {
-    /// How often the server's status is looked at. Default 2 s; at least 1 ms.
-    pub interval: Duration,
-    /// A server is healthy if it has answered the leader within this time ... Default 1 s; at least
-    /// 1 ms, and better several heartbeats.
-    pub last_contact_threshold: Duration,
-    /// ... and lacks at most this many entries of the leader's log. Default 1000; may be 0. Beside that, its
-    /// state machine must have come far enough ([`PeerStatus::can_serve`](crate::PeerStatus::can_serve)).
-    pub max_trailing_logs: u64,
-    /// A nonvoter is promoted when it has been healthy, without a break, for this long. Default 10 s;
-    /// may be 0.
-    pub stabilization_time: Duration,
-    /// Which nonvoters are promoted. Default: none.
-    pub promotion: Promotion,
-    /// A server that the leader has not heard from for this long is dead and is removed. `None`
-    /// (default) removes nobody. At least `last_contact_threshold`.
-    pub dead_after: Option<Duration>,
-    /// Removals leave at least this many voters. Default 3; at least 1.
-    pub min_quorum: usize,
-}
-
-/// Which nonvoters are promoted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Promotion {
-    /// None: nonvoters stay what they are.
-    Never,
-    /// Every nonvoter that is healthy for long enough.
-    All,
-    /// Only these.
-    Only(BTreeSet<ServerId>),
-}
-
-impl Default for AutopilotConfig {
-    fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(2),
-            last_contact_threshold: Duration::from_secs(1),
-            max_trailing_logs: 1000,
-            stabilization_time: Duration::from_secs(10),
-            promotion: Promotion::Never,
-            dead_after: None,
-            min_quorum: 3,
-        }
-    }
-}
-
-impl AutopilotConfig {
-    /// Checks every rule.
-    ///
-    /// # Errors
-    /// [`ConfigError`] names the first field that breaks its rule, and the rule.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let broken = |field, rule: &str| Err(ConfigError { field, rule: rule.to_owned() });
-        let tick = Duration::from_millis(1);
-        if self.interval < tick {
-            return broken("interval", "must be at least 1ms");
-        }
-        if self.last_contact_threshold < tick {
-            return broken("last_contact_threshold", "must be at least 1ms");
-        }
-        if self.dead_after.is_some_and(|after| after < self.last_contact_threshold) {
-            return broken("dead_after", "must be at least last_contact_threshold");
-        }
-        if self.min_quorum == 0 {
-            return broken("min_quorum", "must be at least 1");
-        }
-        Ok(())
-    }
-}
-
-/// What an autopilot knows of the cluster. Serialisable.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct AutopilotState {
-    /// Whether the server leads; if not, or if it has ended, nothing below is known.
-    pub is_leader: bool,
-    /// Whether every server is healthy.
-    pub is_healthy: bool,
-    /// How many voters may fail now without the cluster losing its majority.
-    pub failure_tolerance: usize,
-    /// Every member, by id.
-    pub servers: Vec<ServerHealth>,
-}
-
-/// The health of one member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct ServerHealth {
-    /// Who.
-    pub id: ServerId,
-    /// Whether it votes.
-    pub suffrage: Suffrage,
-    /// Whether it has answered lately, and neither its log nor its state machine is far behind.
-    pub is_healthy: bool,
-    /// How long it has been as it is, healthy or not, as far as this leader can tell.
-    pub unchanged_for: Duration,
-    /// How long ago it was sent the last message it has answered; zero for the leader.
-    pub last_contact: Duration,
-    /// How many entries of the leader's log it lacks.
-    pub trailing_logs: u64,
-    /// How far its state machine has come, as far as the leader knows.
-    pub applied_index: LogIndex,
-    /// Whether it could answer soon if it led: see
-    /// [`PeerStatus::can_serve`](crate::PeerStatus::can_serve).
-    pub can_serve: bool,
-}
 
 /// A running autopilot. Dropping it stops it.
 ///

@@ -4,12 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{AutopilotConfig, AutopilotState, Promotion, ServerHealth};
 use crate::{
+    autopilot::health::{AutopilotConfig, AutopilotState, Promotion, ServerHealth},
     configuration::{Server, ServerAddress, ServerId},
-    log::Term,
-    observer::Role,
-    status::Status,
+    position::Term,
+    status::{Role, Status},
 };
 
 /// One membership change.

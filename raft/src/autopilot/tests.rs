@@ -4,15 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    AutopilotConfig, Promotion,
-    rules::{Decision, Memory},
-};
+use super::rules::{Decision, Memory};
 use crate::{
+    autopilot::health::{AutopilotConfig, Promotion},
     configuration::{Configuration, IndexedConfiguration, Server, ServerId},
-    log::{LogId, LogIndex, Term},
-    observer::Role,
-    status::{LogMarks, PeerStatus, ProgressState, Status, Timeouts},
+    position::{LogId, LogIndex, Term},
+    status::{LogMarks, PeerStatus, ProgressState, Role, Status, Timeouts},
 };
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -5,8 +5,9 @@ use std::{fmt, time::Duration};
 use crate::{
     configuration::{IndexedConfiguration, InvalidConfiguration, Server, ServerId},
     error::Leader,
-    log::{Entries, LogId, LogIndex, Term},
+    log::Entries,
     observer::Observation,
+    position::{LogId, LogIndex, Term},
     rpc::{InstallOutcome, InstallSnapshotRequest, Message, Promised},
     stable::HardState,
 };

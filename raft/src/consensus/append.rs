@@ -5,8 +5,9 @@
 use super::{Consensus, action::Action, time::Time};
 use crate::{
     configuration::ServerId,
-    log::{Entry, LogId, LogIndex},
+    log::Entry,
     observer::Observation,
+    position::{LogId, LogIndex},
     rpc::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
         Message, RemovedNotice,

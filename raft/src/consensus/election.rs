@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     configuration::ServerId,
-    log::{LogIndex, Term},
     observer::Observation,
+    position::{LogIndex, Term},
     rpc::{Message, RequestVoteReply, RequestVoteRequest},
     stable::HardState,
 };

@@ -32,7 +32,8 @@
 use super::{Consensus, action::Refusal, time::Time};
 use crate::{
     configuration::{ClusterId, Configuration, ServerId},
-    log::{EntryPayload, LogIndex, Term},
+    log::EntryPayload,
+    position::{LogIndex, Term},
     rpc::{Envelope, Message},
 };
 

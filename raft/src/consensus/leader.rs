@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     configuration::{ConfigurationChange, ServerId},
-    log::{Entries, EntryPayload, LogId, LogIndex},
+    log::{Entries, EntryPayload},
     observer::Observation,
+    position::{LogId, LogIndex},
     rpc::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
         Message, RemovedNotice,

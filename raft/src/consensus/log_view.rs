@@ -4,7 +4,10 @@
 
 use std::collections::VecDeque;
 
-use crate::log::{Entry, LogId, LogIndex, Term};
+use crate::{
+    log::Entry,
+    position::{LogId, LogIndex, Term},
+};
 
 /// How many of the newest entries have their size remembered, for byte limits. Older ranges count
 /// as full messages.

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use crate::{
     configuration::{Configuration, IndexedConfiguration, Server, ServerId},
-    log::{Entry, EntryPayload, LogIndex},
+    log::{Entry, EntryPayload},
+    position::LogIndex,
 };
 
 /// The configurations a server can need, oldest first: one that is committed, and those after it that

@@ -34,9 +34,11 @@
 
 mod action;
 mod append;
+mod due;
 mod election;
 mod incarnation;
 mod invariants;
+mod known;
 mod leader;
 mod log_view;
 mod membership;
@@ -74,22 +76,22 @@ pub use self::{
     time::Time,
 };
 use self::{
-    log_view::LogView,
-    membership::Membership,
-    outbox::Outbox,
-    promised::{Known, Question},
-    readiness::Due,
-    role::RoleState,
-    transfer::Transfer,
+    log_view::LogView, membership::Membership, outbox::Outbox, progress::Progress, role::RoleState,
 };
 use crate::{
     configuration::{ClusterId, Configuration, IndexedConfiguration, ServerId},
+    consensus::{
+        due::Due,
+        known::{Known, Question},
+        role::LeadershipTransfer,
+    },
     error::Leader as LeaderInfo,
-    log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
-    observer::{Observation, Role},
+    log::{Entries, Entry, EntryPayload},
+    observer::Observation,
+    position::{LogId, LogIndex, Term},
     rpc::{Envelope, Message},
     stable::HardState,
-    status::{PeerStatus, Timeouts},
+    status::{PeerStatus, Role, Timeouts},
 };
 
 /// One server's consensus state. See the [module](self) for how to drive it.
@@ -139,7 +141,7 @@ pub struct Consensus {
     /// Since when a server that does not lead is waiting, and when it gives up.
     waiting_since: Time,
     election_deadline: Time,
-    transfer: Option<Transfer>,
+    transfer: Option<LeadershipTransfer>,
     /// How often it has waited in vain.
     timeouts: Timeouts,
     /// Writes that are not durable yet, oldest first.
@@ -262,6 +264,40 @@ impl Consensus {
         }
         self.finish(now);
         Ok(())
+    }
+
+    /// Puts other rules in force, at once: nothing that was promised under the old ones is broken,
+    /// and what they allowed and the new ones do not is let run out.
+    ///
+    /// - A server that waits for a leader goes on waiting from the same moment as before, for as
+    ///   long as the new rules say; that may be over already.
+    /// - A leader begins a round at once, so that the new lease and patience are measured by answers
+    ///   of now and not by those to heartbeats that were further apart. A shorter lease never ends
+    ///   later than the one it replaces.
+    /// - A window that is larger than the new maximum drains; what is held back in the log beyond
+    ///   what the new rules keep is let go.
+    /// - A transfer under way keeps its deadline, and a campaign the kind it has.
+    ///
+    /// # Panics
+    /// If the rules are another server's.
+    pub fn set_rules(&mut self, now: Time, rules: Rules) {
+        assert!(self.rules.id == rules.id, "the rules of {} given to {}", rules.id, self.rules.id);
+        let before = std::mem::replace(&mut self.rules, rules);
+        if before.election_timeout != self.rules.election_timeout {
+            self.reset_election_deadline(self.waiting_since);
+        }
+        let ask_again_at = now + self.rules.heartbeat_interval;
+        if let Some(campaign) = self.role.campaign_mut() {
+            campaign.ask_again_at = campaign.ask_again_at.min(ask_again_at);
+        }
+        let shortened = before.leader_lease_timeout.saturating_sub(self.rules.leader_lease_timeout);
+        if let Some(leader) = self.role.leader_mut() {
+            leader.majority_contact = now.min(leader.majority_contact + shortened);
+            leader.peers.values_mut().for_each(Progress::let_drain);
+            self.begin_round(now);
+        }
+        self.compact();
+        self.finish(now);
     }
 
     /// A message has arrived, and was [admitted](Self::admit).
@@ -583,7 +619,7 @@ impl Consensus {
     #[must_use]
     pub fn peers(&self, now: Time) -> Vec<PeerStatus> {
         let Some(leader) = self.role.leader() else { return Vec::new() };
-        let status = |(id, progress): (&ServerId, &progress::Progress)| PeerStatus {
+        let status = |(id, progress): (&ServerId, &Progress)| PeerStatus {
             id: id.clone(),
             progress: progress.state,
             match_index: progress.match_index,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::action::{Action, WriteId};
 use crate::{
     configuration::ServerId,
-    log::Term,
+    position::Term,
     rpc::{AppendEntriesReply, AppendOutcome, InstallOutcome, InstallSnapshotReply, Message},
 };
 

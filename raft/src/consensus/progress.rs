@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{Rules, log_view::LogView, time::Time};
 use crate::{
-    log::{LogId, LogIndex},
+    position::{LogId, LogIndex},
     status::ProgressState,
 };
 

@@ -19,35 +19,20 @@
 //! in memory only: when everybody who was told has been restarted, or cannot be reached at the start and
 //! for an election timeout after it, nobody notices.
 
-use std::collections::BTreeSet;
-
 use rand::RngExt;
 
-use super::{Consensus, action::Action, role::RoleState, time::Time};
+use super::{
+    Consensus,
+    action::Action,
+    known::{Known, Question},
+    role::RoleState,
+    time::Time,
+};
 use crate::{
     configuration::ServerId,
-    log::{LogId, Term},
+    position::{LogId, Term},
     rpc::{Envelope, Message, Promised, RequestVoteRequest},
 };
-
-/// What is known of a member's disk.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
-    /// Its newest life that was heard from: earlier ones are over.
-    life: u64,
-    /// The furthest it has promised, in whichever life.
-    promised: Promised,
-}
-
-/// The question that a server asks everybody when it starts.
-#[derive(Clone, Debug)]
-pub(super) struct Question {
-    /// Who has not answered.
-    unanswered: BTreeSet<ServerId>,
-    /// Until when it waits for them.
-    due: Time,
-    ask_again_at: Time,
-}
 
 impl Message {
     fn promised(&self) -> Option<Promised> {
@@ -245,16 +230,6 @@ impl Consensus {
             && life != self.life
             // A life that this disk does not know of.
             && (self.life < life || (began_in, last) < (term, matched))
-    }
-}
-
-impl Known {
-    /// Keeps the promise of its newest life, unless the disk has promised as much before.
-    fn note(&mut self, term: Term, matched: LogId) {
-        let before = &mut self.promised;
-        if (before.term, before.matched.index) < (term, matched.index) {
-            *before = Promised { life: self.life, term, matched, ..*before };
-        }
     }
 }
 

@@ -18,29 +18,7 @@
 use std::{cmp::Reverse, time::Duration};
 
 use super::{Consensus, action::Refusal, progress::Progress, time::Time};
-use crate::{configuration::ServerId, log::LogIndex};
-
-/// What a state machine must have applied by now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Due {
-    index: LogIndex,
-    /// What takes its place when it is old enough, and since when it is known.
-    next: (LogIndex, Time),
-}
-
-impl Due {
-    pub(super) fn new(index: LogIndex, now: Time) -> Self {
-        Self { index, next: (index, now) }
-    }
-
-    /// So much is committed. What was so before for `patience` is due.
-    fn committed(&mut self, now: Time, index: LogIndex, patience: Duration) {
-        let (next, since) = self.next;
-        if since + patience <= now {
-            *self = Self { index: next, next: (index, now) };
-        }
-    }
-}
+use crate::configuration::ServerId;
 
 impl Consensus {
     /// Whether the state machine of this server has applied what was known to be committed an election

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     configuration::IndexedConfiguration,
-    log::{EntryPayload, LogId, LogIndex},
+    log::EntryPayload,
+    position::{LogId, LogIndex},
 };
 
 impl Consensus {

@@ -8,8 +8,8 @@ use std::{
 use super::{action::WriteId, progress::Progress, time::Time};
 use crate::{
     configuration::ServerId,
-    log::{LogId, LogIndex, Term},
-    observer::Role,
+    position::{LogId, LogIndex, Term},
+    status::Role,
 };
 
 /// Rounds whose start is remembered at most. They lie so far apart that half of them span a lease;
@@ -133,4 +133,15 @@ impl Leader {
         let after = self.rounds.partition_point(|(known, _)| *known <= round);
         self.rounds.get(after.checked_sub(1)?).map(|(_, began)| *began)
     }
+}
+
+/// A transfer whose result is awaited.
+#[derive(Clone, Debug)]
+pub(super) struct LeadershipTransfer {
+    pub(super) target: ServerId,
+    /// The leadership it belongs to.
+    pub(super) term: Term,
+    pub(super) deadline: Time,
+    /// Whether anybody waits for the result: not if this leader hands over by itself.
+    pub(super) is_awaited: bool,
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::{Consensus, progress::Progress, time::Time};
 use crate::{config::Config, configuration::ServerId};
 
 /// The part of [`Config`] that concerns the core. Each field has the meaning, unit and range of the
@@ -26,42 +25,6 @@ pub struct Rules {
     pub trailing_logs: u64,
     pub max_held_entries: u64,
     pub apply_stall_timeout: Duration,
-}
-
-impl Consensus {
-    /// Puts other rules in force, at once: nothing that was promised under the old ones is broken,
-    /// and what they allowed and the new ones do not is let run out.
-    ///
-    /// - A server that waits for a leader goes on waiting from the same moment as before, for as
-    ///   long as the new rules say; that may be over already.
-    /// - A leader begins a round at once, so that the new lease and patience are measured by answers
-    ///   of now and not by those to heartbeats that were further apart. A shorter lease never ends
-    ///   later than the one it replaces.
-    /// - A window that is larger than the new maximum drains; what is held back in the log beyond
-    ///   what the new rules keep is let go.
-    /// - A transfer under way keeps its deadline, and a campaign the kind it has.
-    ///
-    /// # Panics
-    /// If the rules are another server's.
-    pub fn set_rules(&mut self, now: Time, rules: Rules) {
-        assert!(self.rules.id == rules.id, "the rules of {} given to {}", rules.id, self.rules.id);
-        let before = std::mem::replace(&mut self.rules, rules);
-        if before.election_timeout != self.rules.election_timeout {
-            self.reset_election_deadline(self.waiting_since);
-        }
-        let ask_again_at = now + self.rules.heartbeat_interval;
-        if let Some(campaign) = self.role.campaign_mut() {
-            campaign.ask_again_at = campaign.ask_again_at.min(ask_again_at);
-        }
-        let shortened = before.leader_lease_timeout.saturating_sub(self.rules.leader_lease_timeout);
-        if let Some(leader) = self.role.leader_mut() {
-            leader.majority_contact = now.min(leader.majority_contact + shortened);
-            leader.peers.values_mut().for_each(Progress::let_drain);
-            self.begin_round(now);
-        }
-        self.compact();
-        self.finish(now);
-    }
 }
 
 impl From<&Config> for Rules {

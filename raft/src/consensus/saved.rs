@@ -3,7 +3,8 @@
 use super::{log_view::LogView, membership::Membership};
 use crate::{
     configuration::{ClusterId, IndexedConfiguration},
-    log::{Entry, LogId, LogIndex},
+    log::Entry,
+    position::{LogId, LogIndex},
     stable::HardState,
 };
 

@@ -16,13 +16,13 @@ use super::{
     Consensus,
     action::{Action, ReceiptStep, SnapshotOrder, SnapshotReceipt},
     progress::Progress,
-    readiness::Due,
     time::Time,
 };
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
-    log::{LogId, LogIndex},
+    consensus::due::Due,
     observer::Observation,
+    position::{LogId, LogIndex},
     rpc::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Message},
 };
 

@@ -5,26 +5,14 @@
 use super::{
     Consensus,
     action::{Action, Refusal, TransferFailure},
-    role::RoleState,
+    role::{LeadershipTransfer, RoleState},
     time::Time,
 };
 use crate::{
     configuration::ServerId,
     error::Leader,
-    log::Term,
     rpc::{Message, TimeoutNowRequest},
 };
-
-/// A transfer whose result is awaited.
-#[derive(Clone, Debug)]
-pub(super) struct Transfer {
-    target: ServerId,
-    /// The leadership it belongs to.
-    term: Term,
-    pub(super) deadline: Time,
-    /// Whether anybody waits for the result: not if this leader hands over by itself.
-    is_awaited: bool,
-}
 
 impl Consensus {
     /// Hands leadership to `to`, or to a voter that could serve at once. Ends with
@@ -59,7 +47,7 @@ impl Consensus {
     pub(super) fn begin_transfer(&mut self, now: Time, target: ServerId, is_awaited: bool) {
         let deadline = now + self.rules.election_timeout;
         let (target_id, term) = (target.clone(), self.term());
-        self.transfer = Some(Transfer { target, term, deadline, is_awaited });
+        self.transfer = Some(LeadershipTransfer { target, term, deadline, is_awaited });
         self.replicate(now, &target_id);
         self.continue_transfer(&target_id);
     }

@@ -3,7 +3,7 @@
 use std::{io, path::Path};
 
 use super::segment::{Segment, Unusable};
-use crate::error::StoreError;
+use crate::store_error::StoreError;
 
 const ADVICE: &str = "this server may have promised what it no longer knows, and must not go on with \
                       this: if others of its cluster are well, let it rejoin them with an empty directory; if \

@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use crate::{
     configuration::{ClusterId, Configuration, Server, ServerId, Suffrage},
-    log::{Entry, EntryPayload, LogIndex, Term},
+    log::{Entry, EntryPayload},
+    position::{LogIndex, Term},
     stable::{DiskIdentity, HardState},
 };
 

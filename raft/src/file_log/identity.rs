@@ -13,7 +13,7 @@ use super::{
     format::FORMAT_VERSION,
     segment::Segment,
 };
-use crate::error::StoreError;
+use crate::store_error::StoreError;
 
 const IDENTITY: &str = "RAFT-LOG";
 const CREATING: &str = "RAFT-LOG.creating";

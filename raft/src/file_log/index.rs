@@ -15,8 +15,9 @@ use super::{
     segment::{Segment, State},
 };
 use crate::{
-    error::StoreError,
-    log::{Entries, Entry, LogIndex, are_contiguous},
+    log::{Entries, Entry, are_contiguous},
+    position::LogIndex,
+    store_error::StoreError,
 };
 
 /// What the writer and the readers share.

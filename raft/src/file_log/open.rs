@@ -17,7 +17,7 @@ use super::{
     segment::{Contents, Segment},
     writer::{FIRST_SEGMENT_BYTES, Next, Tail, Writer},
 };
-use crate::error::StoreError;
+use crate::store_error::StoreError;
 
 /// What is to be opened.
 pub(super) struct Opening<'a> {

@@ -1,7 +1,7 @@
 //! What can be set.
 
 use super::errors;
-use crate::error::StoreError;
+use crate::store_error::StoreError;
 
 /// Settings of a [`FileLogStore`](super::FileLogStore). They may change from one start to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

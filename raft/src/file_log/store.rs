@@ -25,9 +25,10 @@ use super::{
 };
 use crate::{
     blocking::blocking,
-    error::StoreError,
-    log::{Entries, LogIndex, LogReader, LogStore, LogWrite, Medium},
-    stable::{DiskIdentity, HardState, StableStore},
+    log::{Entries, LogReader, LogStore, LogWrite},
+    position::LogIndex,
+    stable::{DiskIdentity, HardState, Medium, StableStore},
+    store_error::StoreError,
 };
 
 /// The log, the term and the vote of one server, on plain files in one directory: a [`LogStore`] and a

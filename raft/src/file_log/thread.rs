@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::writer::Writer;
-use crate::error::StoreError;
+use crate::store_error::StoreError;
 
 type Work = Box<dyn FnOnce(&mut Writer) + Send>;
 

@@ -22,9 +22,10 @@ use super::{
     segment::{Contents, Segment, State, unit},
 };
 use crate::{
-    error::StoreError,
-    log::{Entries, Entry, EntryPayload, LogIndex},
+    log::{Entries, Entry, EntryPayload},
+    position::LogIndex,
     stable::{DiskIdentity, HardState},
+    store_error::StoreError,
 };
 
 /// A new log begins with a small segment, so that a program starts at once.

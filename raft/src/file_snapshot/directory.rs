@@ -22,9 +22,9 @@ use super::{
 };
 use crate::{
     configuration::IndexedConfiguration,
-    error::StoreError,
-    log::LogId,
+    position::LogId,
     snapshot::{SnapshotId, SnapshotMeta},
+    store_error::StoreError,
 };
 
 /// The file with the bytes of a snapshot, in its directory.

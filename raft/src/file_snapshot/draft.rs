@@ -13,7 +13,8 @@ use super::{
     name::Name,
 };
 use crate::{
-    configuration::IndexedConfiguration, error::StoreError, log::LogId, snapshot::SnapshotMeta,
+    configuration::IndexedConfiguration, position::LogId, snapshot::SnapshotMeta,
+    store_error::StoreError,
 };
 
 /// A snapshot that is not finished: a directory whose name says so. Dropping it removes that.

@@ -8,7 +8,7 @@
 use super::name::Name;
 use crate::{
     configuration::{Configuration, IndexedConfiguration},
-    log::{LogId, LogIndex, Term},
+    position::{LogId, LogIndex, Term},
     snapshot::SnapshotMeta,
 };
 

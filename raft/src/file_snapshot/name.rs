@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::{log::LogId, snapshot::SnapshotId};
+use crate::{position::LogId, snapshot::SnapshotId};
 
 /// Marks the directory of a snapshot that is not finished, or not there any more.
 const DRAFT_SUFFIX: &str = ".tmp";

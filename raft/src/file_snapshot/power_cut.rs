@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{FileSnapshotStore, directory::Disk};
 use crate::{
     configuration::IndexedConfiguration,
-    log::LogId,
+    position::LogId,
     snapshot::{SnapshotMeta, SnapshotStore},
 };
 

@@ -4,6 +4,7 @@
 //! bounded by the two, whatever the size of the snapshot.
 
 use std::{
+    fs::File,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -12,15 +13,11 @@ use std::{
 use async_trait::async_trait;
 use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
 
-use super::{
-    directory::cannot,
-    draft::Draft,
-    store::{BUFFER_BYTES, buffered_file},
-};
+use super::{directory::cannot, draft::Draft};
 use crate::{
     blocking::blocking,
-    error::StoreError,
     snapshot::{SnapshotMeta, SnapshotSink},
+    store_error::StoreError,
 };
 
 pub(super) struct Sink {
@@ -34,7 +31,7 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    pub(super) fn new(draft: Draft, data: std::fs::File) -> Self {
+    pub(super) fn new(draft: Draft, data: File) -> Self {
         let data = BufWriter::with_capacity(BUFFER_BYTES, buffered_file(data));
         Self { data, hasher: crc32fast::Hasher::new(), size_bytes: 0, failed: None, draft }
     }
@@ -110,4 +107,15 @@ impl SnapshotSink for Sink {
         })
         .await;
     }
+}
+
+/// What a sink and a reader buffer, in bytes, twice each: for the caller and for the thread that
+/// blocks.
+pub(super) const BUFFER_BYTES: usize = 256 << 10;
+
+/// A file for async code, with a small buffer: tokio's own is up to two mebibytes.
+pub(super) fn buffered_file(file: File) -> tokio::fs::File {
+    let mut file = tokio::fs::File::from_std(file);
+    file.set_max_buf_size(BUFFER_BYTES);
+    file
 }

@@ -1,6 +1,6 @@
 //! [`FileSnapshotStore`]: the contract, and how async code calls files, which block.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::io::BufReader;
@@ -8,19 +8,15 @@ use tokio::io::BufReader;
 use super::{
     directory::{Directory, Disk, Opened, RealDisk},
     draft::Draft,
-    sink::Sink,
+    sink::{BUFFER_BYTES, Sink, buffered_file},
 };
 use crate::{
     blocking::blocking,
     configuration::IndexedConfiguration,
-    error::StoreError,
-    log::LogId,
+    position::LogId,
     snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
+    store_error::StoreError,
 };
-
-/// What a sink and a reader buffer, in bytes, twice each: for the caller and for the thread that
-/// blocks.
-pub(super) const BUFFER_BYTES: usize = 256 << 10;
 
 /// A [`SnapshotStore`] in a directory of the file system. Cheap to clone; clones are handles onto
 /// the same open directory.
@@ -166,11 +162,4 @@ impl SnapshotStore for FileSnapshotStore {
 fn reader(opened: Opened) -> (SnapshotMeta, SnapshotReader) {
     let (meta, data) = opened.into_parts();
     (meta, Box::new(BufReader::with_capacity(BUFFER_BYTES, buffered_file(data))))
-}
-
-/// A file for async code, with a small buffer: tokio's own is up to two mebibytes.
-pub(super) fn buffered_file(file: File) -> tokio::fs::File {
-    let mut file = tokio::fs::File::from_std(file);
-    file.set_max_buf_size(BUFFER_BYTES);
-    file
 }

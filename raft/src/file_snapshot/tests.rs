@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{
     configuration::{ClusterId, Configuration, IndexedConfiguration, Server},
-    error::StoreError,
-    log::{LogId, LogIndex},
+    position::{LogId, LogIndex},
     snapshot::{SnapshotId, SnapshotMeta, SnapshotSink, SnapshotStore},
+    store_error::StoreError,
 };
 
 /// Of no cluster, in format 1, and of one.

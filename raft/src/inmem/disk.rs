@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::error::StoreError;
+use crate::store_error::StoreError;
 
 /// The disk that in-memory stores pretend to write to. Cheap to clone; clones are the same disk.
 ///

@@ -13,8 +13,9 @@ use parking_lot::Mutex;
 
 use super::InmemDisk;
 use crate::{
-    error::StoreError,
-    log::{Entries, Entry, LogIndex, LogReader, LogStore},
+    log::{Entries, Entry, LogReader, LogStore},
+    position::LogIndex,
+    store_error::StoreError,
 };
 
 /// A read copies at most this many entries out of several batches; a batch that has as many left

@@ -23,9 +23,9 @@ use tokio::io::AsyncWrite;
 use super::InmemDisk;
 use crate::{
     configuration::IndexedConfiguration,
-    error::StoreError,
-    log::LogId,
+    position::LogId,
     snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
+    store_error::StoreError,
 };
 
 const RETAINED: usize = 2;

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use super::InmemDisk;
 use crate::{
-    error::StoreError,
     stable::{DiskIdentity, HardState, StableStore},
+    store_error::StoreError,
 };
 
 /// A [`StableStore`] in memory. Cheap to clone; clones are handles onto the same record, so a node

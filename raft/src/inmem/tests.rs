@@ -9,11 +9,13 @@ use tokio::{
 use super::*;
 use crate::{
     configuration::{ClusterId, IndexedConfiguration, Server, ServerAddress},
-    error::{StoreError, TransportError},
-    log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogStore, Term},
+    error::TransportError,
+    log::{Entries, Entry, EntryPayload, LogStore},
+    position::{LogId, LogIndex, Term},
     rpc::{Envelope, HeartbeatRequest, Message},
     snapshot::SnapshotStore,
     stable::{HardState, StableStore},
+    store_error::StoreError,
     transport::{Identity, Inbox, Transport},
 };
 

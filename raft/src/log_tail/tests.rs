@@ -1,8 +1,5 @@
 use super::*;
-use crate::{
-    consensus::WriteId,
-    log::{EntryPayload, LogId},
-};
+use crate::{consensus::WriteId, log::EntryPayload, position::LogId};
 
 /// What an entry without payload costs.
 const COST: u64 = 32;

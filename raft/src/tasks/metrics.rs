@@ -22,9 +22,8 @@ use super::request::{Proposed, Request};
 use crate::{
     configuration::ServerId,
     log::Entries,
-    observer::Role,
     rpc::{Message, RequestVoteReply, RequestVoteRequest},
-    status::{LogMarks, PeerStatus, Timeouts},
+    status::{LogMarks, PeerStatus, Role, Timeouts},
 };
 
 /// The kinds of calls, in the order of [`call`].

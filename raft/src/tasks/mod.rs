@@ -20,18 +20,20 @@
 //! **The end.** It has one reason, the first: a shutdown, a store error, a panic. [`End`] makes it
 //! known; `run` leaves its loop; dropping it drops every queue and every responder, which answers
 //! every caller; the other tasks find their queues closed. Panics are caught at the top of each
-//! task and end the node, never the process. Only this file spawns. What is the user's and runs or
+//! task and end the node, never the process. Only this file and [`supervise`] spawn. What is the user's and runs or
 //! is dropped at the end (the subscriber of `tracing`, filters of observers) may panic once more:
 //! whoever waits for the end is told of it all the same, by [`Completion`].
 //!
 //! **Deliberately absent:** protocol decisions. A timer or a protocol `if` in here is a mistake.
 
 mod apply_limit;
+mod busy;
 mod clock;
 mod host;
 mod metrics;
 mod node;
 mod offline;
+mod panics;
 mod peers;
 mod pending;
 mod receive_snapshot;
@@ -47,23 +49,13 @@ mod sample;
 mod send_snapshot;
 mod shared;
 mod start;
+mod supervise;
 mod vain;
 mod watched;
 
-use std::{
-    any::Any,
-    future::{Future, poll_fn},
-    hash::BuildHasher,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    sync::Arc,
-    task::Poll,
-};
+use std::{hash::BuildHasher, sync::Arc};
 
-use tokio::{
-    sync::mpsc,
-    task::{AbortHandle, JoinError, JoinSet},
-};
+use tokio::{sync::mpsc, task::AbortHandle};
 
 use self::{
     apply_limit::ApplyLimit,
@@ -80,13 +72,15 @@ use self::{
     run_snapshots::{Policy, RunSnapshots, SNAPSHOTS_MAX},
     sample::Sampler,
     start::Restored,
+    supervise::Tasks,
     vain::Vain,
 };
 pub(crate) use self::{
     node::Node,
     offline::Offline,
+    panics::guarded,
     request::{Change, Proposed, Request, RestoreData},
-    shared::{End, Shared},
+    shared::Shared,
     start::{contradicts, gap, is_replaced, usable_snapshots},
     watched::Watched,
 };
@@ -99,6 +93,7 @@ use crate::{
     log_tail::LogTail,
     snapshot::SnapshotStore,
     stable::StableStore,
+    tasks::panics::contained,
     transport::{Identity, Inbox, Transport},
 };
 
@@ -174,7 +169,7 @@ fn spawn_all<F: Fsm>(
         shared.published.publish_restore(took);
     }
     let reader = stores.log.reader();
-    let mut tasks = Tasks { set: JoinSet::new(), shared: Arc::clone(&shared) };
+    let mut tasks = Tasks::new(&shared);
 
     let (run_log, queue) = mpsc::unbounded_channel();
     let task = RunLog {
@@ -297,80 +292,6 @@ impl Drop for Completion {
         // Once more: tasks that have gone on for a while may have had something to tell.
         contained(|| self.1.clear());
         self.0.end.complete();
-    }
-}
-
-/// The tasks of a node. Whatever ends one of them with an error ends the node.
-struct Tasks {
-    set: JoinSet<()>,
-    shared: Arc<Shared>,
-}
-
-impl Tasks {
-    fn spawn(
-        &mut self,
-        name: &'static str,
-        task: impl Future<Output = Result<(), Fatal>> + Send + 'static,
-    ) -> AbortHandle {
-        // Tasks of peers that are gone have ended meanwhile.
-        while self.set.try_join_next().is_some() {}
-        let shared = Arc::clone(&self.shared);
-        self.set.spawn(async move {
-            if let Err(fatal) = guarded(name, task).await {
-                shared.stop(fatal);
-            }
-        })
-    }
-
-    async fn join(&mut self) {
-        while self.set.join_next().await.is_some() {}
-    }
-}
-
-/// Does what must not keep anything else from happening, such as telling the log.
-fn contained(work: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-        // Only text is sure to be dropped in peace.
-        std::mem::forget(panic);
-    }
-}
-
-/// Runs a task and turns a panic of it into a value.
-pub(crate) async fn guarded(
-    task: &'static str,
-    future: impl Future<Output = Result<(), Fatal>>,
-) -> Result<(), Fatal> {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        // What the task has broken is dropped with it; what others share of it is marks that only
-        // grow and locks that do not poison.
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
-        polled.unwrap_or_else(|panic| Poll::Ready(Err(Panic(panic).into_fatal(task))))
-    })
-    .await
-}
-
-/// What a panic left behind.
-struct Panic(Box<dyn Any + Send>);
-
-impl From<JoinError> for Panic {
-    fn from(error: JoinError) -> Self {
-        Self(error.try_into_panic().unwrap_or_else(|error| Box::new(error.to_string())))
-    }
-}
-
-impl Panic {
-    fn into_fatal(self, task: &'static str) -> Fatal {
-        let text = match self.0.downcast::<String>() {
-            Ok(text) => *text,
-            Err(other) => {
-                let text = other.downcast_ref::<&str>().unwrap_or(&"no message").to_string();
-                // The user's, who knows what dropping it does.
-                std::mem::forget(other);
-                text
-            }
-        };
-        Fatal::Panicked { task, message: text.into() }
     }
 }
 

@@ -4,17 +4,19 @@
 //! machine cannot tell the difference. Nothing is spawned that outlives a call.
 
 use super::{
-    Panic,
     host::Host,
     run_fsm::Batch,
     start::{restore_snapshot, usable_snapshots},
 };
 use crate::{
     configuration::IndexedConfiguration,
-    error::{StartError, StoreError},
+    error::StartError,
     fsm::{Fsm, FsmError, FsmSnapshot},
-    log::{Entries, LogId, LogReader},
+    log::{Entries, LogReader},
+    position::LogId,
     snapshot::{SnapshotMeta, SnapshotStore},
+    store_error::StoreError,
+    tasks::panics::Panic,
 };
 
 /// A state machine, and the newest snapshot that could be restored into it.

@@ -9,13 +9,13 @@ use std::{
     },
 };
 
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::sync::mpsc;
 
 use super::{
-    Tasks,
     replicate::{Order, Replicate, Sources},
     send_snapshot::{ANSWERS_MAX, SendSnapshot, Size},
     shared::FailedTransfer,
+    supervise::AbortOnDrop,
 };
 use crate::{
     configuration::{ClusterId, Configuration, Server, ServerAddress, ServerId},
@@ -23,6 +23,7 @@ use crate::{
     rpc::{InstallOutcome, Message},
     snapshot::SnapshotStore,
     status::WrongAddress,
+    tasks::supervise::Tasks,
 };
 
 /// Strangers remembered at most: senders that are in no configuration known here.
@@ -61,16 +62,6 @@ struct Transfer {
     begun: Time,
     /// Held for its drop.
     _task: AbortOnDrop,
-}
-
-/// Ends a task that sends together with its queue: it may be waiting for room at a peer that is
-/// gone for good.
-pub(super) struct AbortOnDrop(pub(super) AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Peers {

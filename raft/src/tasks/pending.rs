@@ -7,7 +7,7 @@ use crate::{
     consensus::{Time, TransferFailure, Verification, WriteId},
     error::{BootstrapError, TransferError, VerifyError},
     future::Responder,
-    log::LogIndex,
+    position::LogIndex,
 };
 
 /// Those who wait for something of this node to happen. Whatever is left when this is dropped is

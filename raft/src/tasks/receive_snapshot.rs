@@ -19,12 +19,13 @@ use super::{clock::within, metrics::Metrics, shared::Shared};
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
     consensus::{ReceiptStep, SnapshotReceipt, Time},
-    error::{Fatal, StoreError},
-    log::{LogId, Term},
+    error::Fatal,
     observer::Observation,
+    position::{LogId, Term},
     rpc::InstallSnapshotRequest,
     snapshot::{SnapshotMeta, SnapshotSink, SnapshotStore},
     status::SnapshotProgress,
+    store_error::StoreError,
 };
 
 /// Pieces that wait to be written at most. What comes beyond that is dropped, and sent again.

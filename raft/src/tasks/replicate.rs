@@ -23,9 +23,10 @@ use crate::{
     configuration::Server,
     consensus::AppendOrder,
     error::Fatal,
-    log::{Entries, LogId, LogIndex, LogReader},
+    log::{Entries, LogReader},
     log_tail::Load,
     observer::Observation,
+    position::{LogId, LogIndex},
     rpc::{AppendEntriesRequest, Message},
     snapshot::SnapshotStore,
     transport::Transport,
@@ -223,7 +224,7 @@ fn taken_for_lost(orders: &[Order]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::Term;
+    use crate::position::Term;
 
     #[test]
     fn a_lane_that_was_stuck_does_not_repeat_what_was_given_up() {

@@ -14,7 +14,8 @@ use crate::{
         SnapshotError, TransferError, VerifyError,
     },
     future::{Applied, Responder},
-    log::{EntryPayload, LogIndex},
+    log::EntryPayload,
+    position::LogIndex,
     snapshot::{Snapshot, SnapshotReader},
     status::Status,
 };

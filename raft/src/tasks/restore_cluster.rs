@@ -8,13 +8,14 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{peers::AbortOnDrop, request::RestoreData, shared::Shared};
+use super::{request::RestoreData, shared::Shared};
 use crate::{
     configuration::IndexedConfiguration,
     error::{Fatal, RestoreError},
     future::Responder,
-    log::{LogId, LogIndex},
+    position::{LogId, LogIndex},
     snapshot::{SnapshotId, SnapshotStore},
+    tasks::supervise::AbortOnDrop,
 };
 
 /// Bytes copied at once.

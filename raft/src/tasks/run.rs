@@ -20,11 +20,10 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Tasks,
     clock::Alarm,
     metrics::Metrics,
     node::Requests,
-    peers::{AbortOnDrop, Peers},
+    peers::Peers,
     pending::Waiters,
     receive_snapshot::Piece,
     refusals::Refusals,
@@ -48,11 +47,13 @@ use crate::{
         VerifyError,
     },
     future::Responder,
-    log::{EntryPayload, LogId, LogIndex, Term},
-    observer::{Observation, Role},
+    log::EntryPayload,
+    observer::Observation,
+    position::{LogId, LogIndex, Term},
     rpc::{AppendEntriesReply, AppendOutcome, Envelope, Message},
     snapshot::SnapshotId,
-    status::{Status, WrongDisk},
+    status::{Role, Status, WrongDisk},
+    tasks::supervise::{AbortOnDrop, Tasks},
     transport::Received,
 };
 

@@ -33,17 +33,20 @@ use super::{
     host::Host,
     metrics::Metrics,
     request::{Pending, Waiter},
-    shared::{End, Shared},
+    shared::Shared,
     watched::Watched,
 };
 use crate::{
     configuration::IndexedConfiguration,
-    error::{Fatal, SnapshotError, StoreError},
+    end::End,
+    error::{Fatal, SnapshotError},
     fsm::{Fsm, FsmSnapshot, NoSnapshots},
     future::Applied,
-    log::{Entries, Entry, EntryPayload, LogId, LogIndex, LogReader},
+    log::{Entries, Entry, EntryPayload, LogReader},
     log_tail::Take,
+    position::{LogId, LogIndex},
     snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
+    store_error::StoreError,
 };
 
 /// Requests taken from the queue at once at most.

@@ -17,10 +17,12 @@ use tokio::sync::mpsc;
 use super::{metrics::Metrics, shared::Shared};
 use crate::{
     consensus::{Write, WriteId},
-    error::{Fatal, StoreError},
-    log::{Entries, LogIndex, LogStore, LogWrite},
+    error::Fatal,
+    log::{Entries, LogStore, LogWrite},
     log_tail::Stamp,
+    position::LogIndex,
     stable::{DiskIdentity, HardState, StableStore},
+    store_error::StoreError,
 };
 
 /// Requests taken from the queue at once at most.
@@ -193,7 +195,10 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::{Entry, EntryPayload, LogId, Term};
+    use crate::{
+        log::{Entry, EntryPayload},
+        position::{LogId, Term},
+    };
 
     fn entries(ids: &[(u64, u64)]) -> Entries {
         let entry = |&(term, index): &(u64, u64)| {

@@ -40,8 +40,8 @@ use crate::{
     error::{Fatal, SnapshotError},
     fsm::FsmError,
     future::Responder,
-    log::LogId,
     observer::Observation,
+    position::LogId,
     snapshot::{Snapshot, SnapshotMeta, SnapshotSink, SnapshotStore},
     status::SnapshotProgress,
 };

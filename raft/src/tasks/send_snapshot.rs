@@ -29,11 +29,12 @@ use super::{
 use crate::{
     configuration::Server,
     consensus::SnapshotOrder,
-    error::{Fatal, StoreError},
-    log::LogId,
+    error::Fatal,
     observer::Observation,
+    position::LogId,
     rpc::{InstallSnapshotRequest, Message},
     snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
+    store_error::StoreError,
 };
 
 /// Answers that wait to be read at most. With more the newest are lost, as on a network.

@@ -16,75 +16,22 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::{clock::Clock, contained, sample::Busy};
+use super::clock::Clock;
 use crate::{
     config::Config,
     configuration::{IndexedConfiguration, ServerId},
     consensus::{Consensus, SnapshotReceipt, Time, WriteId},
-    error::{Fatal, Leader, RestoreError, StoreError},
-    log::{LogId, LogIndex, Term},
+    end::End,
+    error::{Fatal, Leader, RestoreError},
     log_tail::LogTail,
-    observer::{Observers, Role},
+    observer::Observers,
+    position::{LogId, LogIndex, Term},
     snapshot::{SnapshotId, SnapshotStore},
     stable::HardState,
-    status::SnapshotProgress,
+    status::{Role, SnapshotProgress},
+    store_error::StoreError,
+    tasks::{busy::Busy, panics::contained},
 };
-
-/// The end of the node: sticky, the first reason wins. Futures hold it, so that they can say why.
-pub(crate) struct End {
-    reason: watch::Sender<Option<Fatal>>,
-    /// The same as "there is a reason", for those who ask often.
-    has_begun: AtomicBool,
-    /// Whether every task has ended.
-    is_complete: watch::Sender<bool>,
-}
-
-impl End {
-    fn new() -> Self {
-        Self {
-            reason: watch::Sender::new(None),
-            has_begun: AtomicBool::new(false),
-            is_complete: watch::Sender::new(false),
-        }
-    }
-
-    /// Begins the end. Returns whether this call did.
-    pub(super) fn begin(&self, fatal: Fatal) -> bool {
-        let is_first = self.reason.send_if_modified(|reason| {
-            let is_first = reason.is_none();
-            reason.get_or_insert(fatal);
-            is_first
-        });
-        self.has_begun.store(true, Ordering::Release);
-        is_first
-    }
-
-    pub(super) fn complete(&self) {
-        self.is_complete.send_replace(true);
-    }
-
-    pub(crate) fn has_begun(&self) -> bool {
-        self.has_begun.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn fatal(&self) -> Option<Fatal> {
-        self.reason.borrow().clone()
-    }
-
-    /// Why the node ends, as soon as that is known.
-    pub(crate) async fn reason(&self) -> Fatal {
-        let mut reason = self.reason.subscribe();
-        // The sender lives in `self`, so the wait ends with a value.
-        let fatal = reason.wait_for(Option::is_some).await.ok().and_then(|fatal| fatal.clone());
-        fatal.unwrap_or(Fatal::Shutdown)
-    }
-
-    /// Waits until every task has ended.
-    pub(crate) async fn completed(&self) -> Fatal {
-        let _ = self.is_complete.subscribe().wait_for(|is_complete| *is_complete).await;
-        self.reason().await
-    }
-}
 
 /// Shared by the handle and all tasks of one node.
 pub(crate) struct Shared {

@@ -17,11 +17,13 @@ use super::{clock::Clock, host::Host, watched::Watched};
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
     consensus::{Saved, Time},
-    error::{RestoreFailure, StartError, StoreError},
+    error::{RestoreFailure, StartError},
     fsm::Fsm,
-    log::{EntryPayload, LogId, LogIndex, LogReader, LogStore, Term},
+    log::{EntryPayload, LogReader, LogStore},
+    position::{LogId, LogIndex, Term},
     snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
     stable::{DiskIdentity, HardState, StableStore},
+    store_error::StoreError,
 };
 
 /// What is read of the log at once.

@@ -15,7 +15,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::error::StoreError;
+use crate::store_error::StoreError;
 
 /// A stream of the store's.
 pub(crate) struct Watched<S> {

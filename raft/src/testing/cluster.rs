@@ -14,8 +14,8 @@ use crate::{
         InmemDisk, InmemLogStore, InmemNetwork, InmemSnapshotStore, InmemStableStore,
         InmemTransport,
     },
-    log::LogIndex,
-    observer::Role,
+    position::LogIndex,
+    status::Role,
 };
 
 /// Servers on in-memory parts, each with a [`Journal`] as its state machine. The address of a

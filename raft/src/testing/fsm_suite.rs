@@ -8,7 +8,8 @@ use tokio::io::AsyncReadExt;
 use super::kept;
 use crate::{
     fsm::{Fsm, FsmSnapshot},
-    log::{Entry, EntryPayload, LogIndex, Term},
+    log::{Entry, EntryPayload},
+    position::{LogIndex, Term},
 };
 
 /// Checks every promise that an [`Fsm`] with snapshots makes, with these commands. `fresh` makes

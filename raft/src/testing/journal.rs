@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::{
     configuration::IndexedConfiguration,
     fsm::{Fsm, FsmError, FsmSnapshot},
-    log::{Entry, LogIndex},
+    log::Entry,
+    position::LogIndex,
     snapshot::SnapshotReader,
 };
 

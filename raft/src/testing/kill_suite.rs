@@ -10,9 +10,10 @@ use std::{
 
 use super::kept;
 use crate::{
-    error::StoreError,
-    log::{Entries, Entry, EntryPayload, LogIndex, LogStore, LogWrite, Term},
+    log::{Entries, Entry, EntryPayload, LogStore, LogWrite},
+    position::{LogIndex, Term},
     stable::{HardState, StableStore},
+    store_error::StoreError,
 };
 
 const ROUNDS: u64 = 60;

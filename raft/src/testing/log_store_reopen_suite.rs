@@ -7,7 +7,10 @@ use super::{
     entries,
     log_store_suite::{Log, all},
 };
-use crate::log::{Entry, LogIndex, LogStore};
+use crate::{
+    log::{Entry, LogStore},
+    position::LogIndex,
+};
 
 /// Checks what a [`LogStore`] that is closed and opened again still has. `open` opens one and the
 /// same store every time: the first time it is empty, later it holds what was left there. The store

@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 use super::{entries, entry, kept};
 use crate::{
     configuration::{Configuration, Server},
-    error::StoreError,
-    log::{Entries, Entry, EntryPayload, LogIndex, LogReader, LogStore, are_contiguous},
+    log::{Entries, Entry, EntryPayload, LogReader, LogStore, are_contiguous},
+    position::LogIndex,
+    store_error::StoreError,
 };
 
 /// Checks every promise of a [`LogStore`] and its [`LogReader`]. `fresh` makes an empty store; it

@@ -42,7 +42,10 @@ pub use self::{
     stable_store_suite::stable_store_suite,
     transport_suite::transport_suite,
 };
-use crate::log::{Entries, Entry, EntryPayload, LogIndex, Term};
+use crate::{
+    log::{Entries, Entry, EntryPayload},
+    position::{LogIndex, Term},
+};
 
 /// The value that a kept promise gives.
 #[track_caller]

@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::kept;
 use crate::{
     configuration::{Configuration, IndexedConfiguration, Server},
-    error::StoreError,
-    log::{LogId, LogIndex},
+    position::{LogId, LogIndex},
     snapshot::{SnapshotId, SnapshotMeta, SnapshotReader, SnapshotSink, SnapshotStore},
+    store_error::StoreError,
 };
 
 /// Checks every promise of a [`SnapshotStore`] and its sinks. `fresh` makes an empty store that

@@ -3,7 +3,7 @@
 use super::kept;
 use crate::{
     configuration::{Configuration, ServerId},
-    log::Term,
+    position::Term,
     stable::{DiskIdentity, HardState, StableStore},
 };
 

@@ -9,7 +9,8 @@ use super::{entries, entry, kept};
 use crate::{
     configuration::{ClusterId, Configuration, IndexedConfiguration, Server, ServerId},
     error::TransportError,
-    log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
+    log::{Entries, Entry, EntryPayload},
+    position::{LogId, LogIndex, Term},
     rpc::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Envelope, HeartbeatReply,
         HeartbeatRequest, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Message,

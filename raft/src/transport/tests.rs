@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    log::{Entries, Entry, LogId, LogIndex, Term},
+    log::{Entries, Entry},
+    position::{LogId, LogIndex, Term},
     rpc::{AppendEntriesRequest, HeartbeatRequest},
 };
 

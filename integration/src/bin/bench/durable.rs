@@ -106,7 +106,11 @@ pub(crate) async fn section(options: &Options) -> Outcome<Vec<Run>> {
     table.note(neighbours.describe());
     println!("{}", table.render());
     if options.durable_clients.contains(&1) {
-        let (table, promise) = floor::table(options, &outcome.raw, &sides);
+        let of = |side: Side| {
+            (side.name(), outcome.raw.iter().filter_map(|run| run.beside_floor(side)).collect())
+        };
+        let runs: Vec<_> = sides.iter().copied().map(of).collect();
+        let (table, promise) = floor::table(options, &runs);
         println!("{}", table.render());
         outcome.broken.extend(Promise::broken(&promise));
     }

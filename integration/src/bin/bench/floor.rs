@@ -12,7 +12,6 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use crate::{
     Options, bare,
-    durable::{Run, Side},
     outcome::{Limit, Promise},
     report::{Spread, Table, factor, nanoseconds, quantile, show},
     server::Store,
@@ -109,8 +108,11 @@ fn round_trips(bytes: usize, seconds: f64) -> io::Result<Vec<f64>> {
     Ok(times)
 }
 
-/// The table, and what is promised for our default store.
-pub(crate) fn table(options: &Options, runs: &[Run], sides: &[Side]) -> (Table, Promise) {
+/// The table, and what is promised for our default store. `runs` are those of each side, by its name.
+pub(crate) fn table(
+    options: &Options,
+    runs: &[(&'static str, Vec<BesideFloor>)],
+) -> (Table, Promise) {
     let header = [
         "store",
         "one round trip",
@@ -122,11 +124,12 @@ pub(crate) fn table(options: &Options, runs: &[Run], sides: &[Side]) -> (Table, 
     ];
     let mut table = Table::new("One client beside what the machine takes", 1, &header);
     let spread = |side, figure: fn(BesideFloor) -> f64| {
-        Spread::of(runs.iter().filter_map(|run| run.beside_floor(side)).map(figure))
+        let of_side = runs.iter().filter(|(name, _)| *name == side);
+        Spread::of(of_side.flat_map(|(_, runs)| runs.iter().copied()).map(figure))
     };
-    for &side in sides {
+    for &(side, _) in runs {
         table.row(vec![
-            side.name().to_owned(),
+            side.to_owned(),
             show(spread(side, |it| it.floor.round_trip_ns), nanoseconds),
             show(spread(side, |it| it.floor.sync_ns), nanoseconds),
             show(spread(side, |it| it.shared_sync_ns), nanoseconds),
@@ -142,7 +145,7 @@ pub(crate) fn table(options: &Options, runs: &[Run], sides: &[Side]) -> (Table, 
             factor(PROMISED)
         ),
         limit: Limit::AtMost(PROMISED),
-        measured: spread(Side::Ours(Store::File), BesideFloor::times_shared).map(|it| it.median),
+        measured: spread(Store::File.name(), BesideFloor::times_shared).map(|it| it.median),
         unit: factor,
     };
     table.note(promise.note(options.quick));

@@ -5,13 +5,14 @@ use crate::{
     config::Config,
     configuration::{ConfigurationChange, IndexedConfiguration, Server},
     consensus::{Action, Refusal, Rules, Saved},
-    log::{Entry, LogId, Term},
-    observer::Role,
+    log::Entry,
+    position::{LogId, Term},
     rpc::{
         AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, RequestVoteReply,
         RequestVoteRequest, TimeoutNowRequest,
     },
     stable::HardState,
+    status::Role,
 };
 
 const TERM: Term = Term(2);

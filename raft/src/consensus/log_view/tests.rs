@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::log::{EntryPayload, LogIndex};
+use crate::{log::EntryPayload, position::LogIndex};
 
 /// An entry with this term and payload length.
 fn entry(term: u64, index: u64, len: usize) -> Entry {

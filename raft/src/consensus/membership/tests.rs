@@ -1,5 +1,5 @@
 use super::*;
-use crate::log::Term;
+use crate::position::Term;
 
 fn configuration(ids: &[&str]) -> Configuration {
     Configuration::new(ids.iter().map(|id| Server::voter(*id, format!("{id}:1"))))

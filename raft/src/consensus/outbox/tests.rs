@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    log::LogIndex,
+    position::LogIndex,
     rpc::{HeartbeatReply, RequestVoteReply},
 };
 

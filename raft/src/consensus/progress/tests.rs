@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     Config,
-    log::{Entry, EntryPayload, Term},
+    log::{Entry, EntryPayload},
+    position::Term,
 };
 
 const PATIENCE: Duration = Duration::from_millis(100);

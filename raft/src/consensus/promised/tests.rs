@@ -3,13 +3,14 @@ use crate::{
     config::Config,
     configuration::{ClusterId, Configuration, IndexedConfiguration, Server},
     consensus::{Mismatch, Rules, Saved, Time, WriteId},
-    log::{Entry, EntryPayload, LogIndex},
-    observer::Role,
+    log::{Entry, EntryPayload},
+    position::LogIndex,
     rpc::{
         AppendEntriesReply, AppendOutcome, Envelope, HeartbeatRequest, RequestVoteReply,
         RequestVoteRequest, TimeoutNowRequest,
     },
     stable::HardState,
+    status::Role,
 };
 
 const TERM: Term = Term(4);

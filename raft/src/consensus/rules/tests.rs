@@ -5,14 +5,15 @@ use std::time::Duration;
 use super::*;
 use crate::{
     configuration::{Configuration, IndexedConfiguration, Server},
-    consensus::{Action, Saved},
-    log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
-    observer::Role,
+    consensus::{Action, Consensus, Saved, Time},
+    log::{Entries, Entry, EntryPayload},
+    position::{LogId, LogIndex, Term},
     rpc::{
         AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, Message,
         RequestVoteReply,
     },
     stable::HardState,
+    status::Role,
 };
 
 const MS: Duration = Duration::from_millis(1);

@@ -7,20 +7,23 @@ use super::{
         completeness, configurations, handovers, promises, removals,
         window::{self, Limits},
     },
-    faults::Moment,
     machine::Job,
     plan::ELECTION_TIMEOUT,
-    planted::Bug,
     world::{Event, World, address_of, id_of, server_of},
 };
 use crate::{
     configuration::ClusterId,
-    consensus::{Action, AppendOrder, Consensus, Write, WriteId},
-    log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
-    observer::{Observation, Role},
+    consensus::{
+        Action, AppendOrder, Consensus, Write, WriteId,
+        sim::{bug::Bug, plan::Moment},
+    },
+    log::{Entries, Entry, EntryPayload},
+    observer::Observation,
+    position::{LogId, LogIndex, Term},
     rpc::{
         AppendEntriesRequest, AppendOutcome, Envelope, InstallOutcome, Message, TimeoutNowRequest,
     },
+    status::Role,
 };
 
 /// Messages waiting at a server whose window of writes is full; more are lost.
@@ -143,7 +146,7 @@ impl World {
         );
         let before = self.checks.committed.terms(base);
         self.checks.leaders.elected(*term, before.chain(alive.log.terms()).collect());
-        completeness::elected(*term, &self.checks.committed, &self.checks.leaders)?;
+        completeness::elected(*term, self.checks.committed.newest_first(), &self.checks.leaders)?;
         self.at_moment(server, Moment::Won);
         Ok(())
     }

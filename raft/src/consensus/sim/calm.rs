@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     configuration,
-    log::{LogId, Term},
+    position::{LogId, Term},
 };
 
 /// Within this time everything has recovered.

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use super::{log::Log, machine::Machine};
 use crate::{
     consensus::{Saved, Write, WriteId},
-    log::{LogId, LogIndex},
+    position::{LogId, LogIndex},
     stable::HardState,
 };
 
@@ -257,7 +257,10 @@ impl Change {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::{Entries, Entry, EntryPayload, Term};
+    use crate::{
+        log::{Entries, Entry, EntryPayload},
+        position::Term,
+    };
 
     fn entry(term: u64, index: u64) -> Entry {
         Entry { term: Term(term), index: LogIndex(index), payload: EntryPayload::Noop }

@@ -11,12 +11,14 @@
 use super::{
     checks::Check,
     dice::Dice,
-    faults::{Moment, Strike},
     plan::{Disks, ELECTION_TIMEOUT, Plan, Trigger},
     server::{Copy, Server},
     world::{Event, World},
 };
-use crate::log::Term;
+use crate::{
+    consensus::sim::plan::{Moment, Strike},
+    position::Term,
+};
 
 /// One of so many seeds is a drill, and another changes the membership often.
 const ONE_IN: u64 = 8;
@@ -41,11 +43,9 @@ impl Plan {
         (self.nonvoters, self.spares, self.dead) = (0, dice.pick(&[0, 1]), 0);
         self.horizon = 60 * ELECTION_TIMEOUT;
         self.clients.change_per_mille = dice.pick(&[50, 100, 300]);
-        (self.clients.transfer_per_mille, self.clients.pause) = (0, dice.pick(&[2_000, 10_000]));
+        self.clients.pause = dice.pick(&[2_000, 10_000]);
         self.restores.per_mille = 0;
-        self.snapshots.pause = 0;
         self.disks = Disks::default();
-        (self.machines.pause, self.machines.hangs_when_calm) = (0, false);
         self.disk.max_sync = self.disk.max_sync.min(3_000);
         self.network.max_delay = self.network.max_delay.min(5_000);
         let rest = ELECTION_TIMEOUT;

@@ -2,7 +2,8 @@
 
 use crate::{
     configuration::{Configuration, IndexedConfiguration},
-    log::{Entry, EntryPayload, LogId, LogIndex, Term},
+    log::{Entry, EntryPayload},
+    position::{LogId, LogIndex, Term},
 };
 
 #[derive(Clone, Debug, Default)]

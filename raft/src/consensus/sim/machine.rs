@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use crate::{
     configuration::IndexedConfiguration,
-    log::{Entry, EntryPayload, LogId},
+    log::{Entry, EntryPayload},
+    position::LogId,
 };
 
 /// A state machine. What the shell keeps beside it, the configuration, belongs to its state.

@@ -40,6 +40,7 @@ macro_rules! ensure {
 }
 
 mod actions;
+mod bug;
 mod calm;
 mod checks;
 mod dice;

@@ -3,10 +3,7 @@
 
 use std::time::Duration;
 
-use super::{
-    dice::Dice,
-    faults::{Moment, Strike},
-};
+use super::dice::Dice;
 use crate::consensus::Rules;
 
 /// Everything is measured against it. Microseconds, like all times here.
@@ -352,4 +349,97 @@ fn triggers(dice: &mut Dice) -> Vec<Trigger> {
         rest: dice.pick(&[0, 1, 2, 5]) * ELECTION_TIMEOUT,
     };
     (0..count).map(draw).collect()
+}
+
+/// A moment at which a fault may strike the server it happens to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    Won,
+    Committed,
+    Wrote,
+    Truncated,
+    Synced,
+    Voted,
+    Acknowledged,
+    HandedOver,
+    Reconfigured,
+    Asked,
+    /// A snapshot from the leader is durable, and the core does not know.
+    Finished,
+    /// A snapshot has taken the place of the log.
+    Reset,
+    /// The same is durable.
+    Adopted,
+    Compacted,
+    /// A piece of a snapshot is sent.
+    Shipped,
+    /// The data of a user's restore is durable, and the core does not know.
+    Copied,
+    /// A user's restore has taken the place of the log.
+    Replaced,
+}
+
+impl Moment {
+    pub(super) const ALL: [Self; 24] = [
+        Self::Won,
+        Self::Won,
+        Self::Won,
+        Self::Committed,
+        Self::Committed,
+        Self::Wrote,
+        Self::Truncated,
+        Self::Truncated,
+        Self::Synced,
+        Self::Voted,
+        Self::Acknowledged,
+        Self::HandedOver,
+        Self::Reconfigured,
+        Self::Asked,
+        Self::Finished,
+        Self::Finished,
+        Self::Reset,
+        Self::Adopted,
+        Self::Compacted,
+        Self::Shipped,
+        Self::Copied,
+        Self::Copied,
+        Self::Replaced,
+        Self::Replaced,
+    ];
+}
+
+/// What strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Strike {
+    /// The rest of what it has just decided is never carried out.
+    Crash,
+    /// The same a little later.
+    CrashSoon,
+    /// Cut off in both directions.
+    Isolate,
+    /// Cut off, but for one other server.
+    IsolateWithOne,
+    /// Nobody hears it.
+    Mute,
+    /// It hears nobody.
+    Deafen,
+    /// Its disk stops for a while.
+    Stall,
+    /// It stands still for a while.
+    Freeze,
+}
+
+impl Strike {
+    pub(super) const ALL: [Self; 10] = [
+        Self::Crash,
+        Self::Crash,
+        Self::CrashSoon,
+        Self::Isolate,
+        Self::IsolateWithOne,
+        Self::IsolateWithOne,
+        Self::Mute,
+        Self::Deafen,
+        Self::Stall,
+        Self::Freeze,
+    ];
 }

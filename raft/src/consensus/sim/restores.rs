@@ -5,11 +5,14 @@
 use super::{
     checks::Check,
     disk::Image,
-    faults::Moment,
     machine::Machine,
     world::{Event, World},
 };
-use crate::log::{EntryPayload, LogId, LogIndex};
+use crate::{
+    consensus::sim::plan::Moment,
+    log::EntryPayload,
+    position::{LogId, LogIndex},
+};
 
 impl World {
     /// Asks a server to replace the state of the cluster.

@@ -8,7 +8,8 @@ use std::{
     },
 };
 
-use super::{planted::Bug, stats::Stats, trace::Trace, world::World};
+use super::{stats::Stats, trace::Trace, world::World};
+use crate::consensus::sim::bug::Bug;
 
 /// A seed that broke a law.
 #[derive(Clone, Debug)]

@@ -13,13 +13,13 @@ use super::{
     disk::{Disk, Image},
     log::Log,
     machine::{Jobs, Machine},
-    snapshots::{Ordered, Receiving, Sending},
 };
 use crate::{
-    configuration::{ServerId, Suffrage},
+    configuration::{IndexedConfiguration, ServerId, Suffrage},
     consensus::{Consensus, Rules, Time, WriteId},
-    log::{LogId, LogIndex, Term},
+    position::{LogId, LogIndex, Term},
     rpc::Envelope,
+    status::{PeerStatus, ProgressState},
 };
 
 #[derive(Debug)]
@@ -241,4 +241,55 @@ fn a_clock_reaches_its_own_deadlines() {
             assert!(when == clock.booted || clock.local(when - 1) < deadline);
         }
     }
+}
+
+/// A snapshot on its way to a follower.
+#[derive(Clone, Debug)]
+pub(super) struct Sending {
+    pub(super) term: Term,
+    pub(super) transfer: u64,
+    pub(super) snapshot: Machine,
+    pub(super) data: Vec<u8>,
+    /// Everything before this byte has arrived.
+    pub(super) acknowledged: usize,
+    /// Everything before this byte has been sent.
+    pub(super) sent: usize,
+    /// What had arrived when it was looked last.
+    pub(super) seen: usize,
+}
+
+/// An order to send a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ordered {
+    pub(super) transfer: u64,
+    /// What follows this entry is owed to the peer: where the newest snapshot ended when the order
+    /// was given, then what the peer is known to have. `None` once it has come as far as the newest
+    /// snapshot.
+    pub(super) owed: Option<LogIndex>,
+    /// Whether the leader still waits for what comes of it.
+    pub(super) is_open: bool,
+    /// Local time before which no other order may be given: this one has failed.
+    pub(super) not_before: Time,
+}
+
+impl Ordered {
+    /// The leader has looked at what it knows of the peer.
+    pub(super) fn heard(&mut self, peer: &PeerStatus, newest: LogIndex) {
+        let is_done = peer.progress != ProgressState::Snapshot && newest <= peer.match_index;
+        self.owed = self.owed.filter(|_| !is_done).map(|owed| owed.max(peer.match_index));
+    }
+}
+
+/// A snapshot on its way from a leader.
+#[derive(Clone, Debug)]
+pub(super) struct Receiving {
+    pub(super) from: usize,
+    pub(super) term: Term,
+    pub(super) transfer: u64,
+    pub(super) last: LogId,
+    pub(super) configuration: IndexedConfiguration,
+    pub(super) size: usize,
+    pub(super) data: Vec<u8>,
+    /// Whether all of it is here: no other one is received until that is reported.
+    pub(super) is_whole: bool,
 }

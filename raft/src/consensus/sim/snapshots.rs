@@ -3,70 +3,18 @@
 
 use super::{
     checks::Check,
-    faults::Moment,
     machine::{Job, Machine},
-    planted::Bug,
-    server::Alive,
+    server::{Alive, Ordered, Receiving, Sending},
     world::{Event, World, id_of, server_of},
 };
 use crate::{
-    configuration::IndexedConfiguration,
-    consensus::{ReceiptStep, SnapshotOrder, SnapshotReceipt, Time},
-    log::{LogId, LogIndex, Term},
+    consensus::{
+        ReceiptStep, SnapshotOrder, SnapshotReceipt,
+        sim::{bug::Bug, plan::Moment},
+    },
+    position::{LogId, LogIndex},
     rpc::{InstallOutcome, InstallSnapshotRequest, Message},
-    status::{PeerStatus, ProgressState},
 };
-
-/// A snapshot on its way to a follower.
-#[derive(Clone, Debug)]
-pub(super) struct Sending {
-    term: Term,
-    transfer: u64,
-    snapshot: Machine,
-    data: Vec<u8>,
-    /// Everything before this byte has arrived.
-    acknowledged: usize,
-    /// Everything before this byte has been sent.
-    sent: usize,
-    /// What had arrived when it was looked last.
-    seen: usize,
-}
-
-/// An order to send a snapshot.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ordered {
-    transfer: u64,
-    /// What follows this entry is owed to the peer: where the newest snapshot ended when the order
-    /// was given, then what the peer is known to have. `None` once it has come as far as the newest
-    /// snapshot.
-    owed: Option<LogIndex>,
-    /// Whether the leader still waits for what comes of it.
-    pub(super) is_open: bool,
-    /// Local time before which no other order may be given: this one has failed.
-    not_before: Time,
-}
-
-impl Ordered {
-    /// The leader has looked at what it knows of the peer.
-    pub(super) fn heard(&mut self, peer: &PeerStatus, newest: LogIndex) {
-        let is_done = peer.progress != ProgressState::Snapshot && newest <= peer.match_index;
-        self.owed = self.owed.filter(|_| !is_done).map(|owed| owed.max(peer.match_index));
-    }
-}
-
-/// A snapshot on its way from a leader.
-#[derive(Clone, Debug)]
-pub(super) struct Receiving {
-    from: usize,
-    term: Term,
-    transfer: u64,
-    last: LogId,
-    configuration: IndexedConfiguration,
-    size: usize,
-    data: Vec<u8>,
-    /// Whether all of it is here: no other one is received until that is reported.
-    pub(super) is_whole: bool,
-}
 
 impl World {
     /// When the server takes its next snapshot.

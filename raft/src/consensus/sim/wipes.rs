@@ -10,7 +10,6 @@ use super::{
     checks::{Check, DiskId, is_majority},
     disk::Image,
     plan::ELECTION_TIMEOUT,
-    planted::Bug,
     server::Copy,
     world::{Event, World, address_of, id_of, server_of},
 };
@@ -18,8 +17,8 @@ use crate::{
     configuration::{
         self, Configuration, ConfigurationChange, IndexedConfiguration, ServerId, Suffrage,
     },
-    consensus::Mismatch,
-    log::{LogId, LogIndex, Term},
+    consensus::{Mismatch, sim::bug::Bug},
+    position::{LogId, LogIndex, Term},
     rpc::{AppendEntriesReply, AppendOutcome, Envelope, Message, Promised},
 };
 

@@ -3,14 +3,14 @@
 
 use super::{
     checks::{Check, requests::Transfer},
-    faults::Moment,
     plan::other_rules,
     world::{Event, World, address_of, id_of},
 };
 use crate::{
     configuration::{Configuration, ConfigurationChange},
-    consensus::{Consensus, Refusal, Rules},
-    log::{EntryPayload, LogIndex},
+    consensus::{Consensus, Refusal, Rules, sim::plan::Moment},
+    log::EntryPayload,
+    position::LogIndex,
 };
 
 const MAX_VOTERS: usize = 5;

@@ -16,15 +16,15 @@ use super::{
     machine::Machine,
     network::Network,
     plan::{ELECTION_TIMEOUT, Plan},
-    planted::Bug,
     server::{Alive, Server},
     stats::Stats,
     trace::Trace,
 };
 use crate::{
     configuration::{self, Configuration, ServerId},
-    consensus::{AppendOrder, Consensus, SnapshotReceipt, Time, WriteId},
-    log::{EntryPayload, LogId, LogIndex, Term},
+    consensus::{AppendOrder, Consensus, SnapshotReceipt, Time, WriteId, sim::bug::Bug},
+    log::EntryPayload,
+    position::{LogId, LogIndex, Term},
     rpc::{Envelope, InstallSnapshotRequest},
     status::ProgressState,
 };

@@ -20,11 +20,11 @@ use crate::{
         Suffrage,
     },
     consensus::{Action, Consensus, Refusal, Saved, Time, TransferFailure, Verification, WriteId},
-    log::{EntryPayload, LogId, LogIndex, Term},
-    observer::Role,
+    log::EntryPayload,
+    position::{LogId, LogIndex, Term},
     rpc::{InstallOutcome, Message},
     stable::HardState,
-    status::ProgressState,
+    status::{ProgressState, Role},
 };
 
 const HEARTBEAT: Duration = Duration::from_millis(100);

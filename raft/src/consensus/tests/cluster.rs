@@ -15,10 +15,12 @@ use crate::{
         Action, AppendOrder, Consensus, ReceiptStep, Rules, Saved, SnapshotOrder, SnapshotReceipt,
         Time, Write,
     },
-    log::{Entries, Entry, EntryPayload, LogId, LogIndex, Term},
-    observer::{Observation, Role},
+    log::{Entries, Entry, EntryPayload},
+    observer::Observation,
+    position::{LogId, LogIndex, Term},
     rpc::{AppendEntriesRequest, InstallOutcome, InstallSnapshotRequest, Message},
     stable::HardState,
+    status::Role,
 };
 
 /// Names a server by its number: 1 is n1.

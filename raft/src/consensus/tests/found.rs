@@ -11,11 +11,10 @@ use super::{
 use crate::{
     configuration::ConfigurationChange,
     consensus::{Action, Consensus, Refusal, Saved, Time},
-    log::{LogId, LogIndex, Term},
-    observer::Role,
+    position::{LogId, LogIndex, Term},
     rpc::InstallOutcome,
     stable::HardState,
-    status::ProgressState,
+    status::{ProgressState, Role},
 };
 
 const ELECTION: Duration = Duration::from_secs(1);

@@ -12,10 +12,11 @@ use crate::{
     configuration::{
         Configuration, ConfigurationChange, IndexedConfiguration, Server as Member, ServerId,
     },
-    log::{Entry, EntryPayload, LogId, LogIndex, Term},
-    observer::Role,
+    log::{Entry, EntryPayload},
+    position::{LogId, LogIndex, Term},
     rpc::{Message, RemovedNotice, TimeoutNowRequest},
     stable::HardState,
+    status::Role,
 };
 
 /// A server's id as an argument.

@@ -24,11 +24,12 @@ use crate::{
         progress::Progress,
         role::{Campaign, Leader, RoleState},
     },
-    log::{Entries, EntryPayload, LogId, LogIndex, Term},
-    observer::{Observation, Role},
+    log::{Entries, EntryPayload},
+    observer::Observation,
+    position::{LogId, LogIndex, Term},
     rpc::{AppendOutcome, InstallOutcome, Message, RequestVoteReply, RequestVoteRequest},
     stable::HardState,
-    status::ProgressState,
+    status::{ProgressState, Role},
 };
 
 const MAX_TERM: u64 = 3;

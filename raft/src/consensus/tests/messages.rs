@@ -2,7 +2,8 @@
 
 use super::cluster::command;
 use crate::{
-    log::{Entries, Entry, LogId, LogIndex, Term},
+    log::{Entries, Entry},
+    position::{LogId, LogIndex, Term},
     rpc::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, HeartbeatReply, HeartbeatRequest,
         InstallOutcome, InstallSnapshotReply, Message, RemovedNotice, RequestVoteReply,

@@ -6,7 +6,7 @@ use super::{
     cluster::{Cluster, n},
     messages::{matched, transfer_vote, vote, vote_reply},
 };
-use crate::{configuration::ConfigurationChange, log::LogIndex};
+use crate::{configuration::ConfigurationChange, position::LogIndex};
 
 /// A cluster whose n1 leads term 2, with everything delivered and committed everywhere.
 fn led(voters: usize) -> Cluster {

@@ -14,10 +14,11 @@ use crate::{
     Config,
     configuration::{ConfigurationChange, IndexedConfiguration, ServerId},
     consensus::{Consensus, Refusal, Rules, Saved, Time},
-    log::{Entry, EntryPayload, LogId, LogIndex, Term},
-    observer::Role,
+    log::{Entry, EntryPayload},
+    position::{LogId, LogIndex, Term},
     rpc::Message,
     stable::HardState,
+    status::Role,
 };
 
 const HEARTBEAT: Duration = Duration::from_millis(100);

@@ -34,9 +34,10 @@ use super::{
     writer::{Change, Writer},
 };
 use crate::{
-    error::StoreError,
-    log::{Entry, EntryPayload, LogIndex, Term},
+    log::{Entry, EntryPayload},
+    position::{LogIndex, Term},
     stable::HardState,
+    store_error::StoreError,
 };
 
 const DIR: &str = "/memory";

@@ -11,7 +11,8 @@ use crate::{
         segment::{Segment, State},
         writer::{Change, Writer},
     },
-    log::{Entry, EntryPayload, LogIndex, Term},
+    log::{Entry, EntryPayload},
+    position::{LogIndex, Term},
     stable::{DiskIdentity, HardState},
 };
 

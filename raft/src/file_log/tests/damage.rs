@@ -10,7 +10,6 @@ use super::{
     model::{DIR, Model, SEGMENT_BYTES, entry, start},
 };
 use crate::{
-    error::StoreError,
     file_log::{
         disk::Disk,
         format::{self, Encoder, HEADER_BYTES},
@@ -19,8 +18,10 @@ use crate::{
         store::FileLogReader,
         writer::{Change, Next, Writer},
     },
-    log::{Entries, LogIndex, LogReader, Term},
+    log::{Entries, LogReader},
+    position::{LogIndex, Term},
     stable::HardState,
+    store_error::StoreError,
 };
 
 fn append(first: u64, last: u64, length: usize) -> Change {

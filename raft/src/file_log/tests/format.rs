@@ -7,7 +7,8 @@ use super::{
 use crate::{
     configuration::{ClusterId, Configuration, Server},
     file_log::{disk::Disk, format::HEADER_BYTES, segment::Segment, writer::Change},
-    log::{Entries, Entry, EntryPayload, LogIndex, Term},
+    log::{Entries, Entry, EntryPayload},
+    position::{LogIndex, Term},
     stable::{DiskIdentity, HardState},
 };
 

@@ -7,15 +7,16 @@ use rand_pcg::Pcg64;
 
 use super::forgetful::Forgetful;
 use crate::{
-    error::StoreError,
     file_log::{
         disk::Disk,
         identity,
         open::{self, Opening},
         writer::{Change, Writer},
     },
-    log::{Entries, Entry, EntryPayload, LogIndex, Term},
+    log::{Entries, Entry, EntryPayload},
+    position::{LogIndex, Term},
     stable::{DiskIdentity, HardState},
+    store_error::StoreError,
 };
 
 pub(super) const DIR: &str = "/forgetful";

@@ -9,7 +9,7 @@ use super::{
     forgetful::{Flaw, Forgetful},
     model::{Model, SEGMENT_BYTES, start},
 };
-use crate::{error::StoreError, file_log::writer::Change};
+use crate::{file_log::writer::Change, store_error::StoreError};
 
 /// What a run has met.
 #[derive(Default)]

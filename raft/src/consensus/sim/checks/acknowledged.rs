@@ -2,7 +2,7 @@
 //! every disk that made it so, or was when that disk was lost.
 
 use super::{Check, DiskId, committed::Committed};
-use crate::log::LogId;
+use crate::position::LogId;
 
 /// A client is told that the entry was applied; `is_on_disk` looks at the disks at this moment.
 pub(crate) fn acknowledged(
@@ -29,7 +29,10 @@ mod tests {
         super::{append_only::LeaderLogs, committed::Committer},
         *,
     };
-    use crate::log::{Entry, EntryPayload, LogIndex, Term};
+    use crate::{
+        log::{Entry, EntryPayload},
+        position::{LogIndex, Term},
+    };
 
     #[test]
     fn fires_on_what_is_not_committed_and_on_what_a_disk_has_lost() {

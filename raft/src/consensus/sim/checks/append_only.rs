@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::Check;
-use crate::log::{Entry, LogId, LogIndex, Term};
+use crate::{
+    log::Entry,
+    position::{LogId, LogIndex, Term},
+};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LeaderLogs {

@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use super::{Check, DiskId, append_only::LeaderLogs, completeness, is_majority};
 use crate::{
     configuration::IndexedConfiguration,
-    log::{Entry, EntryPayload, LogId, LogIndex, Term},
+    log::{Entry, EntryPayload},
+    position::{LogId, LogIndex, Term},
 };
 
 #[derive(Clone, Debug)]
@@ -53,6 +54,11 @@ impl Committed {
 
     pub(crate) fn get(&self, index: LogIndex) -> Option<&Fact> {
         index.0.checked_sub(1).and_then(|at| self.facts.get(at as usize))
+    }
+
+    /// Every entry with the term in which it was committed, the newest first.
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = (LogId, Term)> {
+        self.facts.iter().rev().map(|fact| (fact.entry.id(), fact.committed_in))
     }
 
     pub(crate) fn has(&self, id: LogId) -> bool {

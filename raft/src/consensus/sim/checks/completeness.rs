@@ -1,20 +1,21 @@
 //! Leader completeness (law 4): an entry committed in a term is in the log of the leader of every
 //! later term. The term that counts is the one in which it was committed, not the entry's own.
 
-use super::{Check, append_only::LeaderLogs, committed::Committed};
-use crate::log::{LogId, Term};
+use super::{Check, append_only::LeaderLogs};
+use crate::position::{LogId, Term};
 
-/// The leader of `term` has just been elected and its log is known to `leaders`.
-pub(crate) fn elected(term: Term, committed: &Committed, leaders: &LeaderLogs) -> Check {
-    let mut index = committed.last();
-    while let Some(fact) = committed.get(index) {
-        let id = fact.entry.id();
+/// The leader of `term` has just been elected and its log is known to `leaders`. `committed` is every
+/// committed entry with the term in which it was committed, the newest first.
+pub(crate) fn elected(
+    term: Term,
+    committed: impl Iterator<Item = (LogId, Term)>,
+    leaders: &LeaderLogs,
+) -> Check {
+    for (id, committed_in) in committed {
         ensure!(
-            term <= fact.committed_in || leaders.has(term, id),
-            "law 4: {id}, committed in term {}, is missing in the leader of term {term}",
-            fact.committed_in
+            term <= committed_in || leaders.has(term, id),
+            "law 4: {id}, committed in term {committed_in}, is missing in the leader of term {term}"
         );
-        index = index.prev();
     }
     Ok(())
 }
@@ -32,20 +33,10 @@ pub(crate) fn committed(id: LogId, term: Term, leaders: &LeaderLogs) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::committed::Committer, *};
-    use crate::log::{Entry, EntryPayload, LogIndex};
-
+    use super::*;
     /// The entry of term 2 at index 1 is committed in term 4, by way of index 2.
-    fn committed_in_4() -> Committed {
-        let mut committed = Committed::default();
-        let entry = |term, index| Entry {
-            term: Term(term),
-            index: LogIndex(index),
-            payload: EntryPayload::Noop,
-        };
-        let by = Committer { term: Term(4), is_leader: true, voters: &[((0, 7), true)] };
-        committed.commit(&[entry(2, 1), entry(4, 2)], by, &LeaderLogs::default()).unwrap();
-        committed
+    fn committed_in_4() -> impl Iterator<Item = (LogId, Term)> {
+        [LogId::new(4, 2), LogId::new(2, 1)].map(|id| (id, Term(4))).into_iter()
     }
 
     #[test]
@@ -55,9 +46,9 @@ mod tests {
         leaders.elected(Term(5), vec![Term(2), Term(4)]);
         leaders.elected(Term(6), vec![Term(2), Term(5)]);
         // Term 3 is later than the entry, but not later than its commit.
-        elected(Term(3), &committed_in_4(), &leaders).unwrap();
-        elected(Term(5), &committed_in_4(), &leaders).unwrap();
-        elected(Term(6), &committed_in_4(), &leaders).unwrap_err();
+        elected(Term(3), committed_in_4(), &leaders).unwrap();
+        elected(Term(5), committed_in_4(), &leaders).unwrap();
+        elected(Term(6), committed_in_4(), &leaders).unwrap_err();
     }
 
     #[test]

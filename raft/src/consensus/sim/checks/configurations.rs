@@ -5,7 +5,7 @@
 use super::{Check, committed::Committed};
 use crate::{
     configuration::{Configuration, IndexedConfiguration, Server},
-    log::{LogId, Term},
+    position::{LogId, Term},
 };
 
 /// A server appends a configuration at `id` to a log whose newest one was `before`, at `before_id`.
@@ -72,7 +72,10 @@ mod tests {
         super::{append_only::LeaderLogs, committed::Committer},
         *,
     };
-    use crate::log::{Entry, EntryPayload, LogIndex};
+    use crate::{
+        log::{Entry, EntryPayload},
+        position::LogIndex,
+    };
 
     fn configuration(ids: &str) -> Configuration {
         Configuration::new(ids.chars().map(|id| Server::voter(id.to_string(), format!("{id}:1"))))

@@ -10,7 +10,7 @@ use super::{Check, is_majority};
 use crate::{
     configuration::{Configuration, ServerId},
     consensus::Time,
-    log::{LogIndex, Term},
+    position::{LogIndex, Term},
     rpc::{AppendOutcome, InstallOutcome, Message},
 };
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Check, election::Election};
 use crate::{
     configuration::ServerId,
-    log::{LogId, Term},
+    position::{LogId, Term},
 };
 
 /// The terms whose leaders have told one server to take over.

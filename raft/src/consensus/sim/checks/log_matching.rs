@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::log::{Entry, LogId};
+use crate::{log::Entry, position::LogId};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LogMatching {
@@ -29,7 +29,10 @@ impl LogMatching {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::{EntryPayload, LogIndex, Term};
+    use crate::{
+        log::EntryPayload,
+        position::{LogIndex, Term},
+    };
 
     fn entry(term: u64, index: u64, payload: EntryPayload) -> Entry {
         Entry { term: Term(term), index: LogIndex(index), payload }

@@ -3,7 +3,7 @@
 //! has forgotten is checked where it reads its disk.
 
 use super::Check;
-use crate::log::{LogIndex, Term};
+use crate::position::{LogIndex, Term};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Monotonic {

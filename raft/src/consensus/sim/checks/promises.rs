@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     configuration::ServerId,
-    log::{LogId, LogIndex, Term},
+    position::{LogId, LogIndex, Term},
     rpc::{AppendOutcome, InstallOutcome, Message},
 };
 

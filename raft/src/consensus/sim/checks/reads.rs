@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::{Check, DiskId, is_majority};
 use crate::{
     consensus::Verification,
-    log::{LogIndex, Term},
+    position::{LogIndex, Term},
 };
 
 /// What every server, on each of its disks, has answered to leaders.

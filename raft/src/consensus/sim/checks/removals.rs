@@ -4,7 +4,7 @@
 use super::Check;
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
-    log::LogIndex,
+    position::LogIndex,
 };
 
 /// `me`, in whose log `own` is the newest configuration, takes itself for removed by the one at `at`;

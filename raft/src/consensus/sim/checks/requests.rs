@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::{Check, election::Election};
 use crate::{
     consensus::TransferFailure,
-    log::{Entry, EntryPayload, LogIndex, Term},
+    log::{Entry, EntryPayload},
+    position::{LogIndex, Term},
 };
 
 /// The requests one server has accepted and not answered.

@@ -7,7 +7,10 @@ use super::{
     super::machine::{Machine, hash_after},
     Check,
 };
-use crate::log::{Entry, LogId, LogIndex};
+use crate::{
+    log::Entry,
+    position::{LogId, LogIndex},
+};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StateMachine {
@@ -60,7 +63,7 @@ impl StateMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::{EntryPayload, Term};
+    use crate::{log::EntryPayload, position::Term};
 
     #[test]
     fn fires_on_another_entry_and_on_a_gap() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Check, DiskId};
-use crate::log::Term;
+use crate::position::Term;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Votes {

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Check;
 use crate::{
-    configuration::ServerId,
-    consensus::Rules,
-    log::{Entries, LogIndex},
-    status::PeerStatus,
+    configuration::ServerId, consensus::Rules, log::Entries, position::LogIndex, status::PeerStatus,
 };
 
 /// Beyond the window of writes, timers may add a few.
@@ -102,7 +99,8 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
-        log::{Entry, EntryPayload, Term},
+        log::{Entry, EntryPayload},
+        position::Term,
         status::ProgressState,
     };
 
