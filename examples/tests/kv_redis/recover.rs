@@ -347,3 +347,31 @@ async fn the_only_copy_is_not_given_up_and_its_snapshot_is_a_beginning() {
     until("it serves", async || server.ask::<String>(&["GET", "k"]).await.ok()).await;
     assert_eq!(cluster.checksum().await, checksum);
 }
+
+/// It is not taken for a new server, which would begin an empty cluster where one was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_gone_is_not_begun_anew() {
+    let mut cluster = Cluster::single(&CALM).await;
+    cluster.servers[0].ask::<()>(&["SET", "k", "v"]).await.unwrap();
+    cluster.servers[0].kill();
+    let server = &cluster.servers[0];
+    let (log, away) = (server.data().join("log"), server.data().with_extension("log-away"));
+    fs::rename(&log, &away).unwrap();
+    for flags in [&["--bootstrap"][..], &[]] {
+        let said = server.fails(flags);
+        assert!(
+            said.contains(&format!("the log of server a, {}, is gone", log.display())),
+            "{said}"
+        );
+        assert!(said.contains("move it back") && said.contains("rejoin a"), "{said}");
+        assert!(!log.exists(), "nothing is made");
+    }
+    fs::create_dir(&log).unwrap();
+    assert!(server.fails(&["--bootstrap"]).contains(" is gone"));
+    fs::remove_dir(&log).unwrap();
+    fs::rename(&away, &log).unwrap();
+    cluster.servers[0].start(&["--bootstrap"]);
+    let server = &cluster.servers[0];
+    let found = until("it serves", async || server.ask::<String>(&["GET", "k"]).await.ok()).await;
+    assert_eq!(found, "v");
+}

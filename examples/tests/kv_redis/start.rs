@@ -60,6 +60,23 @@ async fn a_server_without_a_cluster_waits_to_be_added() {
         .await;
 }
 
+/// As the message of the first start says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flag_that_was_forgotten_at_the_first_start_is_given_at_the_second() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::new(directory.path(), "a");
+    server.start(&[]);
+    until("it waits", async || server.log().contains("belongs to no cluster yet").then_some(()))
+        .await;
+    server.kill();
+    server.start(&["--bootstrap"]);
+    until("it leads", async || server.ask::<()>(&["SET", "k", "v"]).await.ok()).await;
+    server.kill();
+    server.start(&["--bootstrap"]);
+    let found = until("it leads", async || server.ask::<String>(&["GET", "k"]).await.ok()).await;
+    assert_eq!(found, "v");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mistake_is_one_line_and_a_failure() {
     let cluster = Cluster::single(&[]).await;

@@ -15,6 +15,9 @@ use crate::{
     stable::{DiskIdentity, HardState},
 };
 
+/// The file that says which store this is.
+pub(super) const IDENTITY: &str = "RAFT-LOG";
+
 /// The format this release writes, and the newest it reads.
 pub(super) const FORMAT_VERSION: u32 = 1;
 

@@ -10,12 +10,11 @@ use std::{
 use super::{
     disk::{DIR_MODE, Disk, FILE_MODE},
     errors::{self, refuse},
-    format::FORMAT_VERSION,
+    format::{FORMAT_VERSION, IDENTITY},
     segment::Segment,
 };
 use crate::store_error::StoreError;
 
-const IDENTITY: &str = "RAFT-LOG";
 const CREATING: &str = "RAFT-LOG.creating";
 const LOCK: &str = "LOCK";
 
@@ -94,8 +93,9 @@ pub(super) fn inspect(dir: &Path, disk: &dyn Disk) -> Result<Option<u64>, StoreE
     let is_ours = |name: &str| {
         // The root of a freshly made file system, and what an unfinished creation leaves.
         [LOCK, CREATING, "lost+found"].contains(&name)
+            // It makes the first segment and no other one.
             || is_cut_short
-                && ["log-", "spare-"].iter().any(|it| Segment::parse(name, it).is_some())
+                && ["log-", "spare-"].iter().any(|it| Segment::parse(name, it) == Some(1))
     };
     let Some(stranger) = names.iter().find(|name| !is_ours(name)) else { return Ok(None) };
     let what = if names.iter().any(|name| name == "RAFT-ROCKSDB") {

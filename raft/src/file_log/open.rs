@@ -82,7 +82,8 @@ impl Opening<'_> {
             index.append(segment, contents.first_index, &contents.offsets);
         }
         let state = found.back().map(|tail| tail.contents.state.clone()).unwrap_or_default();
-        self.check_beginning(&mut index, state.first, &leftover, found.is_empty())?;
+        let oldest = found.front().map(|it| it.segment.id);
+        self.check_beginning(&mut index, state.first, &leftover, oldest)?;
         let shared = Arc::new(Shared {
             dir: self.dir.to_owned(),
             index: index.into(),
@@ -150,21 +151,29 @@ impl Opening<'_> {
         index: &mut Index,
         first: u64,
         leftover: &[u64],
-        is_empty: bool,
+        oldest: Option<u64>,
     ) -> Result<(), StoreError> {
         let begins = index.runs.front().map_or(0, |run| run.first);
         let end = index.runs.back().map_or(0, Run::end);
         let is_there = (begins..end).contains(&first) || first == 0 && index.runs.is_empty();
         let is_missing = !is_there
             || index.runs.iter().zip(index.runs.iter().skip(1)).any(|(a, b)| a.end() != b.first)
-            || is_empty && !leftover.is_empty();
+            || oldest.is_none() && !leftover.is_empty();
         if is_missing {
-            let oldest = leftover.iter().max().map_or("the oldest one".to_owned(), |id| {
-                format!("{}, the one after it,", Segment::name(*id))
-            });
+            let before = leftover.iter().max().map(|id| Segment::name(id.saturating_add(1)));
+            let last = oldest.map(|id| Segment::name(id.saturating_sub(1)));
+            let missing = match (before, last) {
+                (Some(only), Some(last)) if only == last => format!("file {only} is missing"),
+                (Some(one), Some(last)) => format!("files {one} to {last} are missing"),
+                (None, Some(last)) => {
+                    format!("file {last} is missing, and perhaps others before it")
+                }
+                (Some(one), None) => format!("file {one} and those after it are missing"),
+                (None, None) => "its files are missing".to_owned(),
+            };
             let reason = format!(
-                "the log begins with entry {first}, and the first entry that is there is {begins}: a \
-                 segment is missing ({oldest} is there)"
+                "the log begins with entry {first}, and the first entry from which on all are there is \
+                 {begins}: {missing}"
             );
             return Err(errors::corrupt(self.dir, "the log", &reason));
         }
@@ -181,6 +190,14 @@ impl Opening<'_> {
         shared: Arc<Shared>,
     ) -> Result<Writer, StoreError> {
         let (tail, next) = match (found.pop_back(), prepared) {
+            (Some(Found { segment, is_sealed: true, .. }), None) => {
+                let next = Segment::name(segment.id.saturating_add(1));
+                let reason = format!(
+                    "file {next} is missing: {} was sealed after that one was made",
+                    Segment::name(segment.id)
+                );
+                return Err(errors::corrupt(self.dir, "the log", &reason));
+            }
             (Some(Found { segment, mut contents, is_sealed }), prepared) => {
                 // They are in the index.
                 contents.offsets = Vec::new();
@@ -216,9 +233,10 @@ impl Opening<'_> {
         };
         let Tail { segment, contents, .. } = &writer.tail;
         if contents.is_torn {
+            let fate = if self.is_read_only { "does not count" } else { "is removed" };
             tracing::warn!(
                 dir = %self.dir.display(), file = Segment::name(segment.id), offset = contents.end,
-                "the last write is not whole and is removed: the power failed in it, or its bytes have changed"
+                "the last write is not whole and {fate}: the power failed in it, or its bytes have changed"
             );
         }
         if !self.is_read_only {

@@ -228,7 +228,10 @@ impl Segment {
             return Err(Unusable::UnknownFormat(version));
         }
         if of != store {
-            return damaged(format!("it belongs to store {of:016x}, and this is {store:016x}"));
+            return damaged(format!(
+                "it belongs to store {of:016x}, and the file {} says {store:016x}",
+                format::IDENTITY
+            ));
         }
         if segment != id {
             return damaged(format!("its header says that it is segment {segment:016x}"));

@@ -256,8 +256,9 @@ impl Writer {
     }
 
     /// Seals the tail and goes on in the next segment.
+    ///
+    /// The footer comes last: it says that a next segment has been there, so that one that is gone is missed.
     fn rotate(&mut self, bytes: u64, entries: usize) -> Result<(), StoreError> {
-        self.seal()?;
         let needed = HEADER_BYTES + bytes + Footer::bytes(entries);
         let mut ready = match std::mem::replace(&mut self.next, Next::None { tried_at: 0 }) {
             Next::Ready(segment) => Some(segment),
@@ -282,6 +283,7 @@ impl Writer {
             }
         };
         *self.shared.trouble.lock() = None;
+        self.seal()?;
         let last_batch = self.tail.contents.last_batch;
         let mut contents = Contents::empty();
         contents.last_batch = last_batch;

@@ -27,6 +27,19 @@ impl Patient<'_> {
         if failure.is_damage() { self.is_damaged(&failure) } else { failure }
     }
 
+    /// Why it does not begin anew, although nothing is there.
+    pub(crate) fn has_no_log(&self) -> Failure {
+        let Self { id, data, .. } = self;
+        let data = data.display();
+        Failure::new(format!(
+            "the log of server {id}, {data}/log, is gone, and with it what the server has promised. If it was \
+             moved away, move it back. If there are others in its cluster, {}. If there are none, go on \
+             with the newest snapshot in {data}/snapshots, by `kv recover`, or with a backup, by `kv restore` \
+             into a new cluster; both lose what came later. For a new, empty cluster, give it another directory",
+            self.rejoin()
+        ))
+    }
+
     /// Why its node cannot start.
     pub(crate) fn cannot_start(&self, error: &StartError) -> Failure {
         match error {
@@ -60,13 +73,18 @@ impl Patient<'_> {
         }
     }
 
-    fn is_damaged(&self, failure: &Failure) -> Failure {
-        let Self { id, data, has_peers } = self;
+    fn rejoin(&self) -> String {
+        let Self { id, data, .. } = self;
         let data = data.display();
-        let rejoin = format!(
+        format!(
             "move {data} away, start the server on an empty directory without --bootstrap, and: kv ctl \
              --http ANOTHER-MEMBER rejoin {id}"
-        );
+        )
+    }
+
+    fn is_damaged(&self, failure: &Failure) -> Failure {
+        let Self { id, data, has_peers } = self;
+        let (data, rejoin) = (data.display(), self.rejoin());
         Failure::new(match has_peers {
             true => format!("{failure}. If a majority of the others is well, {rejoin}"),
             false => format!(

@@ -29,6 +29,9 @@ pub(crate) struct Identity {
     pub(crate) cluster: Option<String>,
     /// The cluster's first members and their addresses, if this server was one of them.
     pub(crate) first_members: Option<BTreeMap<String, String>>,
+    /// Whether a start has found, or made, something in the log: then it cannot be missing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) has_begun: bool,
     /// Of the rest. Only in the file; one of the first release, or of somebody's hand, has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
@@ -41,7 +44,7 @@ impl Identity {
         first_members: Option<BTreeMap<String, String>>,
     ) -> Self {
         let (id, cluster) = (id.to_owned(), Some(cluster.to_owned()));
-        Self { id, cluster, first_members, checksum: None }
+        Self { id, cluster, first_members, has_begun: false, checksum: None }
     }
 
     /// The CRC-32 of all but the checksum, as JSON without spaces.
@@ -90,6 +93,20 @@ pub(crate) fn claim(data: &Path, wanted: &Identity) -> Result<(Identity, Lock), 
         }
     };
     Ok((found, lock(data, File::try_lock)?))
+}
+
+/// Replaces what the directory says of itself, and keeps it locked.
+///
+/// # Errors
+/// When it cannot be written, or somebody else was faster.
+pub(crate) fn replace(data: &Path, identity: &Identity, before: Lock) -> Result<Lock, Failure> {
+    let path = data.join(FILE);
+    write(&path, identity)
+        .map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
+    // It is the file that is locked, and this is another one.
+    let lock = lock(data, File::try_lock);
+    drop(before);
+    lock
 }
 
 /// The identity of a directory in which no server runs, for a tool that will change what is there.
@@ -178,11 +195,7 @@ fn check(data: &Path, wanted: &Identity, found: &Identity) -> Result<(), Failure
         )));
     }
     match (&wanted.first_members, &found.first_members) {
-        (Some(_), None) => Err(Failure::new(format!(
-            "cannot bootstrap: server {} in {shown} has joined a cluster; start it without \
-             --bootstrap",
-            found.id
-        ))),
+        (Some(_), None) if found.has_begun => Err(has_joined(data, found)),
         (Some(wanted), Some(found)) if wanted != found => Err(Failure::new(format!(
             "cannot bootstrap: the cluster in {shown} was bootstrapped with {}; a cluster is \
              bootstrapped once, start without --bootstrap and change members with `kv ctl`",
@@ -190,6 +203,15 @@ fn check(data: &Path, wanted: &Identity, found: &Identity) -> Result<(), Failure
         ))),
         _ => Ok(()),
     }
+}
+
+/// Why it cannot be bootstrapped.
+pub(crate) fn has_joined(data: &Path, found: &Identity) -> Failure {
+    Failure::new(format!(
+        "cannot bootstrap: server {} in {} has joined a cluster; start it without --bootstrap",
+        found.id,
+        data.display()
+    ))
 }
 
 fn list(members: &BTreeMap<String, String>) -> String {
@@ -334,7 +356,13 @@ mod tests {
     #[test]
     fn one_that_joined_is_not_bootstrapped() {
         let dir = tempfile::tempdir().unwrap();
-        claim(dir.path(), &identity("a", &[])).unwrap();
+        let (found, lock) = claim(dir.path(), &identity("a", &[])).unwrap();
+        drop(lock);
+        // Whoever forgot a flag at the first start can still give it.
+        let (_, lock) = claim(dir.path(), &identity("a", &["a"])).unwrap();
+        let lock = replace(dir.path(), &Identity { has_begun: true, ..found }, lock).unwrap();
+        assert!(take(dir.path()).unwrap_err().to_string().contains("is in use"), "it stays locked");
+        drop(lock);
         let refusal = claim(dir.path(), &identity("a", &["a"])).unwrap_err();
         assert!(refusal.to_string().contains("has joined a cluster"), "{refusal}");
     }

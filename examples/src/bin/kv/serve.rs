@@ -1,6 +1,6 @@
 //! `kv serve`: puts a server together, runs it, and takes it down in order.
 
-use std::{collections::BTreeMap, future, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future, io, path::Path, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use raft::{
@@ -34,7 +34,7 @@ use crate::{
     route::{Patience, Router},
     server::{Counters, Limits, Server},
     signals::Signals,
-    stores::Stores,
+    stores::{Stores, has_log},
 };
 
 /// A command is a little longer in the log than its strings.
@@ -114,13 +114,14 @@ async fn start(options: Serve) -> Result<Running, Failure> {
         id: &options.id,
         data: &data,
         // One that was not bootstrapped has joined others.
-        has_peers: found.first_members.is_none_or(|members| 1 < members.len()),
+        has_peers: found.first_members.as_ref().is_none_or(|members| 1 < members.len()),
     };
+    if found.has_begun && !has_log(&data) {
+        return Err(patient.has_no_log());
+    }
     let opened = Stores::open(&data, options.store).await;
     let mut stores = opened.map_err(|failure| patient.cannot_open(failure))?;
-    if let Some(members) = first_members {
-        bootstrap(&mut stores, &members).await?;
-    }
+    let lock = begin(&mut stores, &data, (found, lock), first_members).await?;
     let Stores { log, stable, snapshots } = stores;
     let snapshots = Arc::new(snapshots);
     let fsm = KvFsm::new(Arc::clone(&shared));
@@ -288,13 +289,37 @@ async fn transport(
     })
 }
 
-/// Writes the first configuration, unless there is one already: starting again with the flags of the
-/// first start is no mistake, and `identity` has seen to it that they are the same.
+/// Bootstraps the server if that was asked for and has not been done, and notes that it has begun.
+async fn begin(
+    stores: &mut Stores,
+    data: &Path,
+    (mut found, mut lock): (Identity, Lock),
+    first_members: Option<BTreeMap<String, String>>,
+) -> Result<Lock, Failure> {
+    let has_state = stores.has_state().await?;
+    match first_members {
+        Some(_) if has_state && found.first_members.is_none() => {
+            return Err(identity::has_joined(data, &found));
+        }
+        Some(members) if !has_state => {
+            // Noted first: else a start that is cut short here would be one of a server that joins.
+            found.first_members = Some(members.clone());
+            lock = identity::replace(data, &found, lock)?;
+            bootstrap(stores, &members).await?;
+        }
+        // With the flags of the first start: `identity` has seen to it that they are the same.
+        _ => {}
+    }
+    if !found.has_begun && stores.has_state().await? {
+        found.has_begun = true;
+        lock = identity::replace(data, &found, lock)?;
+    }
+    Ok(lock)
+}
+
+/// Writes the first configuration.
 async fn bootstrap(stores: &mut Stores, members: &BTreeMap<String, String>) -> Result<(), Failure> {
     let Stores { log, stable, snapshots } = stores;
-    if raft::has_existing_state(log, stable, &*snapshots).await.map_err(Failure::new)? {
-        return Ok(());
-    }
     let members = members.iter().map(|(id, at)| Member::voter(id.as_str(), at.as_str()));
     let configuration = Configuration::new(members);
     raft::bootstrap_cluster(log, stable, &*snapshots, configuration).await.map_err(Failure::new)

@@ -103,7 +103,20 @@ pub(crate) struct Stores {
     pub(crate) snapshots: FileSnapshotStore,
 }
 
+/// Whether anything of a log is there, well or not.
+pub(crate) fn has_log(data: &Path) -> bool {
+    let (log, _) = places(data);
+    fs::read_dir(log)
+        .is_ok_and(|mut names| names.any(|it| it.is_ok_and(|it| it.file_name() != "LOCK")))
+}
+
 impl Stores {
+    /// Whether anything was ever written: a term, an entry or a snapshot.
+    pub(crate) async fn has_state(&mut self) -> Result<bool, Failure> {
+        let Self { log, stable, snapshots } = self;
+        raft::has_existing_state(log, stable, &*snapshots).await.map_err(Failure::new)
+    }
+
     /// Opens the stores, and makes those that are missing.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use crate::{
     file_log::{
         disk::Disk,
         format::{self, Encoder, HEADER_BYTES},
+        identity,
         open::Opening,
         segment::Segment,
         store::FileLogReader,
@@ -424,6 +425,50 @@ fn a_start_reads_the_footers_and_scans_the_tail() {
     assert_eq!(writer.shared.bounds(), Some((1, model.last())));
 }
 
+/// One that is missing at the end too: the segment before it is only sealed when it is there.
+#[test]
+fn a_missing_segment_is_missed_wherever_it_was() {
+    let disk = Forgetful::default();
+    let (writer, _) = grown(&disk, 300, 200);
+    let ids: Vec<u64> = writer.segments.iter().map(|segment| segment.id).collect();
+    assert!(5 <= ids.len(), "{ids:?}");
+    let (newest, has_next) = (ids[ids.len() - 1], matches!(writer.next, Next::Ready(_)));
+    drop(writer);
+    if has_next {
+        disk.remove(&Segment::name(newest + 1)).unwrap();
+    }
+    for (missing, says) in [
+        (
+            ids[0],
+            format!("file {} is missing, and perhaps others before it", Segment::name(ids[0])),
+        ),
+        (ids[2], format!("file {} is missing", Segment::name(ids[2]))),
+        (newest, format!("file {} is missing", Segment::name(newest))),
+    ] {
+        let disk = disk.cut(0);
+        let names = disk.names_now();
+        disk.remove(&Segment::name(missing)).unwrap();
+        let error = found(&disk).unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+        assert!(error.to_string().contains(&says), "{error}");
+        assert_eq!(disk.names_now().len(), names.len() - 1, "nothing else is changed");
+    }
+}
+
+/// It makes one segment. Where there are more, its mark is not what it seems.
+#[test]
+fn an_unfinished_creation_has_no_second_segment() {
+    let disk = Forgetful::default();
+    let inspect = || identity::inspect(Path::new(DIR), &disk);
+    for name in ["RAFT-LOG.creating", "log-0000000000000001", "spare-0000000000000001"] {
+        disk.create(name).unwrap();
+        assert_eq!(inspect().unwrap(), None, "{name}");
+    }
+    disk.create("log-0000000000000002").unwrap();
+    let error = inspect().unwrap_err().to_string();
+    assert!(error.contains("has segments of a log, but no file RAFT-LOG"), "{error}");
+}
+
 /// A server that has too many connections for a moment goes on afterwards.
 #[tokio::test(start_paused = true)]
 async fn a_read_waits_for_a_free_descriptor() {
@@ -466,8 +511,8 @@ fn a_sealed_segment_whose_only_batch_is_damaged_is_refused() {
     writer.write(append(next + 1, next + 1, 3000)).unwrap();
     assert_eq!(writer.tail.segment.id, only.id + 1);
     drop(writer);
-    // As if the power had failed before the next segment was made.
-    disk.remove(&Segment::name(only.id + 1)).unwrap();
+    // As if the power had failed before the first batch of the next segment was there.
+    disk.with_file(&Segment::name(only.id + 1), |bytes| bytes[HEADER_BYTES as usize..].fill(0));
     assert_eq!(found(&disk).unwrap().last(), next);
     flip(&disk, &Segment::name(only.id), HEADER_BYTES + 100, 1);
     let error = found(&disk).unwrap_err().to_string();
