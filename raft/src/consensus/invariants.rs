@@ -15,17 +15,17 @@ impl Consensus {
             self.log.stable()
         );
         assert!(self.last_applied <= self.applying, "I1: applied beyond applying");
-        assert!(last.term <= self.term(), "I4: last entry {last} beyond term {}", self.term());
+        assert!(last.term <= self.term(), "I3: last entry {last} beyond term {}", self.term());
         assert!(
             self.membership.committed().index <= self.membership.latest().index,
-            "I8: the committed configuration is beyond the latest"
+            "I6: the committed configuration is beyond the latest"
         );
         assert!(!self.is_hard_state_dirty, "law 8: the hard state was not written");
         self.log.assert_invariants();
         self.outbox.assert_invariants(self.written);
         match &self.role {
             RoleState::Leader(leader) => {
-                assert_eq!(self.leader.as_ref(), Some(&self.rules.id), "I5: a leader knows itself");
+                assert_eq!(self.leader.as_ref(), Some(&self.rules.id), "I4: a leader knows itself");
                 debug_assert!(leader.peers.values().all(|progress| {
                     progress.assert_invariants(last.index, &self.rules);
                     true
@@ -35,7 +35,7 @@ impl Consensus {
                 assert_eq!(
                     self.hard_state.voted_for.as_ref(),
                     Some(&self.rules.id),
-                    "I5: a candidate has voted for itself"
+                    "I4: a candidate has voted for itself"
                 );
             }
             RoleState::Follower | RoleState::PreCandidate(_) => {}

@@ -111,7 +111,7 @@ impl Consensus {
         assert_eq!(
             self.hard_state.voted_for.as_ref(),
             Some(&self.rules.id),
-            "I5: a leader has voted for itself"
+            "I4: a leader has voted for itself"
         );
         let term_start = self.log.last().index.next();
         let me = self.rules.id.clone();

@@ -23,7 +23,7 @@ pub(super) struct LogView {
     base_term: Option<Term>,
     /// The last entry covered by the newest snapshot.
     snapshot: LogId,
-    /// The first entry of each term in the log; indices and terms strictly grow (I11).
+    /// The first entry of each term in the log; indices and terms strictly grow (I9).
     terms: VecDeque<LogId>,
     last: LogId,
     /// Everything up to here is durable on this server.
@@ -251,7 +251,7 @@ impl LogView {
                 .iter()
                 .zip(self.terms.iter().skip(1))
                 .all(|(a, b)| { a.index < b.index && a.term < b.term }),
-            "I11: term boundaries do not grow"
+            "I9: term boundaries do not grow"
         );
     }
 }

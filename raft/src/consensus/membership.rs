@@ -105,7 +105,7 @@ impl Membership {
 
     /// Falls back when the entry of `latest` is truncated; returns whether it was.
     pub(super) fn truncate(&mut self, from: LogIndex) -> bool {
-        assert!(self.committed().index < from, "I8: truncation of a committed configuration");
+        assert!(self.committed().index < from, "I6: truncation of a committed configuration");
         let before = self.in_force.len();
         self.in_force.retain(|configuration| configuration.it.index < from);
         self.in_force.len() < before

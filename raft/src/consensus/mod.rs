@@ -14,7 +14,7 @@
 //! (truncation), 6 (monotonic), 8 (outbox), 9 and 13 (commit and quorum), 11 (follower commit), 12
 //! (replies), 15 (transfer). A broken law is a panic, which ends the node.
 //!
-//! **Deliberately absent:** reply channels, storage, payloads, logging, type parameters.
+//! **Deliberately absent:** reply channels, storage, logging, type parameters. Payloads are never looked into.
 //!
 //! | file | one idea |
 //! |---|---|
@@ -26,7 +26,8 @@
 //! | `membership` | configurations in force (thesis §4) |
 //! | `incarnation` | whose disk is whose: which messages are believed |
 //! | `promised` | older copies of a disk: what others remember of it |
-//! | `readiness` | how far state machines have come: who could serve |
+//! | `known` | what is remembered of the members' disks |
+//! | `readiness`, `due` | how far state machines have come: who could serve |
 //! | `restore` | a user's restore of the whole cluster |
 //! | `snapshot` | compaction, and snapshots sent and received (thesis §5) |
 //! | `progress` | one follower seen from the leader |
@@ -386,7 +387,7 @@ impl Consensus {
     /// # Panics
     /// If the id was never issued.
     pub fn handle_written(&mut self, now: Time, id: WriteId) {
-        assert!(id < self.next_write, "I10: {id} was never issued");
+        assert!(id < self.next_write, "I8: {id} was never issued");
         while self.writes.front().is_some_and(|write| write.id <= id) {
             let Some(write) = self.writes.pop_front() else { break };
             self.log.set_stable(write.last);

@@ -17,7 +17,7 @@ struct Waiting {
     message: Message,
 }
 
-/// Messages waiting for writes, in the order of their writes (I9).
+/// Messages waiting for writes, in the order of their writes (I7).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outbox {
     waiting: VecDeque<Waiting>,
@@ -60,7 +60,7 @@ impl Outbox {
     pub(super) fn assert_invariants(&self, written: WriteId) {
         assert!(
             self.waiting.front().is_none_or(|waiting| written < waiting.until),
-            "I9: a message waits for a finished write"
+            "I7: a message waits for a finished write"
         );
     }
 }

@@ -35,7 +35,7 @@ struct Probe {
 pub(super) struct Progress {
     pub(super) state: ProgressState,
     /// The last index known to be durable there and equal to ours. Moves only by positive answers
-    /// of this term and session. Always `match_index < next_index` (I7).
+    /// of this term and session. Always `match_index < next_index` (I5).
     pub(super) match_index: LogIndex,
     /// The next index to send.
     pub(super) next_index: LogIndex,
@@ -416,10 +416,10 @@ impl Progress {
     }
 
     pub(super) fn assert_invariants(&self, last: LogIndex, rules: &Rules) {
-        assert!(self.match_index < self.next_index, "I7: match index reaches next index");
-        assert!(self.next_index <= last.next(), "I7: next index beyond the log");
+        assert!(self.match_index < self.next_index, "I5: match index reaches next index");
+        assert!(self.next_index <= last.next(), "I5: next index beyond the log");
         let most = rules.max_inflight_appends.max(self.draining);
-        assert!(self.inflight.len() <= most, "I7: window overrun");
+        assert!(self.inflight.len() <= most, "I5: window overrun");
     }
 }
 

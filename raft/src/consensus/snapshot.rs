@@ -1,7 +1,7 @@
 //! Snapshots as the core sees them: what a snapshot lets the log forget, whom it has to be sent to,
 //! and what it replaces when one arrives.
 //!
-//! The bytes never come here. The shell takes snapshots, sends them piece by piece and receives
+//! The bytes of a chunk pass through with the message that brings it, and are not looked at. The shell takes snapshots, sends them piece by piece and receives
 //! them; the core says to whom and of which term, and what an arrived snapshot means for the log.
 //! A snapshot's last index never falls (law 6). A snapshot that arrives counts only if it is beyond
 //! what is committed here; a log that does not contain its last entry is dropped in one write, and

@@ -67,7 +67,7 @@ fn truncation_falls_back() {
 }
 
 #[test]
-#[should_panic(expected = "I8")]
+#[should_panic(expected = "I6")]
 fn truncation_of_a_committed_configuration_is_a_broken_law() {
     let mut membership = started();
     membership.append(&entry(4, &["a"]));

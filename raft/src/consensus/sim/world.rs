@@ -471,7 +471,7 @@ impl World {
         let did_let_others = std::mem::replace(&mut alive.lets_others_go_first, lets_others);
         self.stats.let_others += u64::from(lets_others && !did_let_others);
         let is_leader = core.role() == super::Role::Leader;
-        ensure!(is_leader == (alive.leading == Some(term)), "I5: a change of role was not told");
+        ensure!(is_leader == (alive.leading == Some(term)), "I4: a change of role was not told");
         configurations::in_force(core.latest_configuration(), &alive.log.configuration())?;
         let stable = alive.log.id(core.stable_index());
         // Between an installation and the moment at which it is durable it promises nothing.

@@ -57,7 +57,7 @@ pub(crate) fn created(term: Term, commit: LogId) -> Check {
 pub(crate) fn in_force(believed: &IndexedConfiguration, log: &IndexedConfiguration) -> Check {
     ensure!(
         believed == log,
-        "I8: the configuration in force is {} of {}, but the log has {} at {}",
+        "I6: the configuration in force is {} of {}, but the log has {} at {}",
         believed.configuration,
         believed.index,
         log.configuration,

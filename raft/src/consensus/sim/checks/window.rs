@@ -14,8 +14,8 @@ const WRITES_BY_TIMERS: usize = 64;
 /// How far a leader believes its peers to be.
 pub(crate) fn peers(peers: &[PeerStatus], last: LogIndex) -> Check {
     for peer in peers {
-        ensure!(peer.match_index < peer.next_index, "I7: match reaches next: {peer:?}");
-        ensure!(peer.next_index <= last.next(), "I7: next is beyond the log: {peer:?}");
+        ensure!(peer.match_index < peer.next_index, "I5: match reaches next: {peer:?}");
+        ensure!(peer.next_index <= last.next(), "I5: next is beyond the log: {peer:?}");
     }
     Ok(())
 }
@@ -75,7 +75,7 @@ impl Draining {
                 allowed = allowed.max(*left);
                 *left = peer.inflight.min(*left);
             }
-            ensure!(peer.inflight <= allowed, "I7: window overrun: {peer:?}");
+            ensure!(peer.inflight <= allowed, "I5: window overrun: {peer:?}");
         }
         Ok(())
     }
