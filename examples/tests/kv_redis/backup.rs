@@ -268,7 +268,7 @@ async fn a_restore_has_the_leader_for_itself_and_needs_one() {
     let names = fs::read_dir(cluster.server(&leader).data()).unwrap();
     let mut names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["log", "server.json", "snapshots"]);
+    assert_eq!(names, ["log", "server.begun", "server.json", "snapshots"]);
 
     // Without a majority nobody leads.
     let survivor = cluster.servers[0].id.clone();

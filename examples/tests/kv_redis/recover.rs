@@ -6,6 +6,7 @@ use std::{
     process::Stdio,
 };
 
+use raft::{FileLogOptions, FileLogStore};
 use redis::AsyncTypedCommands;
 use serde_json::Value;
 
@@ -366,9 +367,12 @@ async fn a_log_that_is_gone_is_not_begun_anew() {
         assert!(said.contains("move it back") && said.contains("rejoin a"), "{said}");
         assert!(!log.exists(), "nothing is made");
     }
-    fs::create_dir(&log).unwrap();
+    // Another file system, and another log.
+    fs::create_dir_all(log.join("lost+found")).unwrap();
     assert!(server.fails(&["--bootstrap"]).contains(" is gone"));
-    fs::remove_dir(&log).unwrap();
+    drop(FileLogStore::open(&log, FileLogOptions::default()).unwrap());
+    assert!(server.fails(&["--bootstrap"]).contains(" is gone"));
+    fs::remove_dir_all(&log).unwrap();
     fs::rename(&away, &log).unwrap();
     cluster.servers[0].start(&["--bootstrap"]);
     let server = &cluster.servers[0];

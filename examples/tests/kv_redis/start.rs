@@ -164,9 +164,16 @@ async fn a_cluster_is_bootstrapped_once() {
         (members["members"].as_array()?.len() == 2).then_some(())
     })
     .await;
+    let begun = second.data().join("server.begun");
+    until("it has noted that", async || begun.exists().then_some(())).await;
     second.kill();
     let said = second.fails(&["--bootstrap"]);
     assert!(said.contains("server b") && said.contains("has joined a cluster"), "{said}");
+    // Nor if its log is gone.
+    fs::remove_dir_all(second.data().join("log")).unwrap();
+    let said = second.fails(&["--bootstrap"]);
+    assert!(said.contains("has joined a cluster"), "{said}");
+    assert!(second.fails(&[]).contains(" is gone"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,8 @@ use crate::failure::Failure;
 
 const FILE: &str = "server.json";
 const DRAFT: &str = "server.json.draft";
+/// Beside it as soon as the server has something to lose.
+const BEGUN: &str = "server.begun";
 
 /// What stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,9 +31,6 @@ pub(crate) struct Identity {
     pub(crate) cluster: Option<String>,
     /// The cluster's first members and their addresses, if this server was one of them.
     pub(crate) first_members: Option<BTreeMap<String, String>>,
-    /// Whether a start has found, or made, something in the log: then it cannot be missing.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) has_begun: bool,
     /// Of the rest. Only in the file; one of the first release, or of somebody's hand, has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
@@ -44,7 +43,7 @@ impl Identity {
         first_members: Option<BTreeMap<String, String>>,
     ) -> Self {
         let (id, cluster) = (id.to_owned(), Some(cluster.to_owned()));
-        Self { id, cluster, first_members, has_begun: false, checksum: None }
+        Self { id, cluster, first_members, checksum: None }
     }
 
     /// The CRC-32 of all but the checksum, as JSON without spaces.
@@ -56,7 +55,24 @@ impl Identity {
 
 /// The directory is in use by this process until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "an open file is what holds the lock")] File);
+pub(crate) struct Lock(Vec<File>);
+
+/// Whether the server has had something in its log: then that cannot be missing.
+pub(crate) fn has_begun(data: &Path) -> bool {
+    data.join(BEGUN).exists()
+}
+
+/// Notes durably that the server has something in its log.
+pub(crate) fn note_begun(data: &Path) -> std::io::Result<()> {
+    let mut options = File::options();
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(0o600).open(data.join(BEGUN))?;
+    file.write_all(
+        b"This server has begun: what its log holds cannot be missing. Do not remove.\n",
+    )?;
+    file.sync_all()?;
+    File::open(data)?.sync_all()
+}
 
 /// The directory's path, made if it was missing.
 pub(crate) fn directory(data: &Path) -> Result<PathBuf, Failure> {
@@ -86,10 +102,10 @@ pub(crate) fn claim(data: &Path, wanted: &Identity) -> Result<(Identity, Lock), 
         None => {
             refuse_strangers(data)?;
             let path = data.join(FILE);
-            write(&path, wanted).map_err(|error| {
+            let file = write(&path, wanted).map_err(|error| {
                 Failure::new(format!("cannot write {}: {error}", path.display()))
             })?;
-            wanted.clone()
+            return Ok((wanted.clone(), Lock(vec![file])));
         }
     };
     Ok((found, lock(data, File::try_lock)?))
@@ -98,15 +114,14 @@ pub(crate) fn claim(data: &Path, wanted: &Identity) -> Result<(Identity, Lock), 
 /// Replaces what the directory says of itself, and keeps it locked.
 ///
 /// # Errors
-/// When it cannot be written, or somebody else was faster.
-pub(crate) fn replace(data: &Path, identity: &Identity, before: Lock) -> Result<Lock, Failure> {
+/// When it cannot be written.
+pub(crate) fn replace(data: &Path, identity: &Identity, lock: &mut Lock) -> Result<(), Failure> {
     let path = data.join(FILE);
-    write(&path, identity)
+    let file = write(&path, identity)
         .map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
-    // It is the file that is locked, and this is another one.
-    let lock = lock(data, File::try_lock);
-    drop(before);
-    lock
+    // Somebody may have opened the old one before it was replaced: both stay locked.
+    lock.0.push(file);
+    Ok(())
 }
 
 /// The identity of a directory in which no server runs, for a tool that will change what is there.
@@ -138,7 +153,7 @@ fn lock(data: &Path, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Lock
     let cannot = |error| Failure::new(format!("cannot lock {}: {error}", path.display()));
     let file = File::open(&path).map_err(cannot)?;
     match lock(&file) {
-        Ok(()) => Ok(Lock(file)),
+        Ok(()) => Ok(Lock(vec![file])),
         Err(TryLockError::WouldBlock) => Err(Failure::new(format!(
             "the data directory {} is in use by a running server or tool; stop that one first",
             data.display()
@@ -195,7 +210,7 @@ fn check(data: &Path, wanted: &Identity, found: &Identity) -> Result<(), Failure
         )));
     }
     match (&wanted.first_members, &found.first_members) {
-        (Some(_), None) if found.has_begun => Err(has_joined(data, found)),
+        (Some(_), None) if has_begun(data) => Err(has_joined(data, found)),
         (Some(wanted), Some(found)) if wanted != found => Err(Failure::new(format!(
             "cannot bootstrap: the cluster in {shown} was bootstrapped with {}; a cluster is \
              bootstrapped once, start without --bootstrap and change members with `kv ctl`",
@@ -236,7 +251,8 @@ fn refuse_strangers(data: &Path) -> Result<(), Failure> {
     }
 }
 
-fn write(path: &Path, identity: &Identity) -> std::io::Result<()> {
+/// The new file is locked before it has its name.
+fn write(path: &Path, identity: &Identity) -> std::io::Result<File> {
     let checksum = Some(identity.sum()?);
     let text = serde_json::to_string_pretty(&Identity { checksum, ..identity.clone() })?;
     let draft = path.with_file_name(DRAFT);
@@ -244,8 +260,10 @@ fn write(path: &Path, identity: &Identity) -> std::io::Result<()> {
         File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    file.try_lock()?;
     fs::rename(&draft, path)?;
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -356,13 +374,14 @@ mod tests {
     #[test]
     fn one_that_joined_is_not_bootstrapped() {
         let dir = tempfile::tempdir().unwrap();
-        let (found, lock) = claim(dir.path(), &identity("a", &[])).unwrap();
-        drop(lock);
+        let joining = identity("a", &[]);
+        drop(claim(dir.path(), &joining).unwrap());
         // Whoever forgot a flag at the first start can still give it.
-        let (_, lock) = claim(dir.path(), &identity("a", &["a"])).unwrap();
-        let lock = replace(dir.path(), &Identity { has_begun: true, ..found }, lock).unwrap();
+        let (_, mut lock) = claim(dir.path(), &identity("a", &["a"])).unwrap();
+        replace(dir.path(), &joining, &mut lock).unwrap();
         assert!(take(dir.path()).unwrap_err().to_string().contains("is in use"), "it stays locked");
         drop(lock);
+        note_begun(dir.path()).unwrap();
         let refusal = claim(dir.path(), &identity("a", &["a"])).unwrap_err();
         assert!(refusal.to_string().contains("has joined a cluster"), "{refusal}");
     }

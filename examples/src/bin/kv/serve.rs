@@ -106,7 +106,7 @@ async fn start(options: Serve) -> Result<Running, Failure> {
 
     let data = identity::directory(&options.data_dir)?;
     let wanted = Identity::new(&options.id, &options.cluster, first_members.clone());
-    let (found, lock) = identity::claim(&data, &wanted)?;
+    let (found, mut lock) = identity::claim(&data, &wanted)?;
     let metrics = figures::gather()?;
 
     let shared = Shared::new();
@@ -116,12 +116,17 @@ async fn start(options: Serve) -> Result<Running, Failure> {
         // One that was not bootstrapped has joined others.
         has_peers: found.first_members.as_ref().is_none_or(|members| 1 < members.len()),
     };
-    if found.has_begun && !has_log(&data) {
+    let has_begun = identity::has_begun(&data);
+    if has_begun && !has_log(&data) {
         return Err(patient.has_no_log());
     }
     let opened = Stores::open(&data, options.store).await;
     let mut stores = opened.map_err(|failure| patient.cannot_open(failure))?;
-    let lock = begin(&mut stores, &data, (found, lock), first_members).await?;
+    if has_begun && !stores.has_state().await? {
+        // Another one, which holds nothing.
+        return Err(patient.has_no_log());
+    }
+    begin(&mut stores, &data, (found, &mut lock), first_members).await?;
     let Stores { log, stable, snapshots } = stores;
     let snapshots = Arc::new(snapshots);
     let fsm = KvFsm::new(Arc::clone(&shared));
@@ -168,6 +173,7 @@ async fn start(options: Serve) -> Result<Running, Failure> {
     tasks.spawn(http::serve(http_door, Arc::clone(&server), metrics.clone()));
     tasks.spawn(announce::run(Arc::clone(&server)));
     tasks.spawn(keep_metrics_small(metrics));
+    tasks.spawn(membership::watch_for_a_beginning(Arc::clone(&server)));
     tasks.spawn(membership::explain_disks(Arc::clone(&server), options.join.clone()));
     match options.join {
         Some(member) => {
@@ -293,9 +299,9 @@ async fn transport(
 async fn begin(
     stores: &mut Stores,
     data: &Path,
-    (mut found, mut lock): (Identity, Lock),
+    (mut found, lock): (Identity, &mut Lock),
     first_members: Option<BTreeMap<String, String>>,
-) -> Result<Lock, Failure> {
+) -> Result<(), Failure> {
     let has_state = stores.has_state().await?;
     match first_members {
         Some(_) if has_state && found.first_members.is_none() => {
@@ -304,17 +310,16 @@ async fn begin(
         Some(members) if !has_state => {
             // Noted first: else a start that is cut short here would be one of a server that joins.
             found.first_members = Some(members.clone());
-            lock = identity::replace(data, &found, lock)?;
+            identity::replace(data, &found, lock)?;
             bootstrap(stores, &members).await?;
         }
         // With the flags of the first start: `identity` has seen to it that they are the same.
         _ => {}
     }
-    if !found.has_begun && stores.has_state().await? {
-        found.has_begun = true;
-        lock = identity::replace(data, &found, lock)?;
+    if stores.has_state().await? {
+        membership::note_begun(data);
     }
-    Ok(lock)
+    Ok(())
 }
 
 /// Writes the first configuration.

@@ -2,7 +2,7 @@
 //! `snapshots`. The log is kept in files or, if the program was built with it, by RocksDB.
 
 use std::{
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -103,11 +103,15 @@ pub(crate) struct Stores {
     pub(crate) snapshots: FileSnapshotStore,
 }
 
-/// Whether anything of a log is there, well or not.
+/// Whether anything of a log is there, well or not; or nobody knows, and opening it will tell.
 pub(crate) fn has_log(data: &Path) -> bool {
-    let (log, _) = places(data);
-    fs::read_dir(log)
-        .is_ok_and(|mut names| names.any(|it| it.is_ok_and(|it| it.file_name() != "LOCK")))
+    let is_something = |name: io::Result<fs::DirEntry>| {
+        name.map_or(true, |it| it.file_name() != "LOCK" && it.file_name() != "lost+found")
+    };
+    match fs::read_dir(places(data).0) {
+        Ok(mut names) => names.any(is_something),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 impl Stores {
@@ -147,7 +151,7 @@ impl Stores {
     pub(crate) async fn open_existing(data: &Path) -> Result<Self, Failure> {
         let (log, snapshots) = places(data);
         let has_snapshots = || fs::read_dir(&snapshots).is_ok_and(|items| 0 < items.count());
-        if !log.exists() && has_snapshots() {
+        if !has_log(data) && has_snapshots() {
             return Self::open(data, Kind::File).await;
         }
         Self::open_by(data, Kind::of(&log).unwrap_or(Kind::File), Open::Existing).await
