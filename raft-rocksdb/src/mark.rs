@@ -10,7 +10,6 @@
 //! write waits for it nor the last write before a quiet time goes without.
 
 use std::{
-    cell::Cell,
     fmt::Write as _,
     fs::{self, File},
     io::{self, Write as _},
@@ -124,7 +123,10 @@ fn manifest_path(dir: &Path, number: u64) -> PathBuf {
 }
 
 /// Looks into the manifest that RocksDB goes by; `None` if it cannot be told, which RocksDB will say.
-fn in_manifest<T>(dir: &Path, look: impl Fn(u64, &Path) -> io::Result<T>) -> io::Result<Option<T>> {
+fn in_manifest<T>(
+    dir: &Path,
+    mut look: impl FnMut(u64, &Path) -> io::Result<T>,
+) -> io::Result<Option<T>> {
     let mut may_be_replaced = true;
     loop {
         let Some(number) = current_manifest(dir)? else { return Ok(None) };
@@ -274,7 +276,7 @@ impl Keeper {
         if self.is_unsure {
             return Err(io::Error::other("a manifest could not be synced"));
         }
-        let is_unsure = Cell::new(false);
+        let mut is_unsure = false;
         let known = self.written.map(|mark| mark.manifest);
         let manifest = in_manifest(&self.dir, |number, path| {
             let known = known.filter(|known| known.number == number).map_or(0, |known| known.end);
@@ -284,11 +286,11 @@ impl Keeper {
             }
             if end != known {
                 // RocksDB may be about to do it.
-                File::open(path)?.sync_data().inspect_err(|_| is_unsure.set(true))?;
+                File::open(path)?.sync_data().inspect_err(|_| is_unsure = true)?;
             }
             Ok(Manifest { number, end })
         });
-        self.is_unsure = is_unsure.get();
+        self.is_unsure = is_unsure;
         let Some(manifest) = manifest? else {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the manifest cannot be found"));
         };

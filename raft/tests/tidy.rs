@@ -157,7 +157,13 @@ struct Paths<'a> {
     handed_on: Vec<Vec<String>>,
 }
 
-impl Paths<'_> {
+impl<'a> Paths<'a> {
+    fn of(source: &'a Source) -> Self {
+        let mut paths = Self { module: &source.module, named: Vec::new(), handed_on: Vec::new() };
+        paths.visit_file(&source.syntax);
+        paths
+    }
+
     /// From the root of the crate, or of another crate; `None` for what is in scope anyway.
     fn full(&self, path: &[String]) -> Option<Vec<String>> {
         let up = path.iter().take_while(|segment| *segment == "super").count();
@@ -215,15 +221,7 @@ impl<'ast> Visit<'ast> for Paths<'_> {
 /// For each module, the modules of which it names something.
 fn arrows(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     let modules: BTreeSet<&[String]> = sources.iter().map(|source| &source.module[..]).collect();
-    let paths: Vec<Paths<'_>> = sources
-        .iter()
-        .map(|source| {
-            let mut paths =
-                Paths { module: &source.module, named: Vec::new(), handed_on: Vec::new() };
-            paths.visit_file(&source.syntax);
-            paths
-        })
-        .collect();
+    let paths: Vec<Paths<'_>> = sources.iter().map(Paths::of).collect();
     // The module a path leads into, and the first name in there.
     let into = |path: &[String]| {
         let inside = path.strip_prefix(&["crate".to_owned()][..])?;
@@ -306,8 +304,7 @@ fn the_core_is_pure() {
     for source in
         sources().iter().filter(|it| it.module.first().is_some_and(|it| it == "consensus"))
     {
-        let mut paths = Paths { module: &source.module, named: Vec::new(), handed_on: Vec::new() };
-        paths.visit_file(&source.syntax);
+        let paths = Paths::of(source);
         for path in paths.named.iter().chain(&paths.handed_on).map(|path| path.join("::")) {
             for (impure, why) in IMPURE {
                 if path == impure || path.starts_with(&format!("{impure}::")) {

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
+use super::health::{AutopilotConfig, AutopilotState, Promotion, ServerHealth};
 use crate::{
-    autopilot::health::{AutopilotConfig, AutopilotState, Promotion, ServerHealth},
     configuration::{Server, ServerAddress, ServerId},
     position::Term,
     status::{Role, Status},

@@ -77,15 +77,16 @@ pub use self::{
     time::Time,
 };
 use self::{
-    log_view::LogView, membership::Membership, outbox::Outbox, progress::Progress, role::RoleState,
+    due::Due,
+    known::{Known, Question},
+    log_view::LogView,
+    membership::Membership,
+    outbox::Outbox,
+    progress::Progress,
+    role::{LeadershipTransfer, RoleState},
 };
 use crate::{
     configuration::{ClusterId, Configuration, IndexedConfiguration, ServerId},
-    consensus::{
-        due::Due,
-        known::{Known, Question},
-        role::LeadershipTransfer,
-    },
     error::Leader as LeaderInfo,
     log::{Entries, Entry, EntryPayload},
     observer::Observation,

@@ -15,12 +15,12 @@ use std::cmp::Ordering;
 use super::{
     Consensus,
     action::{Action, ReceiptStep, SnapshotOrder, SnapshotReceipt},
+    due::Due,
     progress::Progress,
     time::Time,
 };
 use crate::{
     configuration::{IndexedConfiguration, ServerId},
-    consensus::due::Due,
     observer::Observation,
     position::{LogId, LogIndex},
     rpc::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Message},

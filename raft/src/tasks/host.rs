@@ -1,10 +1,10 @@
 //! Where the methods of the state machine run: on the task that holds it, or, if they may block, on
 //! a thread of tokio's blocking pool, one at a time either way.
 
+use super::panics::Panic;
 use crate::{
     fsm::{Fsm, FsmError},
     snapshot::SnapshotReader,
-    tasks::panics::Panic,
 };
 
 /// The state machine, and where its methods run.

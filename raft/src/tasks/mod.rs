@@ -61,6 +61,7 @@ use self::{
     apply_limit::ApplyLimit,
     clock::{Alarm, Clock},
     metrics::Metrics,
+    panics::contained,
     peers::Peers,
     pending::Waiters,
     receive_snapshot::{PIECES_MAX, ReceiveSnapshot},
@@ -93,7 +94,6 @@ use crate::{
     log_tail::LogTail,
     snapshot::SnapshotStore,
     stable::StableStore,
-    tasks::panics::contained,
     transport::{Identity, Inbox, Transport},
 };
 

@@ -5,6 +5,7 @@
 
 use super::{
     host::Host,
+    panics::Panic,
     run_fsm::Batch,
     start::{restore_snapshot, usable_snapshots},
 };
@@ -16,7 +17,6 @@ use crate::{
     position::LogId,
     snapshot::{SnapshotMeta, SnapshotStore},
     store_error::StoreError,
-    tasks::panics::Panic,
 };
 
 /// A state machine, and the newest snapshot that could be restored into it.

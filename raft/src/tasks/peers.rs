@@ -15,7 +15,7 @@ use super::{
     replicate::{Order, Replicate, Sources},
     send_snapshot::{ANSWERS_MAX, SendSnapshot, Size},
     shared::FailedTransfer,
-    supervise::AbortOnDrop,
+    supervise::{AbortOnDrop, Tasks},
 };
 use crate::{
     configuration::{ClusterId, Configuration, Server, ServerAddress, ServerId},
@@ -23,7 +23,6 @@ use crate::{
     rpc::{InstallOutcome, Message},
     snapshot::SnapshotStore,
     status::WrongAddress,
-    tasks::supervise::Tasks,
 };
 
 /// Strangers remembered at most: senders that are in no configuration known here.

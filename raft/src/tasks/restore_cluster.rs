@@ -8,14 +8,13 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{request::RestoreData, shared::Shared};
+use super::{request::RestoreData, shared::Shared, supervise::AbortOnDrop};
 use crate::{
     configuration::IndexedConfiguration,
     error::{Fatal, RestoreError},
     future::Responder,
     position::{LogId, LogIndex},
     snapshot::{SnapshotId, SnapshotStore},
-    tasks::supervise::AbortOnDrop,
 };
 
 /// Bytes copied at once.

@@ -36,6 +36,7 @@ use super::{
     run_snapshots::SnapshotRequest,
     sample::Sampler,
     shared::{Shared, SnapshotNews},
+    supervise::{AbortOnDrop, Tasks},
     vain::Vain,
 };
 use crate::{
@@ -53,7 +54,6 @@ use crate::{
     rpc::{AppendEntriesReply, AppendOutcome, Envelope, Message},
     snapshot::SnapshotId,
     status::{Role, Status, WrongDisk},
-    tasks::supervise::{AbortOnDrop, Tasks},
     transport::Received,
 };
 

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::clock::Clock;
+use super::{busy::Busy, clock::Clock, panics::contained};
 use crate::{
     config::Config,
     configuration::{IndexedConfiguration, ServerId},
@@ -30,7 +30,6 @@ use crate::{
     stable::HardState,
     status::{Role, SnapshotProgress},
     store_error::StoreError,
-    tasks::{busy::Busy, panics::contained},
 };
 
 /// Shared by the handle and all tasks of one node.

@@ -64,13 +64,8 @@ pub(crate) fn has_begun(data: &Path) -> bool {
 
 /// Notes durably that the server has something in its log.
 pub(crate) fn note_begun(data: &Path) -> std::io::Result<()> {
-    let mut options = File::options();
-    let mut file =
-        options.write(true).create(true).truncate(true).mode(0o600).open(data.join(BEGUN))?;
-    file.write_all(
-        b"This server has begun: what its log holds cannot be missing. Do not remove.\n",
-    )?;
-    file.sync_all()?;
+    let text = "This server has begun: what its log holds cannot be missing. Do not remove.\n";
+    make_file(&data.join(BEGUN), text)?;
     File::open(data)?.sync_all()
 }
 
@@ -101,11 +96,7 @@ pub(crate) fn claim(data: &Path, wanted: &Identity) -> Result<(Identity, Lock), 
         }
         None => {
             refuse_strangers(data)?;
-            let path = data.join(FILE);
-            let file = write(&path, wanted).map_err(|error| {
-                Failure::new(format!("cannot write {}: {error}", path.display()))
-            })?;
-            return Ok((wanted.clone(), Lock(vec![file])));
+            return Ok((wanted.clone(), Lock(vec![write(data, wanted)?])));
         }
     };
     Ok((found, lock(data, File::try_lock)?))
@@ -116,11 +107,8 @@ pub(crate) fn claim(data: &Path, wanted: &Identity) -> Result<(Identity, Lock), 
 /// # Errors
 /// When it cannot be written.
 pub(crate) fn replace(data: &Path, identity: &Identity, lock: &mut Lock) -> Result<(), Failure> {
-    let path = data.join(FILE);
-    let file = write(&path, identity)
-        .map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
     // Somebody may have opened the old one before it was replaced: both stay locked.
-    lock.0.push(file);
+    lock.0.push(write(data, identity)?);
     Ok(())
 }
 
@@ -252,17 +240,29 @@ fn refuse_strangers(data: &Path) -> Result<(), Failure> {
 }
 
 /// The new file is locked before it has its name.
-fn write(path: &Path, identity: &Identity) -> std::io::Result<File> {
-    let checksum = Some(identity.sum()?);
-    let text = serde_json::to_string_pretty(&Identity { checksum, ..identity.clone() })?;
-    let draft = path.with_file_name(DRAFT);
+fn write(data: &Path, identity: &Identity) -> Result<File, Failure> {
+    let path = data.join(FILE);
+    let draft = data.join(DRAFT);
+    let write = || {
+        let checksum = Some(identity.sum()?);
+        let text = serde_json::to_string_pretty(&Identity { checksum, ..identity.clone() })?;
+        let file = make_file(&draft, &text)?;
+        file.try_lock()?;
+        fs::rename(&draft, &path)?;
+        File::open(data)?.sync_all()?;
+        Ok(file)
+    };
+    write().map_err(|error: std::io::Error| {
+        Failure::new(format!("cannot write {}: {error}", path.display()))
+    })
+}
+
+/// A private file with this text, synced; its name is not.
+fn make_file(path: &Path, text: &str) -> std::io::Result<File> {
     let mut file =
-        File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    file.try_lock()?;
-    fs::rename(&draft, path)?;
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
     Ok(file)
 }
 

@@ -122,11 +122,12 @@ async fn start(options: Serve) -> Result<Running, Failure> {
     }
     let opened = Stores::open(&data, options.store).await;
     let mut stores = opened.map_err(|failure| patient.cannot_open(failure))?;
-    if has_begun && !stores.has_state().await? {
+    let has_state = stores.has_state().await?;
+    if has_begun && !has_state {
         // Another one, which holds nothing.
         return Err(patient.has_no_log());
     }
-    begin(&mut stores, &data, (found, &mut lock), first_members).await?;
+    begin(&mut stores, has_state, &data, (found, &mut lock), first_members).await?;
     let Stores { log, stable, snapshots } = stores;
     let snapshots = Arc::new(snapshots);
     let fsm = KvFsm::new(Arc::clone(&shared));
@@ -298,11 +299,11 @@ async fn transport(
 /// Bootstraps the server if that was asked for and has not been done, and notes that it has begun.
 async fn begin(
     stores: &mut Stores,
+    has_state: bool,
     data: &Path,
     (mut found, lock): (Identity, &mut Lock),
     first_members: Option<BTreeMap<String, String>>,
 ) -> Result<(), Failure> {
-    let has_state = stores.has_state().await?;
     match first_members {
         Some(_) if has_state && found.first_members.is_none() => {
             return Err(identity::has_joined(data, &found));
@@ -313,12 +314,12 @@ async fn begin(
             identity::replace(data, &found, lock)?;
             bootstrap(stores, &members).await?;
         }
+        // It begins when it has joined.
+        None if !has_state => return Ok(()),
         // With the flags of the first start: `identity` has seen to it that they are the same.
         _ => {}
     }
-    if stores.has_state().await? {
-        membership::note_begun(data);
-    }
+    membership::note_begun(data);
     Ok(())
 }
 

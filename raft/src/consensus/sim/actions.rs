@@ -1,6 +1,7 @@
 //! What the shell would do: carrying out the core's decisions, and reporting what came of them.
 
 use super::{
+    bug::Bug,
     checks::{
         Check, DiskId, acknowledged,
         committed::Committer,
@@ -8,15 +9,12 @@ use super::{
         window::{self, Limits},
     },
     machine::Job,
-    plan::ELECTION_TIMEOUT,
+    plan::{ELECTION_TIMEOUT, Moment},
     world::{Event, World, address_of, id_of, server_of},
 };
 use crate::{
     configuration::ClusterId,
-    consensus::{
-        Action, AppendOrder, Consensus, Write, WriteId,
-        sim::{bug::Bug, plan::Moment},
-    },
+    consensus::{Action, AppendOrder, Consensus, Write, WriteId},
     log::{Entries, Entry, EntryPayload},
     observer::Observation,
     position::{LogId, LogIndex, Term},

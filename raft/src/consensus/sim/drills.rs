@@ -11,14 +11,11 @@
 use super::{
     checks::Check,
     dice::Dice,
-    plan::{Disks, ELECTION_TIMEOUT, Plan, Trigger},
+    plan::{Disks, ELECTION_TIMEOUT, Moment, Plan, Strike, Trigger},
     server::{Copy, Server},
     world::{Event, World},
 };
-use crate::{
-    consensus::sim::plan::{Moment, Strike},
-    position::Term,
-};
+use crate::position::Term;
 
 /// One of so many seeds is a drill, and another changes the membership often.
 const ONE_IN: u64 = 8;

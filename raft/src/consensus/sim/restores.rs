@@ -6,10 +6,10 @@ use super::{
     checks::Check,
     disk::Image,
     machine::Machine,
+    plan::Moment,
     world::{Event, World},
 };
 use crate::{
-    consensus::sim::plan::Moment,
     log::EntryPayload,
     position::{LogId, LogIndex},
 };

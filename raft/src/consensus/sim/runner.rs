@@ -8,8 +8,7 @@ use std::{
     },
 };
 
-use super::{stats::Stats, trace::Trace, world::World};
-use crate::consensus::sim::bug::Bug;
+use super::{bug::Bug, stats::Stats, trace::Trace, world::World};
 
 /// A seed that broke a law.
 #[derive(Clone, Debug)]

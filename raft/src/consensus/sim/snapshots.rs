@@ -2,16 +2,15 @@
 //! and handing them to the state machine. In the spirit of the real sender and receiver, but small.
 
 use super::{
+    bug::Bug,
     checks::Check,
     machine::{Job, Machine},
+    plan::Moment,
     server::{Alive, Ordered, Receiving, Sending},
     world::{Event, World, id_of, server_of},
 };
 use crate::{
-    consensus::{
-        ReceiptStep, SnapshotOrder, SnapshotReceipt,
-        sim::{bug::Bug, plan::Moment},
-    },
+    consensus::{ReceiptStep, SnapshotOrder, SnapshotReceipt},
     position::{LogId, LogIndex},
     rpc::{InstallOutcome, InstallSnapshotRequest, Message},
 };

@@ -1,11 +1,11 @@
 use std::{fs, path::Path};
 
 use super::{
+    bug::Bug,
     runner::{Failure, hunt, run, run_many},
     stats::Stats,
     trace::Trace,
 };
-use crate::consensus::sim::bug::Bug;
 
 const SEEDS: u64 = 2000;
 

@@ -7,6 +7,7 @@
 //! the old disk, in again as a nonvoter with the new one, and when that has caught up, a voter again.
 
 use super::{
+    bug::Bug,
     checks::{Check, DiskId, is_majority},
     disk::Image,
     plan::ELECTION_TIMEOUT,
@@ -17,7 +18,7 @@ use crate::{
     configuration::{
         self, Configuration, ConfigurationChange, IndexedConfiguration, ServerId, Suffrage,
     },
-    consensus::{Mismatch, sim::bug::Bug},
+    consensus::Mismatch,
     position::{LogId, LogIndex, Term},
     rpc::{AppendEntriesReply, AppendOutcome, Envelope, Message, Promised},
 };

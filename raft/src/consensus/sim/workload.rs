@@ -3,12 +3,12 @@
 
 use super::{
     checks::{Check, requests::Transfer},
-    plan::other_rules,
+    plan::{Moment, other_rules},
     world::{Event, World, address_of, id_of},
 };
 use crate::{
     configuration::{Configuration, ConfigurationChange},
-    consensus::{Consensus, Refusal, Rules, sim::plan::Moment},
+    consensus::{Consensus, Refusal, Rules},
     log::EntryPayload,
     position::LogIndex,
 };

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    bug::Bug,
     checks::{
         Check, Checks, DiskId, configurations,
         window::{self, Limits},
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     configuration::{self, Configuration, ServerId},
-    consensus::{AppendOrder, Consensus, SnapshotReceipt, Time, WriteId, sim::bug::Bug},
+    consensus::{AppendOrder, Consensus, SnapshotReceipt, Time, WriteId},
     log::EntryPayload,
     position::{LogId, LogIndex, Term},
     rpc::{Envelope, InstallSnapshotRequest},
