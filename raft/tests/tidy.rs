@@ -73,9 +73,8 @@ const MAX_FILE_LINES: usize = 600;
 const MAX_FIELDS: usize = 16;
 
 /// What is longer, how long it may be at most, and what is to become of it.
-const TOO_LONG: [(&str, usize, &str); 12] = [
+const TOO_LONG: [(&str, usize, &str); 11] = [
     ("api.rs", 780, "the handle: the table of metrics is to be a page of its own"),
-    ("consensus/mod.rs", 780, "the state is to have owners of its own"),
     ("error.rs", 745, "one table of errors, looked up and not read"),
     ("tasks/run.rs", 920, "the loop, requests, decisions and what is told are to have a file each"),
     ("testing/log_store_suite.rs", 620, "a list of promises, one function each"),
@@ -91,7 +90,7 @@ const TOO_LONG: [(&str, usize, &str); 12] = [
 /// The same of structs with many fields.
 const TOO_WIDE: [(&str, usize, &str); 7] = [
     ("Config", 40, "every setting, with its unit and range"),
-    ("Consensus", 35, "the state is to have owners of its own"),
+    ("Consensus", 24, "the state is to have owners of its own"),
     ("Metrics", 60, "one field for each metric"),
     (
         "Progress",

@@ -37,7 +37,7 @@ impl Consensus {
             return;
         }
         let ids = std::iter::once(request.prev).chain(request.entries.iter().map(Entry::id));
-        let here = ids.take_while(|id| id.index <= self.commit_index);
+        let here = ids.take_while(|id| id.index <= self.commit.index);
         if let Some(entry) = here.into_iter().find(|id| self.contradicts_committed(*id)) {
             self.lost_by_majority(from, entry, entry.index);
             return;
@@ -61,7 +61,7 @@ impl Consensus {
             let truncate_from = (first.index <= self.log.last().index).then_some(first.index);
             self.append_entries(now, truncate_from, news);
         }
-        self.vouched = self.vouched.max(last);
+        self.commit.matched = self.commit.matched.max(last);
         // Only what this message vouches for: an older tail may still differ (law 11).
         self.commit_to(now, request.commit_index.min(last));
         let outcome = AppendOutcome::Matched { match_index: last };
@@ -70,7 +70,7 @@ impl Consensus {
 
     /// Whether this entry of the leader's is committed here, and so the same on both (law 4).
     fn is_committed(&self, id: LogId) -> bool {
-        id.index <= self.commit_index
+        id.index <= self.commit.index
     }
 
     /// Whether another entry than this one of the leader's is committed here.
@@ -97,13 +97,13 @@ impl Consensus {
         // Only what this leader has vouched for since this server started (law 11). The leader claims
         // no more than what it knows to be durable here, but a late heartbeat may speak of an earlier
         // membership, before the disk was wiped. If there is a gap, the leader hears of it and asks.
-        self.commit_to(now, request.commit_index.min(self.vouched));
+        self.commit_to(now, request.commit_index.min(self.commit.matched));
         let reply = HeartbeatReply {
             term: self.term(),
             round: request.round,
-            accepted_index: self.vouched,
-            match_index: self.vouched.min(self.log.stable()),
-            applied_index: self.last_applied,
+            accepted_index: self.commit.matched,
+            match_index: self.commit.matched.min(self.log.stable()),
+            applied_index: self.commit.applied,
         };
         self.send_when_durable(now, from, Message::HeartbeatReply(reply), None);
     }
@@ -134,21 +134,6 @@ impl Consensus {
     ) {
         let reply = AppendEntriesReply { term: self.term(), round, outcome };
         self.send_when_durable(now, to, Message::AppendEntriesReply(reply), durable);
-    }
-
-    /// Moves the commit index forward, never back (law 6).
-    pub(super) fn commit_to(&mut self, now: Time, index: LogIndex) {
-        if index <= self.commit_index {
-            return;
-        }
-        assert!(index <= self.log.last().index, "commit {index} beyond the log");
-        self.commit_index = index;
-        let is_settled = self.membership.commit(index);
-        self.emit_commit();
-        if is_settled {
-            self.configuration_committed(now);
-            self.emit_peers();
-        }
     }
 
     /// The newest entry of this log that could equal one of a log that has `hint`.

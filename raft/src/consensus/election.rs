@@ -23,6 +23,30 @@ use crate::{
     stable::HardState,
 };
 
+/// How long a server that does not lead has been waiting.
+#[derive(Clone, Debug)]
+pub(super) struct ElectionTimer {
+    /// The last word from a leader of the current term, or of the term before on the way to a vote.
+    pub(super) leader_contact: Option<Time>,
+    /// What `deadline` was counted from.
+    waiting_since: Time,
+    /// When the server gives up waiting.
+    pub(super) deadline: Time,
+    /// Whether it has waited longer than others for a leader since it knew of one.
+    pub(super) has_let_others_go_first: bool,
+}
+
+impl ElectionTimer {
+    pub(super) fn new(now: Time) -> Self {
+        Self {
+            leader_contact: None,
+            waiting_since: now,
+            deadline: now,
+            has_let_others_go_first: false,
+        }
+    }
+}
+
 impl Consensus {
     /// A message of a newer term has come, or a campaign is given up: follow nobody for now.
     pub(super) fn become_follower(&mut self, now: Time, term: Term) {
@@ -36,7 +60,7 @@ impl Consensus {
         if self.role.leader().is_some() {
             // Others may have committed what this disk has not taken yet.
             let is_stuck = self.is_disk_stalled(now);
-            let committed = if is_stuck { self.applying } else { self.commit_index };
+            let committed = if is_stuck { self.commit.applying } else { self.commit.index };
             self.actions.push_back(Action::SteppedDown { committed });
         }
         self.set_role(RoleState::Follower);
@@ -60,7 +84,7 @@ impl Consensus {
         );
         self.set_role(RoleState::Follower);
         self.set_leader(Some(leader));
-        self.leader_contact = Some(now);
+        self.election.leader_contact = Some(now);
         self.reset_election_deadline(now);
     }
 
@@ -70,9 +94,9 @@ impl Consensus {
             self.no_vote_through = term;
         }
         self.hard_state = HardState { current_term: term, voted_for: None };
-        self.is_hard_state_dirty = true;
-        self.vouched = LogIndex::ZERO;
-        self.outbox.forget_before(term);
+        self.writes.is_hard_state_dirty = true;
+        self.commit.matched = LogIndex::ZERO;
+        self.writes.outbox.forget_before(term);
     }
 
     pub(super) fn set_leader(&mut self, leader: Option<&ServerId>) {
@@ -80,7 +104,7 @@ impl Consensus {
             return;
         }
         self.leader = leader.cloned();
-        self.has_let_others_go_first &= leader.is_none();
+        self.election.has_let_others_go_first &= leader.is_none();
         let leader = self.leader();
         self.settle_transfer(leader.as_ref());
         self.observe(Observation::LeaderChanged { leader });
@@ -99,45 +123,39 @@ impl Consensus {
     pub(super) fn reset_election_deadline(&mut self, since: Time) {
         let timeout = self.rules.election_timeout;
         let extra = self.rng.random_range(Duration::ZERO..timeout);
-        self.waiting_since = since;
-        self.election_deadline = since + timeout + extra;
+        self.election.waiting_since = since;
+        self.election.deadline = since + timeout + extra;
     }
 
+    /// The election timeout has changed: waits on from the same moment as before.
+    pub(super) fn election_timeout_changed(&mut self) {
+        self.reset_election_deadline(self.election.waiting_since);
+    }
+
+    /// No leader was heard from for too long, or the campaign has failed.
     pub(super) fn handle_election_timeout(&mut self, now: Time) {
-        if self.election_deadline <= now {
-            let may_campaign = self.may_campaign();
-            if may_campaign || self.leader.is_some() {
-                self.timeouts.election += 1;
-            }
-            self.set_leader(None);
-            if may_campaign && !self.is_disk_stalled(now) && !self.awaits_answers(now) {
-                if !self.lets_others_go_first(now) {
-                    self.campaign(now, false);
-                }
-            } else {
-                self.set_role(RoleState::Follower);
-                self.reset_election_deadline(now);
-            }
-            return;
+        let may_campaign = self.may_campaign();
+        if may_campaign || self.leader.is_some() {
+            self.timeouts.election += 1;
         }
-        let ask_again_at = now + self.rules.heartbeat_interval;
-        if let Some(campaign) = self.role.campaign_mut().filter(|it| it.ask_again_at <= now) {
-            campaign.ask_again_at = ask_again_at;
-            self.ask_for_votes(now);
+        self.set_leader(None);
+        if may_campaign && !self.is_disk_stalled(now) && !self.awaits_answers(now) {
+            if !self.lets_others_go_first(now) {
+                self.campaign(now, false);
+            }
+        } else {
+            self.set_role(RoleState::Follower);
+            self.reset_election_deadline(now);
         }
     }
 
-    pub(super) fn next_election_timeout(&self) -> Option<Time> {
-        match &self.role {
-            RoleState::PreCandidate(campaign) | RoleState::Candidate(campaign) => {
-                Some(self.election_deadline.min(campaign.ask_again_at))
-            }
-            // A server that may not campaign only has a leader to forget.
-            RoleState::Follower | RoleState::Leader(_) => {
-                let may_campaign = self.may_campaign();
-                (self.leader.is_some() || may_campaign).then_some(self.election_deadline)
-            }
+    /// Asks those again that have not granted their vote.
+    pub(super) fn retry_votes(&mut self, now: Time) {
+        let ask_again_at = now + self.rules.heartbeat_interval;
+        if let Some(campaign) = self.role.campaign_mut() {
+            campaign.ask_again_at = ask_again_at;
         }
+        self.ask_for_votes(now);
     }
 
     /// Starts an election: with a pre-vote, unless it is off or the last leader has asked for it.
@@ -165,7 +183,7 @@ impl Consensus {
         self.hard_state.voted_for = Some(self.rules.id.clone());
         self.reset_election_deadline(now);
         campaign.granted.clear();
-        campaign.own_vote = self.next_write;
+        campaign.own_vote = self.writes.next;
         self.set_role(RoleState::Candidate(campaign));
         self.write_hard_state(now);
         self.ask_for_votes(now);
@@ -220,7 +238,7 @@ impl Consensus {
         }
         let is_granted = !insists && self.would_vote_for(from, request);
         if is_granted && !request.is_pre_vote {
-            self.is_hard_state_dirty |= self.hard_state.voted_for.is_none();
+            self.writes.is_hard_state_dirty |= self.hard_state.voted_for.is_none();
             self.hard_state.voted_for = Some(from.clone());
             self.set_role(RoleState::Follower);
             self.reset_election_deadline(now);
@@ -254,6 +272,7 @@ impl Consensus {
         self.role.leader().is_some()
             || (self.leader.as_ref() != Some(candidate)
                 && self
+                    .election
                     .leader_contact
                     .is_some_and(|contact| now < contact + self.rules.election_timeout))
     }
@@ -315,7 +334,7 @@ impl Consensus {
 
     /// Counts this server's own vote once it is durable.
     pub(super) fn count_own_vote(&mut self, now: Time) {
-        let written = self.written;
+        let written = self.writes.written;
         let me = &self.rules.id;
         if let RoleState::Candidate(campaign) = &mut self.role
             && campaign.own_vote <= written

@@ -163,7 +163,7 @@ impl Consensus {
     /// membership is possible.
     pub(super) fn record_incarnations(&mut self, now: Time) {
         let Some(leader) = self.role.leader() else { return };
-        if self.commit_index < leader.term_start
+        if self.commit.index < leader.term_start
             || self.membership.is_unsettled()
             || self.check_proposals().is_err()
         {

@@ -6,23 +6,23 @@ use super::{Consensus, role::RoleState};
 impl Consensus {
     pub(super) fn assert_invariants(&self) {
         let last = self.log.last();
-        assert!(self.commit_index <= last.index, "I1: commit {} beyond {last}", self.commit_index);
+        assert!(self.commit.index <= last.index, "I1: commit {} beyond {last}", self.commit.index);
         assert!(
-            self.applying <= self.commit_index.min(self.log.stable()),
+            self.commit.applying <= self.commit.index.min(self.log.stable()),
             "I1: applying {} beyond commit {} or stable {}",
-            self.applying,
-            self.commit_index,
+            self.commit.applying,
+            self.commit.index,
             self.log.stable()
         );
-        assert!(self.last_applied <= self.applying, "I1: applied beyond applying");
+        assert!(self.commit.applied <= self.commit.applying, "I1: applied beyond applying");
         assert!(last.term <= self.term(), "I3: last entry {last} beyond term {}", self.term());
         assert!(
             self.membership.committed().index <= self.membership.latest().index,
             "I6: the committed configuration is beyond the latest"
         );
-        assert!(!self.is_hard_state_dirty, "law 8: the hard state was not written");
+        assert!(!self.writes.is_hard_state_dirty, "law 8: the hard state was not written");
         self.log.assert_invariants();
-        self.outbox.assert_invariants(self.written);
+        self.writes.outbox.assert_invariants(self.writes.written);
         match &self.role {
             RoleState::Leader(leader) => {
                 assert_eq!(self.leader.as_ref(), Some(&self.rules.id), "I4: a leader knows itself");

@@ -66,7 +66,7 @@ impl Consensus {
         if self.membership.is_changing() {
             return Err(Refusal::ChangeInProgress { index: latest.index });
         }
-        if self.commit_index < term_start {
+        if self.commit.index < term_start {
             return Err(Refusal::NotReady);
         }
         let next = latest.configuration.changed(change).map_err(Refusal::Invalid)?;
@@ -89,7 +89,7 @@ impl Consensus {
     /// [`Refusal::NotLeader`].
     pub fn verify_leader(&mut self, now: Time) -> Result<Verification, Refusal> {
         let term_start = self.check_leader()?;
-        let read_index = self.commit_index.max(term_start);
+        let read_index = self.commit.index.max(term_start);
         // Wanted before it begins: a server that is its own majority confirms it at once.
         let round = self.role.leader_mut().map_or(0, |leader| {
             leader.wanted_round = leader.round + 1;
@@ -168,7 +168,7 @@ impl Consensus {
     /// Begins a round: everybody is told that this server leads, and asked to answer.
     pub(super) fn begin_round(&mut self, now: Time) {
         self.note_promises();
-        let commit_index = self.commit_index;
+        let commit_index = self.commit.index;
         let interval = self.rules.heartbeat_interval;
         let (term, apart) = (self.term(), self.rounds_apart());
         let Some(leader) = self.role.leader_mut() else { return };
@@ -211,7 +211,7 @@ impl Consensus {
 
     /// Orders as much for this peer as its window admits.
     pub(super) fn replicate(&mut self, now: Time, peer: &ServerId) {
-        let (term, commit_index) = (self.term(), self.commit_index);
+        let (term, commit_index) = (self.term(), self.commit.index);
         let Some(leader) = self.role.leader_mut() else { return };
         let round = leader.round;
         let Some(progress) = leader.peers.get_mut(peer) else { return };
@@ -301,7 +301,7 @@ impl Consensus {
             round: leader.round,
             prev: LogId { term, index },
             entries: Entries::default(),
-            commit_index: self.commit_index,
+            commit_index: self.commit.index,
         };
         self.send(peer, Message::AppendEntries(request));
     }
@@ -380,7 +380,7 @@ impl Consensus {
             }
         };
         let Some(index) = reached_by_majority(self.membership.voters(), durable) else { return };
-        if self.commit_index < index && self.log.term_at(index) == Some(self.term()) {
+        if self.commit.index < index && self.log.term_at(index) == Some(self.term()) {
             self.commit_to(now, index);
         }
     }
@@ -413,7 +413,7 @@ impl Consensus {
             round: leader.round,
             prev: LogId { term, index: latest.index },
             entries: Entries::default(),
-            commit_index: self.commit_index,
+            commit_index: self.commit.index,
         };
         let is_removed = |id: &&ServerId| latest.configuration.server(id).is_none();
         let removed: Vec<ServerId> = leader.peers.keys().filter(is_removed).cloned().collect();
@@ -455,42 +455,23 @@ impl Consensus {
         }
     }
 
-    pub(super) fn handle_leader_timeout(&mut self, now: Time) {
-        let Some(leader) = self.role.leader() else { return };
-        let is_lease_over = leader.majority_contact + self.rules.leader_lease_timeout <= now;
-        let has_lost_lease = is_lease_over && !self.is_own_majority();
-        let next_heartbeat = leader.next_heartbeat;
-        if has_lost_lease || self.is_disk_stalled(now) {
-            let vain = &mut self.timeouts;
-            let count = if has_lost_lease { &mut vain.lease } else { &mut vain.write_stall };
-            *count += 1;
-            self.step_down(now);
-            return;
-        }
-        if next_heartbeat <= now {
-            self.notice_lost_peers(now);
-            self.notice_stalled_peers(now);
-            self.begin_round(now);
-            self.record_incarnations(now);
-            self.note_committed(now);
-            self.hand_over_if_behind(now);
-        }
+    pub(super) fn handle_heartbeat_timeout(&mut self, now: Time) {
+        self.notice_lost_peers(now);
+        self.notice_stalled_peers(now);
+        self.begin_round(now);
+        self.record_incarnations(now);
+        self.note_committed(now);
+        self.hand_over_if_behind(now);
     }
 
-    pub(super) fn next_leader_timeout(&self) -> Option<Time> {
-        let leader = self.role.leader()?;
-        // Asked on every turn, and nearly always the next heartbeat comes first: the voters are only
-        // looked at when it does not.
-        let lease = Some(leader.majority_contact + self.rules.leader_lease_timeout)
-            .filter(|lease| *lease < leader.next_heartbeat && !self.is_own_majority());
-        let stall = self.stall_deadline();
-        Some(leader.next_heartbeat).into_iter().chain(lease).chain(stall).min()
+    /// When this leader's lease ends, unless it is a majority by itself.
+    pub(super) fn lease_deadline(&self) -> Option<Time> {
+        let leader = self.role.leader().filter(|_| !self.is_own_majority())?;
+        Some(leader.majority_contact + self.rules.leader_lease_timeout)
     }
 
-    /// Whether this server needs nobody else for a majority.
     fn is_own_majority(&self) -> bool {
-        let is_me = |id: &ServerId| *id == self.rules.id;
-        reached_by_majority(self.membership.voters(), is_me) == Some(true)
+        self.membership.voters().voters().all(|voter| voter.id == self.rules.id)
     }
 
     fn notice_lost_peers(&mut self, now: Time) {
@@ -507,6 +488,7 @@ impl Consensus {
             self.observe(Observation::PeerLost { peer });
         }
     }
+
     /// Replication that stands still although the peer answers: its disk may be stuck, or something
     /// keeps the entries from it that lets heartbeats through.
     fn notice_stalled_peers(&mut self, now: Time) {

@@ -31,10 +31,13 @@
 //! | `restore` | a user's restore of the whole cluster |
 //! | `snapshot` | compaction, and snapshots sent and received (thesis §5) |
 //! | `progress` | one follower seen from the leader |
-//! | `log_view`, `quorum`, `outbox`, `invariants` | terms; majorities; promises; laws |
+//! | `commit`, `writes`, `outbox` | what is committed and applied; what is not durable yet, and what waits for it |
+//! | `timers` | everything that happens because time has passed |
+//! | `log_view`, `quorum`, `invariants` | terms; majorities; laws |
 
 mod action;
 mod append;
+mod commit;
 mod due;
 mod election;
 mod incarnation;
@@ -56,7 +59,9 @@ mod saved;
 mod sim;
 mod snapshot;
 mod time;
+mod timers;
 mod transfer;
+mod writes;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -77,13 +82,14 @@ pub use self::{
     time::Time,
 };
 use self::{
-    due::Due,
+    commit::CommitState,
+    election::ElectionTimer,
     known::{Known, Question},
     log_view::LogView,
     membership::Membership,
-    outbox::Outbox,
     progress::Progress,
     role::{LeadershipTransfer, RoleState},
+    writes::WritePipeline,
 };
 use crate::{
     configuration::{ClusterId, Configuration, IndexedConfiguration, ServerId},
@@ -108,23 +114,12 @@ pub struct Consensus {
     rng: Pcg64Mcg,
     /// Term and vote. Saved before anything that depends on them leaves (law 8).
     hard_state: HardState,
-    /// Whether `hard_state` has changed since the last write.
-    is_hard_state_dirty: bool,
     log: LogView,
     membership: Membership,
-    /// The last index known to be committed. Never falls (law 6).
-    commit_index: LogIndex,
-    /// The last index handed out by `Action::Commit`.
-    applying: LogIndex,
-    /// The last index reported as applied. Never falls (law 6).
-    last_applied: LogIndex,
+    commit: CommitState,
     role: RoleState,
     /// Who leads the current term, if known.
     leader: Option<ServerId>,
-    /// The last word from a leader of the current term, or of the term before on the way to a vote.
-    leader_contact: Option<Time>,
-    /// The last index a leader of the current term has vouched for; zero in a new term.
-    vouched: LogIndex,
     /// Of a server that belongs to no cluster: that of the leader it follows.
     courted: ClusterId,
     /// What is known of the members' disks.
@@ -140,39 +135,13 @@ pub struct Consensus {
     is_rolled_back: bool,
     /// Whether an earlier life of its disk has.
     was_rolled_back: bool,
-    /// Since when a server that does not lead is waiting, and when it gives up.
-    waiting_since: Time,
-    election_deadline: Time,
+    election: ElectionTimer,
     transfer: Option<LeadershipTransfer>,
     /// How often it has waited in vain.
     timeouts: Timeouts,
-    /// Writes that are not durable yet, oldest first.
-    writes: VecDeque<PendingWrite>,
-    /// The newest write that is durable.
-    written: WriteId,
-    next_write: WriteId,
-    /// A snapshot that has been adopted, and the write that resets the log for it: the state
-    /// machine follows when that is durable.
-    restoring: Option<(WriteId, LogId)>,
-    outbox: Outbox,
+    writes: WritePipeline,
+    /// Decisions that the owner has not taken yet.
     actions: VecDeque<Action>,
-    /// What a state machine must have applied by now, so that its server could serve.
-    due: Due,
-    /// Whether it has waited longer than others for a leader since it knew of one.
-    has_let_others_go_first: bool,
-}
-
-/// A write that is not durable yet.
-#[derive(Clone, Debug)]
-struct PendingWrite {
-    id: WriteId,
-    /// The last index that is durable, and still in the log, once this write is. Lowered when a
-    /// later truncation makes part of the write void: that is the ABA rule.
-    last: LogIndex,
-    has_hard_state: bool,
-    /// Whether it resets the log: no promise may leave before that is durable.
-    is_reset: bool,
-    issued_at: Time,
 }
 
 impl Consensus {
@@ -198,16 +167,11 @@ impl Consensus {
             began_with: (hard_state.current_term, log.last()),
             rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5eed),
             hard_state,
-            is_hard_state_dirty: false,
             log,
             membership,
-            commit_index,
-            applying: last_applied,
-            last_applied,
+            commit: CommitState::new(commit_index, last_applied, now),
             role: RoleState::Follower,
             leader: None,
-            leader_contact: None,
-            vouched: LogIndex::ZERO,
             courted: ClusterId::NONE,
             known: BTreeMap::new(),
             question: None,
@@ -216,18 +180,11 @@ impl Consensus {
             no_vote_through: Term(0),
             is_rolled_back: false,
             was_rolled_back: saved.was_rolled_back,
-            waiting_since: now,
-            election_deadline: now,
+            election: ElectionTimer::new(now),
             transfer: None,
             timeouts: Timeouts::default(),
-            writes: VecDeque::new(),
-            written: WriteId(0),
-            next_write: WriteId(1),
-            restoring: None,
-            outbox: Outbox::default(),
+            writes: WritePipeline::default(),
             actions: VecDeque::new(),
-            due: Due::new(commit_index, now),
-            has_let_others_go_first: false,
         };
         consensus.reset_election_deadline(now);
         consensus.emit_peers();
@@ -286,7 +243,7 @@ impl Consensus {
         assert!(self.rules.id == rules.id, "the rules of {} given to {}", rules.id, self.rules.id);
         let before = std::mem::replace(&mut self.rules, rules);
         if before.election_timeout != self.rules.election_timeout {
-            self.reset_election_deadline(self.waiting_since);
+            self.election_timeout_changed();
         }
         let ask_again_at = now + self.rules.heartbeat_interval;
         if let Some(campaign) = self.role.campaign_mut() {
@@ -383,35 +340,6 @@ impl Consensus {
         }
     }
 
-    /// A write, and every write before it, is durable.
-    ///
-    /// # Panics
-    /// If the id was never issued.
-    pub fn handle_written(&mut self, now: Time, id: WriteId) {
-        assert!(id < self.next_write, "I8: {id} was never issued");
-        while self.writes.front().is_some_and(|write| write.id <= id) {
-            let Some(write) = self.writes.pop_front() else { break };
-            self.log.set_stable(write.last);
-        }
-        self.written = self.written.max(id);
-        self.outbox.release(self.written, &mut self.actions);
-        self.count_own_vote(now);
-        self.advance_commit(now);
-        self.emit_restore();
-        self.emit_commit();
-        self.finish(now);
-    }
-
-    /// The state machine has applied everything up to `index`.
-    ///
-    /// # Panics
-    /// If that was never handed out, or `index` falls (law 6).
-    pub fn handle_applied(&mut self, _now: Time, index: LogIndex) {
-        assert!(index <= self.applying, "I1: applied {index} beyond {}", self.applying);
-        assert!(self.last_applied <= index, "law 6: last applied falls to {index}");
-        self.last_applied = index;
-    }
-
     /// The transport could not deliver entries to `peer`.
     pub fn handle_unreachable(&mut self, now: Time, peer: &ServerId) {
         self.handle_heartbeat_failed(peer);
@@ -430,36 +358,6 @@ impl Consensus {
         {
             progress.failed_round = leader.round;
         }
-    }
-
-    /// The time of [`next_timeout`](Self::next_timeout) has come. Calling it early changes nothing.
-    pub fn handle_timeout(&mut self, now: Time) {
-        if self.is_rolled_back {
-            return;
-        }
-        self.ask_again(now);
-        if self.role.leader().is_some() {
-            self.handle_leader_timeout(now);
-        } else {
-            self.handle_election_timeout(now);
-        }
-        self.handle_transfer_timeout(now);
-        self.finish(now);
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) is next due; `None` if nothing is waited for.
-    #[must_use]
-    pub fn next_timeout(&self) -> Option<Time> {
-        if self.is_rolled_back {
-            return None;
-        }
-        let role = if self.role.leader().is_some() {
-            self.next_leader_timeout()
-        } else {
-            self.next_election_timeout()
-        };
-        let transfer = self.transfer.as_ref().map(|transfer| transfer.deadline);
-        role.into_iter().chain(transfer).chain(self.next_question()).min()
     }
 
     /// The next decision to carry out, in order; `None` when all are taken.
@@ -484,22 +382,8 @@ impl Consensus {
 
     /// Whether so much of the log is not applied that a leader takes no more requests.
     fn has_much_to_apply(&self) -> bool {
-        self.rules.max_unapplied_entries <= self.log.last().index.since(self.last_applied)
-            || self.rules.max_unapplied_bytes <= self.log.known_cost_bytes(self.last_applied)
-    }
-
-    /// Whether so many writes are waiting for the disk that no more entries should be taken,
-    /// neither requests nor messages that carry them.
-    #[must_use]
-    pub fn is_write_window_full(&self) -> bool {
-        self.rules.max_pending_writes <= self.writes.len()
-    }
-
-    /// Whether twice as many are waiting: then no message at all should be taken. Only a stuck disk
-    /// and many changes of term lead here.
-    #[must_use]
-    pub fn is_write_window_overrun(&self) -> bool {
-        2 * self.rules.max_pending_writes <= self.writes.len()
+        self.rules.max_unapplied_entries <= self.log.last().index.since(self.commit.applied)
+            || self.rules.max_unapplied_bytes <= self.log.known_cost_bytes(self.commit.applied)
     }
 
     /// This server.
@@ -575,13 +459,13 @@ impl Consensus {
     /// The last index it knows to be committed.
     #[must_use]
     pub fn commit_index(&self) -> LogIndex {
-        self.commit_index
+        self.commit.index
     }
 
     /// The last index reported as applied.
     #[must_use]
     pub fn last_applied(&self) -> LogIndex {
-        self.last_applied
+        self.commit.applied
     }
 
     /// How long ago it heard from its leader: zero on a leader, `None` if it never did.
@@ -590,7 +474,7 @@ impl Consensus {
         if self.role.leader().is_some() {
             return Some(Duration::ZERO);
         }
-        self.leader_contact.map(|contact| now.since(contact))
+        self.election.leader_contact.map(|contact| now.since(contact))
     }
 
     /// The configuration in force.
@@ -609,12 +493,6 @@ impl Consensus {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
-    }
-
-    /// How many writes are not durable yet.
-    #[must_use]
-    pub fn pending_writes(&self) -> usize {
-        self.writes.len()
     }
 
     /// On a leader, how far each peer has come.
@@ -654,12 +532,10 @@ impl Consensus {
     fn append_entries(&mut self, now: Time, truncate_from: Option<LogIndex>, entries: Entries) {
         let mut is_changed = false;
         if let Some(from) = truncate_from {
-            assert!(self.commit_index < from, "law 10: truncation of committed index {from}");
+            assert!(self.commit.index < from, "law 10: truncation of committed index {from}");
             self.log.truncate(from);
             is_changed |= self.membership.truncate(from);
-            for write in &mut self.writes {
-                write.last = write.last.min(from.prev());
-            }
+            self.writes.truncate(from.prev());
         }
         for entry in entries.iter() {
             self.log.push(entry);
@@ -671,62 +547,9 @@ impl Consensus {
         }
     }
 
-    /// Writes entries together with whatever of the hard state is not written yet.
-    fn write(
-        &mut self,
-        now: Time,
-        reset_to: Option<LogIndex>,
-        truncate_from: Option<LogIndex>,
-        entries: Entries,
-    ) -> WriteId {
-        let hard_state = self.is_hard_state_dirty.then(|| self.hard_state.clone());
-        self.is_hard_state_dirty = false;
-        let id = self.next_write;
-        self.next_write = WriteId(id.0 + 1);
-        self.writes.push_back(PendingWrite {
-            id,
-            last: self.log.last().index,
-            has_hard_state: hard_state.is_some(),
-            is_reset: reset_to.is_some(),
-            issued_at: now,
-        });
-        let commit_index = self.commit_index;
-        let write = Write { id, hard_state, reset_to, truncate_from, entries, commit_index };
-        self.actions.push_back(Action::Write(write));
-        id
-    }
-
-    fn write_hard_state(&mut self, now: Time) {
-        if self.is_hard_state_dirty {
-            self.write(now, None, None, Entries::default());
-        }
-    }
-
     /// Removes the whole log, whose place a snapshot that ends at `index` has taken.
     fn write_reset(&mut self, now: Time, index: LogIndex) -> WriteId {
         self.write(now, Some(index), None, Entries::default())
-    }
-
-    /// Sends a message that promises the current term, and everything up to `index` if given: when
-    /// that is durable (law 8).
-    fn send_when_durable(
-        &mut self,
-        now: Time,
-        to: &ServerId,
-        message: Message,
-        index: Option<LogIndex>,
-    ) {
-        self.write_hard_state(now);
-        let hard_state =
-            self.writes.iter().rev().find(|write| write.has_hard_state || write.is_reset);
-        let log = index
-            .filter(|index| self.log.stable() < *index)
-            .and_then(|index| self.writes.iter().find(|write| index <= write.last));
-        let gate = hard_state.into_iter().chain(log).map(|write| write.id).max();
-        match gate {
-            Some(until) => self.outbox.hold(until, to.clone(), message),
-            None => self.send(to, message),
-        }
     }
 
     /// Sends a message that promises nothing.
@@ -750,28 +573,10 @@ impl Consensus {
         self.actions.push_back(Action::SetPeers(peers));
     }
 
-    /// Hands out what is committed and durable here (I1).
-    fn emit_commit(&mut self) {
-        let up_to = self.commit_index.min(self.log.stable());
-        if self.applying < up_to && self.restoring.is_none() {
-            self.applying = up_to;
-            self.actions.push_back(Action::Commit { up_to });
-        }
-    }
-
     /// Ends every public call: nothing stays unwritten, every law holds.
     fn finish(&mut self, now: Time) {
         self.write_hard_state(now);
         self.assert_invariants();
-    }
-
-    /// Whether the oldest write has been under way for too long: the disk is stuck.
-    fn is_disk_stalled(&self, now: Time) -> bool {
-        self.stall_deadline().is_some_and(|deadline| deadline <= now)
-    }
-
-    fn stall_deadline(&self) -> Option<Time> {
-        self.writes.front().map(|write| write.issued_at + self.rules.write_stall_timeout)
     }
 }
 

@@ -25,17 +25,17 @@ impl Consensus {
     /// timeout ago, so that the server could answer soon if it led.
     #[must_use]
     pub fn can_serve(&self) -> bool {
-        self.due.index <= self.last_applied
+        self.commit.due.index <= self.commit.applied
     }
 
     /// The same of a peer, as far as this leader knows.
     pub(super) fn peer_can_serve(&self, progress: &Progress) -> bool {
-        !progress.is_lost && self.due.index <= progress.applied_index
+        !progress.is_lost && self.commit.due.index <= progress.applied_index
     }
 
     /// Looked at with each heartbeat, as a leader and as a follower.
     pub(super) fn note_committed(&mut self, now: Time) {
-        self.due.committed(now, self.commit_index, self.rules.election_timeout);
+        self.commit.due.committed(now, self.commit.index, self.rules.election_timeout);
     }
 
     /// The voter to hand leadership to: one that can serve. One that the transport does not reach
@@ -70,7 +70,7 @@ impl Consensus {
         Err(Refusal::NoneReady {
             voter: voter.clone(),
             applied: progress.applied_index,
-            committed: self.commit_index,
+            committed: self.commit.index,
             last_contact: now.since(progress.contact),
         })
     }
@@ -104,12 +104,13 @@ impl Consensus {
     /// applied all that is committed. A server that was just started may not know what is; what counts
     /// then is whether it could take requests.
     pub(super) fn lets_others_go_first(&mut self, now: Time) -> bool {
-        let is_new = self.leader_contact.is_none();
-        let is_behind = self.last_applied < self.commit_index || is_new && self.has_much_to_apply();
-        if !is_behind || self.has_let_others_go_first {
+        let is_new = self.election.leader_contact.is_none();
+        let is_behind =
+            self.commit.applied < self.commit.index || is_new && self.has_much_to_apply();
+        if !is_behind || self.election.has_let_others_go_first {
             return false;
         }
-        self.has_let_others_go_first = true;
+        self.election.has_let_others_go_first = true;
         self.reset_election_deadline(now + self.rules.election_timeout);
         true
     }

@@ -42,7 +42,7 @@ impl Consensus {
         if self.membership.is_unsettled() {
             return Err(Refusal::ChangeInProgress { index: self.membership.latest().index });
         }
-        if self.commit_index < term_start {
+        if self.commit.index < term_start {
             return Err(Refusal::NotReady);
         }
         let index = self.log.last().index.max(at_least).next();
@@ -72,7 +72,7 @@ impl Consensus {
         for progress in leader.peers.values_mut() {
             progress.restart_at(last.index.next());
         }
-        let earlier = leader.replaced.map_or(self.commit_index, |replaced| replaced.committed);
+        let earlier = leader.replaced.map_or(self.commit.index, |replaced| replaced.committed);
         leader.replaced = Some(Replaced { by: last.index, committed: earlier });
         // The restore is committed when the no-op after it is: until then nothing may be read that is
         // to stay, and membership does not change.

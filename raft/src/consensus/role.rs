@@ -106,6 +106,13 @@ impl RoleState {
         }
     }
 
+    pub(super) fn campaign(&self) -> Option<&Campaign> {
+        match self {
+            Self::PreCandidate(campaign) | Self::Candidate(campaign) => Some(campaign),
+            Self::Follower | Self::Leader(_) => None,
+        }
+    }
+
     pub(super) fn campaign_mut(&mut self) -> Option<&mut Campaign> {
         match self {
             Self::PreCandidate(campaign) | Self::Candidate(campaign) => Some(campaign),

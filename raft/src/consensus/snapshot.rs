@@ -15,7 +15,6 @@ use std::cmp::Ordering;
 use super::{
     Consensus,
     action::{Action, ReceiptStep, SnapshotOrder, SnapshotReceipt},
-    due::Due,
     progress::Progress,
     time::Time,
 };
@@ -39,7 +38,7 @@ impl Consensus {
             Ordering::Greater => false,
         };
         if is_another {
-            if self.commit_index == snapshot.index {
+            if self.commit.index == snapshot.index {
                 self.actions.push_back(Action::Diverged { snapshot, entry });
             } else {
                 self.lost_by_majority(from, entry, snapshot.index);
@@ -55,7 +54,7 @@ impl Consensus {
     /// If that was not applied here.
     pub fn handle_snapshot_taken(&mut self, now: Time, last: LogId) {
         if self.log.snapshot().index < last.index && self.log.has(last) {
-            assert!(last.index <= self.last_applied, "law 14: snapshot {last} is not applied");
+            assert!(last.index <= self.commit.applied, "law 14: snapshot {last} is not applied");
             self.log.set_snapshot(last);
             self.compact();
         }
@@ -165,12 +164,12 @@ impl Consensus {
     ) {
         let last = piece.last;
         // Terms grow along a log: the leader has none of what is committed here in a later term.
-        let committed = self.log.term_at(self.commit_index);
-        if self.commit_index < last.index && committed.is_some_and(|term| last.term < term) {
-            self.lost_by_majority(from, last, self.commit_index);
+        let committed = self.log.term_at(self.commit.index);
+        if self.commit.index < last.index && committed.is_some_and(|term| last.term < term) {
+            self.lost_by_majority(from, last, self.commit.index);
             return;
         }
-        if last.index <= self.commit_index {
+        if last.index <= self.commit.index {
             if self.is_diverged(from, last) {
                 return;
             }
@@ -203,10 +202,10 @@ impl Consensus {
     fn keep_receipt(&mut self, now: Time, from: &ServerId, transfer: u64, step: ReceiptStep) {
         match step {
             ReceiptStep::Complete { last, configuration } => {
-                if self.commit_index < last.index {
+                if self.commit.index < last.index {
                     self.install(now, last, configuration);
                 }
-                self.vouched = self.vouched.max(last.index);
+                self.commit.matched = self.commit.matched.max(last.index);
                 self.answer_installed(now, from, transfer, last.index);
             }
             ReceiptStep::Received { next_offset } => {
@@ -233,26 +232,12 @@ impl Consensus {
 
     /// Puts a durable snapshot in the place of the log.
     pub(super) fn adopt(&mut self, now: Time, last: LogId, configuration: IndexedConfiguration) {
-        for write in &mut self.writes {
-            write.last = write.last.min(last.index);
-        }
+        self.writes.truncate(last.index);
         self.log.reset(last);
         self.membership.install(configuration);
-        self.commit_index = last.index;
-        self.due = Due::new(last.index, now);
+        self.commit.index = last.index;
         let write = self.write_reset(now, last.index);
-        self.restoring = Some((write, last));
-    }
-
-    /// The log was really reset: the state machine may follow.
-    pub(super) fn emit_restore(&mut self) {
-        if let Some((write, snapshot)) = self.restoring
-            && write <= self.written
-        {
-            self.restoring = None;
-            self.applying = snapshot.index;
-            self.actions.push_back(Action::Restore { snapshot });
-        }
+        self.commit.adopt(now, last, write);
     }
 
     fn answer_installed(&mut self, now: Time, to: &ServerId, transfer: u64, index: LogIndex) {

@@ -106,9 +106,8 @@ impl Consensus {
     }
 
     /// Gives up in time: a leader that still leads accepts proposals again.
-    pub(super) fn handle_transfer_timeout(&mut self, now: Time) {
-        let over = self.transfer.take_if(|transfer| transfer.deadline <= now);
-        if over.is_none_or(|transfer| !transfer.is_awaited) {
+    pub(super) fn handle_transfer_timeout(&mut self) {
+        if self.transfer.take().is_none_or(|transfer| !transfer.is_awaited) {
             return;
         }
         let failure = if self.role.leader().is_some() {

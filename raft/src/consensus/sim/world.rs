@@ -468,7 +468,7 @@ impl World {
         ensure!(core.last() == alive.log.last(), "the core believes its log ends elsewhere");
         self.stats.handed_over += core.timeouts().apply_stall - alive.handed_over;
         alive.handed_over = core.timeouts().apply_stall;
-        let lets_others = core.has_let_others_go_first;
+        let lets_others = core.election.has_let_others_go_first;
         let did_let_others = std::mem::replace(&mut alive.lets_others_go_first, lets_others);
         self.stats.let_others += u64::from(lets_others && !did_let_others);
         let is_leader = core.role() == super::Role::Leader;

@@ -1377,7 +1377,7 @@ mod appends {
     fn candidate_follows_and_obeys() {
         let mut core = compacted();
         core.rules.pre_vote = false;
-        core.handle_timeout(core.election_deadline);
+        core.handle_timeout(core.election.deadline);
         assert_eq!((core.role(), core.term()), (Role::Candidate, Term(5)));
         let (said, log) = answer(&mut core, append(5, (3, 7), &[5], 7));
         assert_eq!(

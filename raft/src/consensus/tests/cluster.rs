@@ -750,7 +750,7 @@ impl Cluster {
     pub(super) fn campaign(&mut self, id: &ServerId) {
         let core = self.core(id);
         assert_ne!(core.role(), Role::Leader, "{id} leads");
-        let deadline = core.election_deadline;
+        let deadline = core.election.deadline;
         let server = self.server_mut(id);
         server.now = server.now.max(deadline);
         self.act(id, |core, now| core.handle_timeout(now));

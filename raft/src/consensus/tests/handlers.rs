@@ -17,12 +17,13 @@ use super::{
 use crate::{
     configuration::{Configuration, IndexedConfiguration, ServerId},
     consensus::{
-        Action, AppendOrder, Consensus, PendingWrite, ReceiptStep, Rules, Saved, SnapshotReceipt,
-        Time, Write, WriteId,
+        Action, AppendOrder, Consensus, ReceiptStep, Rules, Saved, SnapshotReceipt, Time, Write,
+        WriteId,
         log_view::LogView,
         membership::Membership,
         progress::Progress,
         role::{Campaign, Leader, RoleState},
+        writes::PendingWrite,
     },
     log::{Entries, EntryPayload},
     observer::Observation,
@@ -180,25 +181,25 @@ impl World {
         core.actions.clear();
         if state.stable < state.log.len() as u64 {
             entries[state.stable as usize..].iter().for_each(|entry| core.log.push(entry));
-            core.writes.push_back(PendingWrite {
+            core.writes.pending.push_back(PendingWrite {
                 id: WriteId(1),
                 last: core.log.last().index,
                 has_hard_state: false,
                 is_reset: false,
                 issued_at: NOW,
             });
-            core.next_write = WriteId(2);
+            core.writes.next = WriteId(2);
         }
-        core.commit_index = LogIndex(state.commit);
-        core.applying = LogIndex(state.commit.min(state.stable));
-        core.last_applied = core.applying;
+        core.commit.index = LogIndex(state.commit);
+        core.commit.applying = LogIndex(state.commit.min(state.stable));
+        core.commit.applied = core.commit.applying;
         core.leader = self.id(state.leader);
-        core.leader_contact = Some(if state.is_contact_recent {
+        core.election.leader_contact = Some(if state.is_contact_recent {
             Time(NOW.0 - 999_999)
         } else {
             Time(NOW.0 - 1_000_000)
         });
-        core.vouched = LogIndex(state.vouched);
+        core.commit.matched = LogIndex(state.vouched);
         core.role = match state.role {
             Role::Follower => RoleState::Follower,
             Role::PreCandidate => RoleState::PreCandidate(self.campaign(&[1])),
@@ -251,8 +252,11 @@ impl World {
             commit: core.commit_index().0,
             role: core.role(),
             leader: self.number(core.leader.as_ref()),
-            is_contact_recent: core.leader_contact.is_some_and(|at| NOW.0 - 1_000_000 < at.0),
-            vouched: core.vouched.0,
+            is_contact_recent: core
+                .election
+                .leader_contact
+                .is_some_and(|at| NOW.0 - 1_000_000 < at.0),
+            vouched: core.commit.matched.0,
         }
     }
 }
@@ -297,7 +301,7 @@ fn check_laws(before: &State, after: &State) {
 
 /// Completes every write, and returns what was released by that.
 fn complete(core: &mut Consensus) -> Decided {
-    let last = WriteId(core.next_write.0 - 1);
+    let last = WriteId(core.writes.next.0 - 1);
     core.handle_written(NOW, last);
     decided(core)
 }
@@ -652,7 +656,7 @@ mod votes {
 
     fn check(world: &World, core: &Consensus, state: &State, request: &RequestVoteRequest) {
         let mut core = core.clone();
-        let deadline = core.election_deadline;
+        let deadline = core.election.deadline;
         core.handle_message(NOW, &world.ids[2], Message::RequestVote(request.clone()));
         let (expected, is_granted) = model(state, request);
         let after = world.state(&core);
@@ -661,7 +665,7 @@ mod votes {
         // Only a vote, or giving up a campaign or leadership, gives the others more time.
         let is_vote = is_granted && !request.is_pre_vote;
         let has_given_up = state.role != Role::Follower && after.role == Role::Follower;
-        assert_eq!(core.election_deadline != deadline, is_vote || has_given_up);
+        assert_eq!(core.election.deadline != deadline, is_vote || has_given_up);
 
         let answer = Message::RequestVoteReply(RequestVoteReply {
             term: Term(expected.term),
@@ -1070,14 +1074,14 @@ fn handle_timeout_now() {
                         for is_stalled in [false, true] {
                             let mut core = world.core(&state);
                             if is_stalled {
-                                core.writes.push_back(PendingWrite {
-                                    id: core.next_write,
+                                core.writes.pending.push_back(PendingWrite {
+                                    id: core.writes.next,
                                     last: core.log.last().index,
                                     has_hard_state: false,
                                     is_reset: false,
                                     issued_at: Time(NOW.0 - 3_000_000),
                                 });
-                                core.next_write = WriteId(core.next_write.0 + 1);
+                                core.writes.next = WriteId(core.writes.next.0 + 1);
                             }
                             core.handle_message(NOW, &world.ids[from], timeout_now(given));
                             let mut expected = state.clone();
@@ -1159,9 +1163,9 @@ mod written {
             let mut core = core.clone();
             for write in next.pending.drain(..count) {
                 apply(&mut next.log, &write);
-                core.written = write.id;
+                core.writes.written = write.id;
             }
-            let id = core.written;
+            let id = core.writes.written;
             core.handle_written(NOW, id);
             explore(&core, log, &next, depth - 1, cases);
         }
@@ -1206,7 +1210,7 @@ mod written {
                 {
                     progress.matched(LogIndex(second), &core.log);
                 }
-                core.handle_written(NOW, WriteId(core.next_write.0 - 1));
+                core.handle_written(NOW, WriteId(core.writes.next.0 - 1));
                 let is_own = term_at(&log, second) == Some(MAX_TERM);
                 let commit = if is_own { second } else { 0 };
                 assert_eq!(world.state(&core), State { commit, stable: len, ..state });
@@ -1224,7 +1228,7 @@ mod written {
         let mut world = World::new(1);
         world.rules.pre_vote = false;
         let mut core = world.core(&State::follower(1, &[1]));
-        core.handle_timeout(core.election_deadline);
+        core.handle_timeout(core.election.deadline);
         assert_eq!(core.role(), Role::Candidate);
         let write = decided(&mut core).writes.remove(0);
         core.handle_written(NOW, write.id);

@@ -308,11 +308,11 @@ fn election_timeouts_spread_over_the_interval() {
 fn election_begins_timeout_is_drawn_again() {
     let mut cluster = candidate(3);
     let now = cluster.server(&n(1)).now;
-    let wait = cluster.core(&n(1)).election_deadline.since(now);
+    let wait = cluster.core(&n(1)).election.deadline.since(now);
     assert!((ELECTION..2 * ELECTION).contains(&wait));
     cluster.campaign(&n(1));
     let now = cluster.server(&n(1)).now;
-    assert_ne!(cluster.core(&n(1)).election_deadline.since(now), wait);
+    assert_ne!(cluster.core(&n(1)).election.deadline.since(now), wait);
 }
 
 /// §3.5: "The leader appends the command to its log as a new entry, then issues AppendEntries RPCs
@@ -1159,16 +1159,16 @@ fn snapshot_is_a_prefix_of_the_log_rest_is_kept() {
 #[test]
 fn piece_arrives_election_is_put_off() {
     let mut cluster = follower(2, &[1]);
-    let deadline = cluster.core(&n(1)).election_deadline;
+    let deadline = cluster.core(&n(1)).election.deadline;
     cluster.server_mut(&n(1)).now = deadline;
     cluster.tell(&n(2), &n(1), piece(2, 1, &snapshot(2, 5, 3), 0));
-    assert!(deadline < cluster.core(&n(1)).election_deadline);
+    assert!(deadline < cluster.core(&n(1)).election.deadline);
     assert_eq!(role(&cluster, 1), (Role::Follower, 2));
     // Not if it comes from an old term; that is refused.
-    let deadline = cluster.core(&n(1)).election_deadline;
+    let deadline = cluster.core(&n(1)).election.deadline;
     cluster.server_mut(&n(1)).now = deadline;
     cluster.tell(&n(3), &n(1), piece(1, 1, &snapshot(1, 5, 3), 0));
-    assert_eq!(cluster.core(&n(1)).election_deadline, deadline);
+    assert_eq!(cluster.core(&n(1)).election.deadline, deadline);
 }
 
 /// §5.1.1: the state machine is told to load a snapshot, and goes on with the entries after it.
