@@ -31,15 +31,18 @@
 //! | `restore` | a user's restore of the whole cluster |
 //! | `snapshot` | compaction, and snapshots sent and received (thesis §5) |
 //! | `progress` | one follower seen from the leader |
-//! | `commit`, `writes`, `outbox` | what is committed and applied; what is not durable yet, and what waits for it |
-//! | `timers` | everything that happens because time has passed |
+//! | `commit`, `commit_state` | what is committed, handed out and applied |
+//! | `persist`, `writes`, `outbox` | what is on its way to the disk, and what waits for that (law 8) |
+//! | `timers`, `election_timer` | everything that happens because time has passed |
 //! | `log_view`, `quorum`, `invariants` | terms; majorities; laws |
 
 mod action;
 mod append;
 mod commit;
+mod commit_state;
 mod due;
 mod election;
+mod election_timer;
 mod incarnation;
 mod invariants;
 mod known;
@@ -47,6 +50,7 @@ mod leader;
 mod log_view;
 mod membership;
 mod outbox;
+mod persist;
 mod progress;
 mod promised;
 mod quorum;
@@ -82,8 +86,8 @@ pub use self::{
     time::Time,
 };
 use self::{
-    commit::CommitState,
-    election::ElectionTimer,
+    commit_state::CommitState,
+    election_timer::ElectionTimer,
     known::{Known, Question},
     log_view::LogView,
     membership::Membership,
