@@ -67,6 +67,7 @@ pub mod consensus;
 #[cfg(not(feature = "unstable-core"))]
 #[allow(
     unreachable_pub,
+    unused_imports,
     dead_code,
     reason = "what is public in here is so with the feature, and then all of it is for somebody"
 )]

@@ -1,9 +1,9 @@
 //! What the core decides: the only way anything leaves it.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use crate::{
-    configuration::{IndexedConfiguration, InvalidConfiguration, Server, ServerId},
+    configuration::{IndexedConfiguration, Server, ServerId},
     error::Leader,
     log::Entries,
     observer::Observation,
@@ -210,61 +210,6 @@ pub enum ReceiptStep {
     },
     /// It cannot be kept.
     Refused,
-}
-
-/// Why a request was refused. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// This server does not lead.
-    NotLeader {
-        /// Who does, if known.
-        leader: Option<Leader>,
-    },
-    /// Leadership is being transferred.
-    TransferInProgress,
-    /// A user's restore is under way.
-    RestoreInProgress,
-    /// The previous configuration is not committed.
-    ChangeInProgress {
-        /// Where it stands.
-        index: LogIndex,
-    },
-    /// The leader has not committed an entry of its own term.
-    NotReady,
-    /// The compare-and-set index is not the latest configuration's.
-    StaleIndex {
-        /// What was given.
-        given: LogIndex,
-        /// What it should have been.
-        latest: LogIndex,
-    },
-    /// The configuration would break a rule.
-    Invalid(InvalidConfiguration),
-    /// The server that is to become a voter was not heard from: nobody knows its disk.
-    Unheard {
-        /// Who.
-        id: ServerId,
-    },
-    /// The target of a transfer cannot lead.
-    InvalidTarget {
-        /// Why.
-        reason: String,
-    },
-    /// No other voter could serve if it led.
-    NoneReady {
-        /// Who is nearest to it.
-        voter: ServerId,
-        /// How far its state machine has come, as it said last.
-        applied: LogIndex,
-        /// How far the log is committed.
-        committed: LogIndex,
-        /// How long ago it was sent the last message it has answered.
-        last_contact: Duration,
-    },
-    /// Bootstrap of a server that has state.
-    AlreadyBootstrapped,
-    /// Bootstrap of a server that is not a voter of the configuration.
-    NotVoter,
 }
 
 /// Why a leadership transfer failed.

@@ -29,7 +29,7 @@
 //!
 //! **The life** is what [`promised`](super::promised) is about.
 
-use super::{Consensus, action::Refusal, time::Time};
+use super::{Consensus, refusal::ChangeRefusal, time::Time};
 use crate::{
     configuration::{ClusterId, Configuration, ServerId},
     log::EntryPayload,
@@ -143,7 +143,7 @@ impl Consensus {
 
     /// Nobody becomes a voter who was not heard from: its disk would not be known, and if it is empty it
     /// could not even help to elect this server again.
-    pub(super) fn check_new_voters(&self, next: &Configuration) -> Result<(), Refusal> {
+    pub(super) fn check_new_voters(&self, next: &Configuration) -> Result<(), ChangeRefusal> {
         let Some(leader) = self.role.leader().filter(|_| self.incarnation != 0) else {
             return Ok(());
         };
@@ -154,7 +154,7 @@ impl Consensus {
         let mut unheard =
             next.voters().filter(|it| it.incarnation == 0 && is_new(&it.id) && !was_heard(&it.id));
         match unheard.next() {
-            Some(server) => Err(Refusal::Unheard { id: server.id.clone() }),
+            Some(server) => Err(ChangeRefusal::Unheard { id: server.id.clone() }),
             None => Ok(()),
         }
     }

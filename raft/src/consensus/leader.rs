@@ -10,9 +10,10 @@ use std::{
 
 use super::{
     Consensus,
-    action::{Action, AppendOrder, Refusal, Verification},
+    action::{Action, AppendOrder, Verification},
     progress::Progress,
     quorum::reached_by_majority,
+    refusal::{ChangeRefusal, NotLeader, ProposeRefusal},
     role::{Leader, MAX_REMEMBERED_ROUNDS, Replaced, RoleState},
     time::Time,
 };
@@ -32,8 +33,12 @@ impl Consensus {
     /// Proposes entries: assigns consecutive indices, and returns the first.
     ///
     /// # Errors
-    /// [`Refusal::NotLeader`], [`Refusal::TransferInProgress`]. Nothing was changed.
-    pub fn propose(&mut self, now: Time, payloads: Vec<EntryPayload>) -> Result<LogIndex, Refusal> {
+    /// [`ProposeRefusal`]. Nothing was changed.
+    pub fn propose(
+        &mut self,
+        now: Time,
+        payloads: Vec<EntryPayload>,
+    ) -> Result<LogIndex, ProposeRefusal> {
         self.check_leader()?;
         self.check_proposals()?;
         if payloads.is_empty() {
@@ -49,30 +54,30 @@ impl Consensus {
     /// latest configuration stands.
     ///
     /// # Errors
-    /// [`Refusal`] says which rule of thesis §4.1 (and its 2015 correction: a leader must have
+    /// [`ChangeRefusal`] says which rule of thesis §4.1 (and its 2015 correction: a leader must have
     /// committed in its own term first) is in the way. Nothing was changed.
     pub fn change_configuration(
         &mut self,
         now: Time,
         change: &ConfigurationChange,
         prev_index: Option<LogIndex>,
-    ) -> Result<LogIndex, Refusal> {
+    ) -> Result<LogIndex, ChangeRefusal> {
         let term_start = self.check_leader()?;
         self.check_proposals()?;
         let latest = self.membership.latest();
         if let Some(given) = prev_index.filter(|given| !self.membership.is_latest(*given)) {
-            return Err(Refusal::StaleIndex { given, latest: latest.index });
+            return Err(ChangeRefusal::StaleIndex { given, latest: latest.index });
         }
         if self.membership.is_changing() {
-            return Err(Refusal::ChangeInProgress { index: latest.index });
+            return Err(ChangeRefusal::ChangeInProgress { index: latest.index });
         }
         if self.commit.index < term_start {
-            return Err(Refusal::NotReady);
+            return Err(ChangeRefusal::NotReady);
         }
-        let next = latest.configuration.changed(change).map_err(Refusal::Invalid)?;
+        let next = latest.configuration.changed(change).map_err(ChangeRefusal::Invalid)?;
         // What changes nothing may follow a record as little as another record.
         if self.membership.is_unsettled() && next.has_members_of(&latest.configuration) {
-            return Err(Refusal::ChangeInProgress { index: latest.index });
+            return Err(ChangeRefusal::ChangeInProgress { index: latest.index });
         }
         let next = self.with_known_incarnations(&next);
         self.check_new_voters(&next)?;
@@ -86,8 +91,8 @@ impl Consensus {
     /// Asks a majority whether this server still leads, in a new round.
     ///
     /// # Errors
-    /// [`Refusal::NotLeader`].
-    pub fn verify_leader(&mut self, now: Time) -> Result<Verification, Refusal> {
+    /// [`NotLeader`].
+    pub fn verify_leader(&mut self, now: Time) -> Result<Verification, NotLeader> {
         let term_start = self.check_leader()?;
         let read_index = self.commit.index.max(term_start);
         // Wanted before it begins: a server that is its own majority confirms it at once.
@@ -100,10 +105,10 @@ impl Consensus {
         Ok(Verification { round, read_index })
     }
 
-    pub(super) fn check_leader(&self) -> Result<LogIndex, Refusal> {
+    pub(super) fn check_leader(&self) -> Result<LogIndex, NotLeader> {
         match self.role.leader() {
             Some(leader) => Ok(leader.term_start),
-            None => Err(Refusal::NotLeader { leader: self.leader() }),
+            None => Err(NotLeader { leader: self.leader() }),
         }
     }
 

@@ -18,7 +18,7 @@
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `action`, `time`, `rules`, `saved` | what goes in and out |
+//! | `action`, `refusal`, `time`, `rules`, `saved` | what goes in and out |
 //! | `election` | timeouts, pre-vote, vote, role changes (thesis §3.4, §9.6, §4.2.3) |
 //! | `append` | the follower's side of replication (thesis §3.5) |
 //! | `leader` | proposals, replication, commit, verification, lease (thesis §3.6, §6.4, §10.2) |
@@ -55,6 +55,7 @@ mod progress;
 mod promised;
 mod quorum;
 mod readiness;
+mod refusal;
 mod restore;
 mod role;
 mod rules;
@@ -77,10 +78,13 @@ use rand_pcg::Pcg64Mcg;
 
 pub use self::{
     action::{
-        Action, AppendOrder, ReceiptStep, Refusal, SnapshotOrder, SnapshotReceipt, TransferFailure,
+        Action, AppendOrder, ReceiptStep, SnapshotOrder, SnapshotReceipt, TransferFailure,
         Verification, Write, WriteId,
     },
     incarnation::Mismatch,
+    refusal::{
+        BootstrapRefusal, ChangeRefusal, NotLeader, ProposeRefusal, RestoreRefusal, TransferRefusal,
+    },
     rules::Rules,
     saved::Saved,
     time::Time,
@@ -204,14 +208,18 @@ impl Consensus {
     /// the term and the entry. Who has heard of a bootstrapped cluster has at least term 2.
     ///
     /// # Errors
-    /// [`Refusal`] when the server has state, or is not a voter of a valid configuration.
-    pub fn bootstrap(&mut self, now: Time, configuration: Configuration) -> Result<(), Refusal> {
-        configuration.validate().map_err(Refusal::Invalid)?;
+    /// [`BootstrapRefusal`] when the server has state, or is not a voter of a valid configuration.
+    pub fn bootstrap(
+        &mut self,
+        now: Time,
+        configuration: Configuration,
+    ) -> Result<(), BootstrapRefusal> {
+        configuration.validate().map_err(BootstrapRefusal::Invalid)?;
         if Term(1) < self.term() || self.log.last() != LogId::ZERO {
-            return Err(Refusal::AlreadyBootstrapped);
+            return Err(BootstrapRefusal::AlreadyBootstrapped);
         }
         if !configuration.is_voter(&self.rules.id) {
-            return Err(Refusal::NotVoter);
+            return Err(BootstrapRefusal::NotVoter);
         }
         if self.term() < Term(1) {
             self.advance_term(Term(1));

@@ -17,7 +17,12 @@
 
 use std::{cmp::Reverse, time::Duration};
 
-use super::{Consensus, action::Refusal, progress::Progress, time::Time};
+use super::{
+    Consensus,
+    progress::Progress,
+    refusal::{NotLeader, TransferRefusal},
+    time::Time,
+};
 use crate::configuration::ServerId;
 
 impl Consensus {
@@ -42,10 +47,10 @@ impl Consensus {
     /// or that has not answered what others have answered comes last.
     ///
     /// # Errors
-    /// [`Refusal::NoneReady`], with the voter that is nearest to it.
-    pub(super) fn best_target(&self, now: Time) -> Result<ServerId, Refusal> {
+    /// [`TransferRefusal::NoneReady`], with the voter that is nearest to it.
+    pub(super) fn best_target(&self, now: Time) -> Result<ServerId, TransferRefusal> {
         let Some(leader) = self.role.leader() else {
-            return Err(Refusal::NotLeader { leader: self.leader() });
+            return Err(NotLeader { leader: self.leader() }.into());
         };
         let voters = || leader.peers.iter().filter(|(id, _)| self.membership.is_voter(id));
         let patience = self.rules.heartbeat_interval;
@@ -65,9 +70,9 @@ impl Consensus {
             .max_by_key(|(id, progress)| (!progress.is_lost, progress.applied_index, Reverse(*id)));
         let Some((voter, progress)) = nearest else {
             let reason = "there is no other voter".to_owned();
-            return Err(Refusal::InvalidTarget { reason });
+            return Err(TransferRefusal::InvalidTarget { reason });
         };
-        Err(Refusal::NoneReady {
+        Err(TransferRefusal::NoneReady {
             voter: voter.clone(),
             applied: progress.applied_index,
             committed: self.commit.index,

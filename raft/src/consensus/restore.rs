@@ -14,7 +14,8 @@
 
 use super::{
     Consensus,
-    action::{Action, Refusal},
+    action::Action,
+    refusal::{NotLeader, ProposeRefusal, RestoreRefusal},
     role::Replaced,
     time::Time,
 };
@@ -29,21 +30,22 @@ impl Consensus {
     /// and beyond `at_least`, and the configuration it has to carry.
     ///
     /// # Errors
-    /// [`Refusal`] when this server does not lead or has not committed in its term, or while
+    /// [`RestoreRefusal`] when this server does not lead or has not committed in its term, or while
     /// leadership or membership is changing or another restore runs.
     pub fn begin_restore(
         &mut self,
         now: Time,
         at_least: LogIndex,
-    ) -> Result<(LogId, IndexedConfiguration), Refusal> {
+    ) -> Result<(LogId, IndexedConfiguration), RestoreRefusal> {
         let term_start = self.check_leader()?;
         self.check_proposals()?;
         // The restored state takes the latest configuration with it, so that has to be committed.
         if self.membership.is_unsettled() {
-            return Err(Refusal::ChangeInProgress { index: self.membership.latest().index });
+            let index = self.membership.latest().index;
+            return Err(RestoreRefusal::ChangeInProgress { index });
         }
         if self.commit.index < term_start {
-            return Err(Refusal::NotReady);
+            return Err(RestoreRefusal::NotReady);
         }
         let index = self.log.last().index.max(at_least).next();
         let last = LogId { term: self.term(), index };
@@ -59,14 +61,14 @@ impl Consensus {
     /// majority has the restored state.
     ///
     /// # Errors
-    /// [`Refusal::NotLeader`] when the leadership in which the restore began is over. Nothing was
+    /// [`NotLeader`] when the leadership in which the restore began is over. Nothing was
     /// changed, and the snapshot stands for nothing.
-    pub fn finish_restore(&mut self, now: Time, last: LogId) -> Result<LogIndex, Refusal> {
+    pub fn finish_restore(&mut self, now: Time, last: LogId) -> Result<LogIndex, NotLeader> {
         self.check_leader()?;
         let configuration = self.membership.latest().clone();
         let Some(leader) = self.role.leader_mut().filter(|leader| leader.restore == Some(last))
         else {
-            return Err(Refusal::NotLeader { leader: self.leader() });
+            return Err(NotLeader { leader: self.leader() });
         };
         leader.restore = None;
         for progress in leader.peers.values_mut() {
@@ -96,10 +98,10 @@ impl Consensus {
     }
 
     /// Whether this leader may take proposals.
-    pub(super) fn check_proposals(&self) -> Result<(), Refusal> {
+    pub(super) fn check_proposals(&self) -> Result<(), ProposeRefusal> {
         self.check_no_transfer()?;
         match self.role.leader() {
-            Some(leader) if leader.restore.is_some() => Err(Refusal::RestoreInProgress),
+            Some(leader) if leader.restore.is_some() => Err(ProposeRefusal::RestoreInProgress),
             _ => Ok(()),
         }
     }

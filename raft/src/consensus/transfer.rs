@@ -4,7 +4,8 @@
 
 use super::{
     Consensus,
-    action::{Action, Refusal, TransferFailure},
+    action::{Action, TransferFailure},
+    refusal::{ProposeRefusal, TransferRefusal},
     role::{LeadershipTransfer, RoleState},
     time::Time,
 };
@@ -19,15 +20,19 @@ impl Consensus {
     /// [`Action::TransferDone`]; until then this leader accepts no proposals.
     ///
     /// # Errors
-    /// [`Refusal`] when this server does not lead, a transfer is running, the target is this server,
+    /// [`TransferRefusal`] when this server does not lead, a transfer is running, the target is this server,
     /// unknown or not a voter, or no other voter can serve.
-    pub fn transfer_leadership(&mut self, now: Time, to: Option<&ServerId>) -> Result<(), Refusal> {
+    pub fn transfer_leadership(
+        &mut self,
+        now: Time,
+        to: Option<&ServerId>,
+    ) -> Result<(), TransferRefusal> {
         self.check_leader()?;
         if self.transfer.is_some() {
-            return Err(Refusal::TransferInProgress);
+            return Err(ProposeRefusal::TransferInProgress.into());
         }
         self.check_proposals()?;
-        let invalid = |reason: String| Err(Refusal::InvalidTarget { reason });
+        let invalid = |reason: String| Err(TransferRefusal::InvalidTarget { reason });
         let target = match to {
             Some(id) if *id == self.rules.id => {
                 return invalid(format!("server {id:?} already leads"));
@@ -53,9 +58,11 @@ impl Consensus {
     }
 
     /// Whether this leader is handing over and accepts nothing meanwhile.
-    pub(super) fn check_no_transfer(&self) -> Result<(), Refusal> {
+    pub(super) fn check_no_transfer(&self) -> Result<(), ProposeRefusal> {
         match &self.transfer {
-            Some(transfer) if transfer.term == self.term() => Err(Refusal::TransferInProgress),
+            Some(transfer) if transfer.term == self.term() => {
+                Err(ProposeRefusal::TransferInProgress)
+            }
             _ => Ok(()),
         }
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::{
     config::Config,
     configuration::{Configuration, ConfigurationChange, ServerId},
-    consensus::{Refusal, Time},
+    consensus::{ProposeRefusal, Time},
     error::{
         ApplyError, BootstrapError, ConfigurationError, Fatal, ReloadError, RestoreError,
         SnapshotError, TransferError, VerifyError,
@@ -165,14 +165,14 @@ impl<R> BatchPart<R> {
 
 impl<R> Pending<R> {
     /// Answers that the entry was never written.
-    pub(crate) fn refuse(self, refusal: &Refusal) {
+    pub(crate) fn refuse(self, refusal: ProposeRefusal) {
         match self {
-            Self::Apply(responder) => responder.answer(Err(apply_error(refusal))),
-            Self::Batch(batch) => batch.responder.answer(Err(apply_error(refusal))),
+            Self::Apply(responder) => responder.answer(Err(refusal.into())),
+            Self::Batch(batch) => batch.responder.answer(Err(refusal.into())),
             Self::Part(_) => {}
-            Self::Barrier(responder) => responder.answer(Err(apply_error(refusal))),
-            Self::Change(responder) => responder.answer(Err(change_error(refusal.clone()))),
-            Self::Restore(responder) => responder.answer(Err(restore_error(refusal.clone()))),
+            Self::Barrier(responder) => responder.answer(Err(refusal.into())),
+            Self::Change(responder) => responder.answer(Err(refusal.into())),
+            Self::Restore(responder) => responder.answer(Err(refusal.into())),
         }
     }
 
@@ -196,111 +196,5 @@ impl<R> Pending<R> {
             Self::Barrier(responder) => responder.answer(Err(ApplyError::ReplacedBySnapshot)),
             Self::Part(_) | Self::Change(_) | Self::Restore(_) => self.lose_leadership(),
         }
-    }
-}
-
-// A refusal that its operation cannot meet means that no leader could take the request up.
-
-pub(super) fn apply_error(refusal: &Refusal) -> ApplyError {
-    match refusal {
-        Refusal::TransferInProgress => ApplyError::TransferInProgress,
-        Refusal::RestoreInProgress => ApplyError::RestoreInProgress,
-        Refusal::NotLeader { leader } => ApplyError::NotLeader { leader: leader.clone() },
-        Refusal::ChangeInProgress { .. }
-        | Refusal::NotReady
-        | Refusal::StaleIndex { .. }
-        | Refusal::Invalid(_)
-        | Refusal::Unheard { .. }
-        | Refusal::InvalidTarget { .. }
-        | Refusal::NoneReady { .. }
-        | Refusal::AlreadyBootstrapped
-        | Refusal::NotVoter => ApplyError::NotLeader { leader: None },
-    }
-}
-
-pub(super) fn change_error(refusal: Refusal) -> ConfigurationError {
-    match refusal {
-        Refusal::NotLeader { leader } => ConfigurationError::NotLeader { leader },
-        Refusal::TransferInProgress => ConfigurationError::TransferInProgress,
-        Refusal::RestoreInProgress => ConfigurationError::RestoreInProgress,
-        Refusal::ChangeInProgress { index } => ConfigurationError::ChangeInProgress { index },
-        Refusal::NotReady => ConfigurationError::NotReady,
-        Refusal::StaleIndex { given, latest } => ConfigurationError::StaleIndex { given, latest },
-        Refusal::Invalid(invalid) => ConfigurationError::Invalid(invalid),
-        Refusal::Unheard { id } => ConfigurationError::Unheard { id },
-        Refusal::InvalidTarget { .. }
-        | Refusal::NoneReady { .. }
-        | Refusal::AlreadyBootstrapped
-        | Refusal::NotVoter => ConfigurationError::NotLeader { leader: None },
-    }
-}
-
-pub(super) fn verify_error(refusal: &Refusal) -> VerifyError {
-    match refusal {
-        Refusal::NotLeader { leader } => VerifyError::NotLeader { leader: leader.clone() },
-        Refusal::TransferInProgress
-        | Refusal::RestoreInProgress
-        | Refusal::ChangeInProgress { .. }
-        | Refusal::NotReady
-        | Refusal::StaleIndex { .. }
-        | Refusal::Invalid(_)
-        | Refusal::Unheard { .. }
-        | Refusal::InvalidTarget { .. }
-        | Refusal::NoneReady { .. }
-        | Refusal::AlreadyBootstrapped
-        | Refusal::NotVoter => VerifyError::NotLeader { leader: None },
-    }
-}
-
-pub(super) fn transfer_error(refusal: Refusal) -> TransferError {
-    match refusal {
-        Refusal::NotLeader { leader } => TransferError::NotLeader { leader },
-        Refusal::TransferInProgress => TransferError::TransferInProgress,
-        Refusal::RestoreInProgress => TransferError::RestoreInProgress,
-        Refusal::InvalidTarget { reason } => TransferError::InvalidTarget { reason },
-        Refusal::NoneReady { voter, applied, committed, last_contact } => {
-            TransferError::NoneReady { voter, applied, committed, last_contact }
-        }
-        Refusal::ChangeInProgress { .. }
-        | Refusal::NotReady
-        | Refusal::StaleIndex { .. }
-        | Refusal::Invalid(_)
-        | Refusal::Unheard { .. }
-        | Refusal::AlreadyBootstrapped
-        | Refusal::NotVoter => TransferError::NotLeader { leader: None },
-    }
-}
-
-pub(super) fn restore_error(refusal: Refusal) -> RestoreError {
-    match refusal {
-        Refusal::NotLeader { leader } => RestoreError::NotLeader { leader },
-        Refusal::TransferInProgress => RestoreError::TransferInProgress,
-        Refusal::RestoreInProgress => RestoreError::RestoreInProgress,
-        Refusal::ChangeInProgress { index } => RestoreError::ChangeInProgress { index },
-        Refusal::NotReady => RestoreError::NotReady,
-        Refusal::StaleIndex { .. }
-        | Refusal::Invalid(_)
-        | Refusal::Unheard { .. }
-        | Refusal::InvalidTarget { .. }
-        | Refusal::NoneReady { .. }
-        | Refusal::AlreadyBootstrapped
-        | Refusal::NotVoter => RestoreError::NotLeader { leader: None },
-    }
-}
-
-pub(super) fn bootstrap_error(refusal: Refusal, id: &ServerId) -> BootstrapError {
-    match refusal {
-        Refusal::Invalid(invalid) => BootstrapError::InvalidConfiguration(invalid),
-        Refusal::NotVoter => BootstrapError::NotVoter { id: id.clone() },
-        Refusal::AlreadyBootstrapped
-        | Refusal::NotLeader { .. }
-        | Refusal::TransferInProgress
-        | Refusal::RestoreInProgress
-        | Refusal::ChangeInProgress { .. }
-        | Refusal::NotReady
-        | Refusal::StaleIndex { .. }
-        | Refusal::Unheard { .. }
-        | Refusal::InvalidTarget { .. }
-        | Refusal::NoneReady { .. } => BootstrapError::AlreadyBootstrapped,
     }
 }

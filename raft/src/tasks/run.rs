@@ -27,9 +27,7 @@ use super::{
     pending::Waiters,
     receive_snapshot::Piece,
     refusals::Refusals,
-    request::{
-        self, Change, Pending, PendingBatch, Proposal, Proposed, Request, RestoreData, Waiter,
-    },
+    request::{Change, Pending, PendingBatch, Proposal, Proposed, Request, RestoreData, Waiter},
     restore_cluster::{self, RestoreCluster, Restoring},
     run_fsm::{Advance, FsmRequest},
     run_log::{LogRequest, Queued},
@@ -314,7 +312,7 @@ impl<R: Send + 'static> Run<R> {
                 let task = AbortOnDrop(self.tasks.spawn("restore_cluster", copying.run()));
                 self.turn.restoring = Some(Restoring::new(last, responder.taken(), give_up, task));
             }
-            Err(refusal) => responder.answer(Err(request::restore_error(refusal))),
+            Err(refusal) => responder.answer(Err(refusal.into())),
         }
     }
 
@@ -525,16 +523,13 @@ impl<R: Send + 'static> Run<R> {
                         let timeout = self.shared.config.borrow().election_timeout;
                         self.waiters.transferring(responder.taken(), timeout);
                     }
-                    Err(refusal) => responder.answer(Err(request::transfer_error(refusal))),
+                    Err(refusal) => responder.answer(Err(refusal.into())),
                 }
             }
             Request::Bootstrap { configuration, responder } => {
                 match self.core.bootstrap(now, configuration) {
                     Ok(()) => self.turn.bootstrapper = Some(responder.taken()),
-                    Err(refusal) => {
-                        let error = request::bootstrap_error(refusal, &self.shared.id);
-                        responder.answer(Err(error));
-                    }
+                    Err(refusal) => responder.answer(Err(refusal.into_error(&self.shared.id))),
                 }
             }
             Request::Snapshot { responder } => {
@@ -611,7 +606,7 @@ impl<R: Send + 'static> Run<R> {
             }
             Err(refusal) => {
                 for Waiter { answer, .. } in proposers {
-                    answer.refuse(&refusal);
+                    answer.refuse(refusal.clone());
                 }
             }
         }
@@ -624,7 +619,7 @@ impl<R: Send + 'static> Run<R> {
                 let answer = Pending::Change(responder.taken());
                 self.waiters.proposed(now, vec![Waiter { index, answer }]);
             }
-            Err(refusal) => responder.answer(Err(request::change_error(refusal))),
+            Err(refusal) => responder.answer(Err(refusal.into())),
         }
     }
 
@@ -638,7 +633,7 @@ impl<R: Send + 'static> Run<R> {
             Ok(verification) => self.waiters.verifying(verification, verifiers),
             Err(refusal) => {
                 for responder in verifiers {
-                    responder.answer(Err(request::verify_error(&refusal)));
+                    responder.answer(Err(refusal.clone().into()));
                 }
             }
         }

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     config::Config,
     configuration::{ConfigurationChange, IndexedConfiguration, Server},
-    consensus::{Action, Refusal, Rules, Saved},
+    consensus::{Action, ChangeRefusal, Rules, Saved},
     log::Entry,
     position::{LogId, Term},
     rpc::{
@@ -260,7 +260,7 @@ fn nobody_becomes_a_voter_before_it_was_heard_from() {
     let now = campaign(&mut core, true);
     matched(&mut core, now, 2);
     let add = |id: &str| ConfigurationChange::AddVoter { id: id.into(), address: id.into() };
-    let unheard = Err(Refusal::Unheard { id: "n4".into() });
+    let unheard = Err(ChangeRefusal::Unheard { id: "n4".into() });
     assert_eq!(core.change_configuration(now, &add("n4"), None), unheard);
     let nonvoter = ConfigurationChange::AddNonvoter { id: "n4".into(), address: "n4".into() };
     core.change_configuration(now, &nonvoter, None).expect("a change");
@@ -290,11 +290,11 @@ fn a_record_is_in_nobodys_way() {
     let add = |id: &str| ConfigurationChange::AddNonvoter { id: id.into(), address: id.into() };
     core.change_configuration(now, &add("n4"), Some(seen)).expect("the record is not committed");
     let again = core.change_configuration(now, &add("n5"), None);
-    assert!(matches!(again, Err(Refusal::ChangeInProgress { .. })), "{again:?}");
+    assert!(matches!(again, Err(ChangeRefusal::ChangeInProgress { .. })), "{again:?}");
     settle(&mut core, now);
     matched(&mut core, now, 2);
     let stale = core.change_configuration(now, &add("n5"), Some(seen));
-    assert!(matches!(stale, Err(Refusal::StaleIndex { .. })), "{stale:?}");
+    assert!(matches!(stale, Err(ChangeRefusal::StaleIndex { .. })), "{stale:?}");
     core.change_configuration(now, &add("n5"), None).expect("the change is committed");
 }
 
@@ -456,5 +456,5 @@ fn a_store_without_incarnation_changes_nothing() {
         &ConfigurationChange::DemoteVoter { id: n(3) },
         Some(LogIndex(2)),
     );
-    assert_eq!(stale, Err(Refusal::StaleIndex { given: LogIndex(2), latest: LogIndex(1) }));
+    assert_eq!(stale, Err(ChangeRefusal::StaleIndex { given: LogIndex(2), latest: LogIndex(1) }));
 }

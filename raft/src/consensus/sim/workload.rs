@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     configuration::{Configuration, ConfigurationChange},
-    consensus::{Consensus, Refusal, Rules},
+    consensus::{ChangeRefusal, Consensus, Rules},
     log::EntryPayload,
     position::LogIndex,
 };
@@ -80,6 +80,7 @@ impl World {
         };
         self.say(server, format_args!("<- propose {} entries", payloads.len()));
         let result = self.enter(server, |core, now| core.propose(now, payloads.clone()));
+        let result = result.map(|result| result.map_err(ChangeRefusal::from));
         let accepted = self.accept(server, result, payloads)?;
         self.settle(server)?;
         Ok(accepted)
@@ -89,7 +90,7 @@ impl World {
     fn accept(
         &mut self,
         server: usize,
-        result: Option<Result<LogIndex, Refusal>>,
+        result: Option<Result<LogIndex, ChangeRefusal>>,
         payloads: Vec<EntryPayload>,
     ) -> Result<Option<LogIndex>, String> {
         let Some(alive) = &mut self.servers[server].alive else { return Ok(None) };
@@ -104,7 +105,7 @@ impl World {
             Some(Err(refusal)) => {
                 let leads = alive.leading.is_some();
                 ensure!(
-                    leads != matches!(refusal, Refusal::NotLeader { .. }),
+                    leads != matches!(refusal, ChangeRefusal::NotLeader { .. }),
                     "a server that leads: {leads} refuses with {refusal:?}"
                 );
                 Ok(None)

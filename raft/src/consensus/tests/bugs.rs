@@ -19,7 +19,10 @@ use crate::{
         Configuration, ConfigurationChange, IndexedConfiguration, Server as Member, ServerId,
         Suffrage,
     },
-    consensus::{Action, Consensus, Refusal, Saved, Time, TransferFailure, Verification, WriteId},
+    consensus::{
+        Action, ChangeRefusal, Consensus, ProposeRefusal, Saved, Time, TransferFailure,
+        TransferRefusal, Verification, WriteId,
+    },
     log::EntryPayload,
     position::{LogId, LogIndex, Term},
     rpc::{InstallOutcome, Message},
@@ -60,7 +63,7 @@ fn change(
     cluster: &mut Cluster,
     id: &ServerId,
     change: &ConfigurationChange,
-) -> Result<LogIndex, Refusal> {
+) -> Result<LogIndex, ChangeRefusal> {
     cluster.act(id, |core, now| core.change_configuration(now, change, None))
 }
 
@@ -99,7 +102,7 @@ mod membership {
         cluster.pool.clear();
         // n2 leads the next term and wants to remove n1, based on the same configuration.
         cluster.win(&n(2));
-        assert_eq!(change(&mut cluster, &n(2), &remove(1)), Err(Refusal::NotReady));
+        assert_eq!(change(&mut cluster, &n(2), &remove(1)), Err(ChangeRefusal::NotReady));
         // Once its own entry is committed, n1's change can never be: no two majorities.
         cluster.stabilize();
         change(&mut cluster, &n(2), &remove(1)).expect("ready");
@@ -247,7 +250,7 @@ mod membership {
         change(&mut cluster, &n(1), &remove(3)).expect("accepted");
         let demotion = ConfigurationChange::DemoteVoter { id: n(2) };
         let nonvoter = ConfigurationChange::AddNonvoter { id: n(7), address: "n7:1".into() };
-        let refusal = Err(Refusal::ChangeInProgress { index: LogIndex(3) });
+        let refusal = Err(ChangeRefusal::ChangeInProgress { index: LogIndex(3) });
         for second in [add(7), nonvoter, demotion, remove(2), remove(4), add(4)] {
             assert_eq!(change(&mut cluster, &n(1), &second), refusal);
         }
@@ -735,7 +738,7 @@ mod reads_and_leases {
 mod transfers {
     use super::*;
 
-    fn transfer(cluster: &mut Cluster, to: usize) -> Result<(), Refusal> {
+    fn transfer(cluster: &mut Cluster, to: usize) -> Result<(), TransferRefusal> {
         cluster.act(&n(1), |core, now| core.transfer_leadership(now, Some(&n(to))))
     }
 
@@ -800,7 +803,7 @@ mod transfers {
     #[test]
     fn nonvoters_are_no_targets() {
         let mut cluster = led(2, 1);
-        assert!(matches!(transfer(&mut cluster, 3), Err(Refusal::InvalidTarget { .. })));
+        assert!(matches!(transfer(&mut cluster, 3), Err(TransferRefusal::InvalidTarget { .. })));
         // The nonvoter has more than the voter; the voter is chosen.
         cluster.crash(&n(2));
         cluster.propose(&n(1), "a");
@@ -879,7 +882,7 @@ mod transfers {
         cluster.stabilize();
         cluster.tell(&n(1), &n(2), timeout_now(2));
         assert_eq!(cluster.core(&n(2)).role(), Role::Follower);
-        assert!(matches!(transfer(&mut cluster, 2), Err(Refusal::InvalidTarget { .. })));
+        assert!(matches!(transfer(&mut cluster, 2), Err(TransferRefusal::InvalidTarget { .. })));
     }
 
     /// openraft d000ee20: a target that lags gets nothing to obey until it has everything; a
@@ -905,9 +908,11 @@ mod transfers {
         let mut cluster = led(3, 0);
         transfer(&mut cluster, 2).expect("accepted");
         let propose = cluster.act(&n(1), |core, now| core.propose(now, vec![command("a")]));
-        assert_eq!(propose, Err(Refusal::TransferInProgress));
-        assert_eq!(change(&mut cluster, &n(1), &remove(3)), Err(Refusal::TransferInProgress));
-        assert_eq!(transfer(&mut cluster, 3), Err(Refusal::TransferInProgress));
+        let refusal = ProposeRefusal::TransferInProgress;
+        assert_eq!(propose, Err(refusal.clone()));
+        let change = change(&mut cluster, &n(1), &remove(3));
+        assert_eq!(change, Err(refusal.clone().into()));
+        assert_eq!(transfer(&mut cluster, 3), Err(refusal.into()));
         assert_eq!(cluster.core(&n(1)).last(), LogId::new(2, 2));
     }
 

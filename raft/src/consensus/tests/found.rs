@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     configuration::ConfigurationChange,
-    consensus::{Action, Consensus, Refusal, Saved, Time},
+    consensus::{Action, BootstrapRefusal, ChangeRefusal, Consensus, RestoreRefusal, Saved, Time},
     position::{LogId, LogIndex, Term},
     rpc::InstallOutcome,
     stable::HardState,
@@ -62,7 +62,7 @@ fn a_bootstrap_that_was_cut_short_is_repeated() {
     }
     // It has heard of a cluster.
     let result = start(2).bootstrap(Time(0), configuration(3, 0));
-    assert_eq!(result, Err(Refusal::AlreadyBootstrapped));
+    assert_eq!(result, Err(BootstrapRefusal::AlreadyBootstrapped));
 }
 
 /// A server is removed, set up with an empty disk and added again, all in one term. A late heartbeat
@@ -402,10 +402,10 @@ fn nothing_builds_on_a_restore_that_is_not_committed() {
     let verification = cluster.act(&n(1), |core, now| core.verify_leader(now)).expect("n1 leads");
     assert_eq!(verification.read_index, last.index.next());
     let again = cluster.act(&n(1), |core, now| core.begin_restore(now, LogIndex::ZERO));
-    assert_eq!(again, Err(Refusal::NotReady));
+    assert_eq!(again, Err(RestoreRefusal::NotReady));
     let demote = ConfigurationChange::DemoteVoter { id: n(3) };
     let change = |core: &mut Consensus, now| core.change_configuration(now, &demote, None);
-    assert_eq!(cluster.act(&n(1), change), Err(Refusal::NotReady));
+    assert_eq!(cluster.act(&n(1), change), Err(ChangeRefusal::NotReady));
     cluster.run(ELECTION);
     cluster.act(&n(1), change).expect("the restore is committed");
 }

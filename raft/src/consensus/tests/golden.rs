@@ -375,35 +375,34 @@ impl Script {
                 self.configuration = Configuration::new(voters);
                 let configuration = self.configuration.clone();
                 let result = self.cluster.act(id, |core, now| core.bootstrap(now, configuration));
-                (id, result.map(|()| "bootstrapped".to_owned()))
+                (id, answered(result, |()| "bootstrapped".to_owned()))
             }
             Command::Propose(Id(id), commands) => {
                 let payloads = commands.iter().map(|text| command(text)).collect();
                 let result = self.cluster.act(id, |core, now| core.propose(now, payloads));
-                (id, result.map(|index| format!("proposed at {index}")))
+                (id, answered(result, |index| format!("proposed at {index}")))
             }
             Command::Change { id: Id(id), change, target, prev } => {
                 let change = parse_change(change, &target.0)?;
                 let prev = prev.map(LogIndex);
                 let result =
                     self.cluster.act(id, |core, now| core.change_configuration(now, &change, prev));
-                (id, result.map(|index| format!("changes at {index}")))
+                (id, answered(result, |index| format!("changes at {index}")))
             }
             Command::Transfer(Id(id), to) => {
                 let to = to.as_ref().map(|Id(to)| to);
                 let result = self.cluster.act(id, |core, now| core.transfer_leadership(now, to));
-                (id, result.map(|()| "transfers".to_owned()))
+                (id, answered(result, |()| "transfers".to_owned()))
             }
             Command::Verify(Id(id)) => {
                 let result = self.cluster.act(id, |core, now| core.verify_leader(now));
                 let shown = |it: crate::consensus::Verification| {
                     format!("verifies round={} read_index={}", it.round, it.read_index)
                 };
-                (id, result.map(shown))
+                (id, answered(result, shown))
             }
             _ => return Err("not a request".into()),
         };
-        let answer = answer.unwrap_or_else(|refusal| format!("refuses: {refusal:?}"));
         self.cluster.note(format!("{id} {answer}"));
         Ok(())
     }
@@ -481,6 +480,14 @@ impl Script {
             }
         }
     }
+}
+
+/// What a server says to a request.
+fn answered<T, E: std::fmt::Debug>(
+    result: Result<T, E>,
+    accepted: impl FnOnce(T) -> String,
+) -> String {
+    result.map_or_else(|refusal| format!("refuses: {refusal:?}"), accepted)
 }
 
 fn parse_change(change: &str, id: &ServerId) -> Result<ConfigurationChange, Box<dyn Error>> {

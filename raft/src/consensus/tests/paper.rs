@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Config,
     configuration::{ConfigurationChange, IndexedConfiguration, ServerId},
-    consensus::{Consensus, Refusal, Rules, Saved, Time},
+    consensus::{ChangeRefusal, Consensus, ProposeRefusal, Rules, Saved, Time},
     log::{Entry, EntryPayload},
     position::{LogId, LogIndex, Term},
     rpc::Message,
@@ -76,7 +76,7 @@ fn next_index(cluster: &Cluster, peer: usize) -> u64 {
     peers.iter().find(|status| status.id == n(peer)).expect("a peer").next_index.0
 }
 
-fn change(cluster: &mut Cluster, change: &ConfigurationChange) -> Result<LogIndex, Refusal> {
+fn change(cluster: &mut Cluster, change: &ConfigurationChange) -> Result<LogIndex, ChangeRefusal> {
     cluster.act(&n(1), |core, now| core.change_configuration(now, change, None))
 }
 
@@ -325,9 +325,10 @@ fn leader_takes_a_command_appends_and_replicates_it() {
     assert_eq!(cluster.server(&n(1)).log[2].payload, command("a"));
     assert_eq!(appends(&cluster.pool), [(n(2), 2, 1), (n(3), 2, 1)]);
     let refused = cluster.act(&n(2), |core, now| core.propose(now, vec![command("b")]));
-    assert!(
-        matches!(refused, Err(Refusal::NotLeader { leader: Some(leader) }) if leader.id == n(1))
-    );
+    let Err(ProposeRefusal::NotLeader { leader: Some(leader) }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(leader.id, n(1));
 }
 
 /// §3.5: "A log entry is committed once the leader that created the entry has replicated it on a
@@ -680,7 +681,7 @@ fn transfer_begins_leader_accepts_nothing() {
     let mut cluster = led(3);
     cluster.act(&n(1), |core, now| core.transfer_leadership(now, Some(&n(2)))).expect("accepted");
     let refused = cluster.act(&n(1), |core, now| core.propose(now, vec![command("a")]));
-    assert_eq!(refused, Err(Refusal::TransferInProgress));
+    assert_eq!(refused, Err(ProposeRefusal::TransferInProgress));
 }
 
 /// §3.10, step 2: "The prior leader fully updates the target server's log to match its own log,
@@ -719,7 +720,7 @@ fn transfer_takes_too_long_leader_resumes() {
     cluster.act(&n(1), |core, now| core.transfer_leadership(now, Some(&n(2)))).expect("accepted");
     cluster.run(ELECTION - HEARTBEAT);
     let refused = cluster.act(&n(1), |core, now| core.propose(now, vec![command("a")]));
-    assert_eq!(refused, Err(Refusal::TransferInProgress));
+    assert_eq!(refused, Err(ProposeRefusal::TransferInProgress));
     cluster.run(HEARTBEAT);
     assert!(cluster.take_trace().contains(&"n1 transfer failed: TimedOut".to_owned()));
     assert_eq!(cluster.propose(&n(1), "b"), LogIndex(3));
@@ -773,7 +774,7 @@ fn configuration_is_truncated_falls_back() {
 fn change_is_under_way_next_one_is_refused() {
     let mut cluster = Cluster::new(3);
     cluster.win(&n(1));
-    let in_progress = |index| Err(Refusal::ChangeInProgress { index: LogIndex(index) });
+    let in_progress = |index| Err(ChangeRefusal::ChangeInProgress { index: LogIndex(index) });
     // The first configuration itself is not known to be committed.
     assert_eq!(change(&mut cluster, &remove(3)), in_progress(1));
     cluster.stabilize();
@@ -784,7 +785,7 @@ fn change_is_under_way_next_one_is_refused() {
     cluster.stabilize();
     cluster.win(&n(2));
     let changed = cluster.act(&n(2), |core, now| core.change_configuration(now, &remove(1), None));
-    assert_eq!(changed, Err(Refusal::NotReady));
+    assert_eq!(changed, Err(ChangeRefusal::NotReady));
 }
 
 /// §4.1, footnote and §4.2.2: "a server accepts AppendEntries requests from a leader that is not
