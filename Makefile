@@ -5,7 +5,7 @@
 
 CARGO ?= cargo
 BUILT := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
-ROCKSDB := --features raft-examples/rocksdb,raft-integration/rocksdb
+ROCKSDB := --features raft-kv/rocksdb,raft-integration/rocksdb
 # What keeps the logs in `make demo`: file or rocksdb.
 STORE ?= file
 # What `make fuzz` runs, and how long each.
@@ -24,7 +24,7 @@ help: ## say what there is
 
 demo: ## three kv servers: load, kill the leader, check, change members (ARGS="--keep", STORE=rocksdb)
 	@start=$$(date +%s); \
-	$(CARGO) build --locked --release -p raft-examples --bin kv $(if $(filter rocksdb,$(STORE)),--features rocksdb) && \
+	$(CARGO) build --locked --release -p raft-kv $(if $(filter rocksdb,$(STORE)),--features rocksdb) && \
 	$(BUILT)/release/kv demo --store $(STORE) $(ARGS) && \
 	echo "make demo took $$(( $$(date +%s) - start )) s, with all that was compiled"
 
@@ -62,7 +62,7 @@ lint: deps ## format and clippy, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path $(FUZZ)/Cargo.toml --check
 	$(CARGO) clippy --locked --release --workspace --all-targets $(ROCKSDB) -- -D warnings
-	$(CARGO) clippy --locked --release -p raft-examples -p raft-integration --all-targets -- -D warnings
+	$(CARGO) clippy --locked --release -p raft-kv -p raft-integration --all-targets -- -D warnings
 
 fmt: ## format the code
 	$(CARGO) fmt --all

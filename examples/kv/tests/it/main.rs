@@ -10,6 +10,7 @@ mod harness;
 mod membership;
 mod operate;
 mod places;
+mod readme;
 mod recover;
 mod snapshots;
 mod start;

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 /// The time zones of the tz database; its header says that it is in the public domain.
-const ZONES: &str = include_str!("../../../../data/zone1970.tab");
+const ZONES: &str = include_str!("../../data/zone1970.tab");
 
 /// A key and its value.
 pub(super) type Pair = (Bytes, Bytes);

@@ -173,7 +173,7 @@ async fn every_number_has_a_good_name_and_a_help_text() {
         assert!(page.contains(&format!("# TYPE {name} ")), "{name} has no type:\n{page}");
     }
     // Those of this program are all in the book, and all of the book are there.
-    let documented: BTreeSet<_> = include_str!("../../../docs/metrics.md")
+    let documented: BTreeSet<_> = include_str!("../../../../docs/metrics.md")
         .lines()
         .filter_map(|line| line.strip_prefix("| `kv_")?.split('`').next())
         .collect();

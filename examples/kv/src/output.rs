@@ -4,6 +4,15 @@ use std::io::{self, ErrorKind, Write};
 
 use crate::failure::Failure;
 
+/// As [`println!`], but it does not mind when nobody reads any more, as behind `head`.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use ::std::io::Write as _;
+        let _ = ::std::writeln!(::std::io::stdout(), $($text)*);
+    }};
+}
+pub(crate) use say;
+
 /// Prints to standard output.
 ///
 /// # Errors

@@ -3,8 +3,9 @@
 use std::{cell::RefCell, io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use raft_examples::say;
 use tokio::time::Instant;
+
+use crate::output::say;
 
 /// The demo's voice. It counts the seconds since it was made.
 pub(super) struct Show {

@@ -12,7 +12,6 @@ mod show;
 
 use std::{sync::Arc, time::Duration};
 
-use raft_examples::say;
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -24,7 +23,7 @@ use self::{
     load::Book,
     show::{Show, grouped},
 };
-use crate::{cli::Demo, failure::Failure, operator::Ask, resp::client::Client};
+use crate::{cli::Demo, failure::Failure, operator::Ask, output::say, resp::client::Client};
 
 const FIRST: [&str; 3] = ["a", "b", "c"];
 const FOURTH: &str = "d";

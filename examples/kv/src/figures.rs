@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn the_book_says_the_same() {
-        let page = include_str!("../../../../docs/metrics.md");
+        let page = include_str!("../../../docs/metrics.md");
         let rows = page.lines().filter(|line| line.starts_with("| `kv_"));
         let documented: Vec<_> = rows
             .map(|row| {

@@ -38,3 +38,17 @@ fn the_demo_does_what_it_promises() {
     let left = std::fs::read_dir(directory.path()).expect("readable").count();
     assert_eq!(left, 0, "the demo cleans up");
 }
+
+/// As behind `head`, which has seen enough.
+#[test]
+fn nobody_has_to_read_to_the_end() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_kv"))
+        .args(["demo", "--writes", "100"])
+        .stdout(writer)
+        .output()
+        .expect("kv runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*told), (Some(0), ""));
+}
