@@ -87,10 +87,13 @@ const TOO_LONG: [(&str, usize, &str); 11] = [
     ("testing/transport_suite.rs::messages", 79, "one message of every kind"),
 ];
 
-/// The same of structs with many fields.
-const TOO_WIDE: [(&str, usize, &str); 7] = [
+/// Structs that have to stay smaller than others.
+const NARROW: [(&str, usize, &str); 1] =
+    [("Consensus", 14, "each part of the state has an owner below it")];
+
+/// Structs that may be wider, how many fields they may have at most, and why.
+const TOO_WIDE: [(&str, usize, &str); 6] = [
     ("Config", 40, "every setting, with its unit and range"),
-    ("Consensus", 24, "the state is to have owners of its own"),
     ("Metrics", 60, "one field for each metric"),
     (
         "Progress",
@@ -411,7 +414,11 @@ fn no_struct_is_too_wide() {
             *most = fields.max(*most);
         }
     }
-    let wrong = beyond(&sizes, |_| MAX_FIELDS, &TOO_WIDE);
+    let limit = |name: &str| {
+        let narrow = NARROW.iter().find(|(it, ..)| *it == name);
+        narrow.map_or(MAX_FIELDS, |(_, most, _)| *most)
+    };
+    let wrong = beyond(&sizes, limit, &TOO_WIDE);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

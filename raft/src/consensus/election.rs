@@ -66,9 +66,6 @@ impl Consensus {
 
     pub(super) fn advance_term(&mut self, term: Term) {
         assert!(self.hard_state.current_term < term, "law 6: the term falls to {term}");
-        if self.question.is_some() {
-            self.no_vote_through = term;
-        }
         self.hard_state = HardState { current_term: term, voted_for: None };
         self.writes.is_hard_state_dirty = true;
         self.commit.matched = LogIndex::ZERO;
@@ -115,7 +112,7 @@ impl Consensus {
             self.timeouts.election += 1;
         }
         self.set_leader(None);
-        if may_campaign && !self.is_disk_stalled(now) && !self.awaits_answers(now) {
+        if may_campaign && !self.is_disk_stalled(now) && !self.disk.awaits_answers(now) {
             if !self.lets_others_go_first(now) {
                 self.campaign(now, false);
             }
@@ -165,6 +162,12 @@ impl Consensus {
         self.ask_for_votes(now);
     }
 
+    /// Whether this server may campaign: not when its configuration knows it by another disk. Either
+    /// this one belongs to another server, or the log has not come to where this one was rejoined.
+    pub(super) fn may_campaign(&self) -> bool {
+        self.membership.may_campaign(&self.rules.id) && !self.is_stranger()
+    }
+
     fn ask_for_votes(&mut self, now: Time) {
         let (RoleState::PreCandidate(campaign) | RoleState::Candidate(campaign)) = &self.role
         else {
@@ -179,7 +182,7 @@ impl Consensus {
             is_leadership_transfer: campaign.is_leadership_transfer,
             promised: None,
             configuration_index: self.membership.latest().index,
-            life: self.life,
+            life: 0,
         };
         let voters = self.membership.voters().voters().map(|server| &server.id);
         let silent: Vec<ServerId> = voters
@@ -187,8 +190,7 @@ impl Consensus {
             .cloned()
             .collect();
         for voter in silent {
-            let promised = self.promised(&voter);
-            let message = Message::RequestVote(RequestVoteRequest { promised, ..request.clone() });
+            let message = Message::RequestVote(request.clone());
             if is_pre_vote {
                 self.send(&voter, message);
             } else {
@@ -203,10 +205,7 @@ impl Consensus {
         from: &ServerId,
         request: &RequestVoteRequest,
     ) {
-        // Who has not heard yet what it has promised takes no part, not even by adopting the term: it
-        // could not vote in that one any more.
-        let insists = self.is_barred()
-            || self.awaits_answers(now)
+        let insists = self.abstains(now, request.term)
             || self.has_removed(from, request)
             || !request.is_leadership_transfer && self.insists_on_leader(now, from);
         if !insists && !request.is_pre_vote && self.term() < request.term {
@@ -219,7 +218,6 @@ impl Consensus {
             self.set_role(RoleState::Follower);
             self.reset_election_deadline(now);
         }
-        self.note_promises();
         self.observe(Observation::VoteRequested {
             candidate: from.clone(),
             term: request.term,
@@ -231,7 +229,7 @@ impl Consensus {
             requested_term: request.term,
             is_pre_vote: request.is_pre_vote,
             is_granted,
-            promised: self.promised_before(from, request.life),
+            promised: None,
             life: request.life,
         };
         self.send_when_durable(now, from, Message::RequestVoteReply(reply), None);
@@ -272,10 +270,7 @@ impl Consensus {
         } else {
             self.term() == request.term
                 && self.leader.is_none()
-                && match &self.hard_state.voted_for {
-                    Some(id) => id == candidate,
-                    None => self.no_vote_through < request.term,
-                }
+                && self.hard_state.voted_for.as_ref().is_none_or(|id| id == candidate)
         };
         is_free && self.log.last() <= request.last
     }
@@ -286,10 +281,6 @@ impl Consensus {
         from: &ServerId,
         reply: &RequestVoteReply,
     ) {
-        // An answer to an earlier life says nothing of what came after it (law 12).
-        if reply.life == self.life {
-            self.answered(from);
-        }
         if self.term() < reply.term {
             self.become_follower(now, reply.term);
             return;

@@ -151,7 +151,6 @@ impl Consensus {
 
     /// Keeps one progress per peer: those that stay keep theirs, new ones begin at the end.
     pub(super) fn reset_progress(&mut self, now: Time) {
-        self.forget_incarnations();
         let peers = self.membership.peers(&self.rules.id);
         let next_index = self.log.last().index.next();
         let Some(leader) = self.role.leader_mut() else { return };
@@ -172,7 +171,6 @@ impl Consensus {
 
     /// Begins a round: everybody is told that this server leads, and asked to answer.
     pub(super) fn begin_round(&mut self, now: Time) {
-        self.note_promises();
         let commit_index = self.commit.index;
         let interval = self.rules.heartbeat_interval;
         let (term, apart) = (self.term(), self.rounds_apart());
@@ -194,8 +192,7 @@ impl Consensus {
             })
             .collect();
         for (peer, commit_index) in heartbeats {
-            let promised = self.promised(&peer);
-            let request = HeartbeatRequest { term, round, commit_index, promised };
+            let request = HeartbeatRequest { term, round, commit_index, promised: None };
             self.send(&peer, Message::Heartbeat(request));
         }
         self.confirm_rounds();

@@ -24,9 +24,7 @@
 //! | `leader` | proposals, replication, commit, verification, lease (thesis §3.6, §6.4, §10.2) |
 //! | `transfer` | leadership transfer (thesis §3.10) |
 //! | `membership` | configurations in force (thesis §4) |
-//! | `incarnation` | whose disk is whose: which messages are believed |
-//! | `promised` | older copies of a disk: what others remember of it |
-//! | `known` | what is remembered of the members' disks |
+//! | `disk` | which disk a server runs on: which messages count |
 //! | `readiness`, `due` | how far state machines have come: who could serve |
 //! | `restore` | a user's restore of the whole cluster |
 //! | `snapshot` | compaction, and snapshots sent and received (thesis §5) |
@@ -40,19 +38,17 @@ mod action;
 mod append;
 mod commit;
 mod commit_state;
+mod disk;
 mod due;
 mod election;
 mod election_timer;
-mod incarnation;
 mod invariants;
-mod known;
 mod leader;
 mod log_view;
 mod membership;
 mod outbox;
 mod persist;
 mod progress;
-mod promised;
 mod quorum;
 mod readiness;
 mod refusal;
@@ -68,10 +64,7 @@ mod timers;
 mod transfer;
 mod writes;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
@@ -81,7 +74,7 @@ pub use self::{
         Action, AppendOrder, ReceiptStep, SnapshotOrder, SnapshotReceipt, TransferFailure,
         Verification, Write, WriteId,
     },
-    incarnation::Mismatch,
+    disk::{Mismatch, Rejected},
     refusal::{
         BootstrapRefusal, ChangeRefusal, NotLeader, ProposeRefusal, RestoreRefusal, TransferRefusal,
     },
@@ -91,8 +84,8 @@ pub use self::{
 };
 use self::{
     commit_state::CommitState,
+    disk::DiskIdentity,
     election_timer::ElectionTimer,
-    known::{Known, Question},
     log_view::LogView,
     membership::Membership,
     progress::Progress,
@@ -100,12 +93,12 @@ use self::{
     writes::WritePipeline,
 };
 use crate::{
-    configuration::{ClusterId, Configuration, IndexedConfiguration, ServerId},
+    configuration::{Configuration, IndexedConfiguration, ServerId},
     error::Leader as LeaderInfo,
     log::{Entries, Entry, EntryPayload},
     observer::Observation,
     position::{LogId, LogIndex, Term},
-    rpc::{Envelope, Message},
+    rpc::Message,
     stable::HardState,
     status::{PeerStatus, Role, Timeouts},
 };
@@ -114,11 +107,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Consensus {
     rules: Rules,
-    /// Which disk it runs on, and which start from that this is; 0 if that is not kept.
-    incarnation: u64,
-    life: u64,
-    /// The term, and the end of the log, that this life began with.
-    began_with: (Term, LogId),
     rng: Pcg64Mcg,
     /// Term and vote. Saved before anything that depends on them leaves (law 8).
     hard_state: HardState,
@@ -128,21 +116,8 @@ pub struct Consensus {
     role: RoleState,
     /// Who leads the current term, if known.
     leader: Option<ServerId>,
-    /// Of a server that belongs to no cluster: that of the leader it follows.
-    courted: ClusterId,
-    /// What is known of the members' disks.
-    known: BTreeMap<ServerId, Known>,
-    /// What it has asked everybody at its start, as long as it waits for that.
-    question: Option<Question>,
-    /// Whether all have answered, for the simulator, which has to know that it was found out or not.
-    #[cfg(test)]
-    has_asked_all: bool,
-    /// It has been in this term before all had answered, and votes in it, and before it, for nobody.
-    no_vote_through: Term,
-    /// Whether it has found its disk to be an older copy: nothing leaves it any more.
-    is_rolled_back: bool,
-    /// Whether an earlier life of its disk has.
-    was_rolled_back: bool,
+    /// Which disk it runs on, and what it remembers of the others'.
+    disk: DiskIdentity,
     election: ElectionTimer,
     transfer: Option<LeadershipTransfer>,
     /// How often it has waited in vain.
@@ -161,18 +136,16 @@ impl Consensus {
     /// If the state machine says that it has applied more than the log has.
     #[must_use]
     pub fn new(rules: Rules, saved: Saved, seed: u64, now: Time) -> Self {
-        let Saved { hard_state, incarnation, life, mut log, mut membership, .. } = saved;
-        let (commit_index, last_applied) = (saved.commit_index, saved.last_applied);
-        log.restored();
+        let mut saved = saved;
+        saved.log.restored();
+        let disk = DiskIdentity::new(&saved);
+        let Saved { hard_state, log, mut membership, commit_index, last_applied, .. } = saved;
         let last_applied = last_applied.max(log.snapshot().index);
         assert!(last_applied <= log.last().index, "the state machine is ahead of the log");
         let commit_index = commit_index.min(log.last().index).max(last_applied);
         membership.commit(commit_index);
         let mut consensus = Self {
             rules,
-            incarnation,
-            life,
-            began_with: (hard_state.current_term, log.last()),
             rng: Pcg64Mcg::new(u128::from(seed) << 64 | 0x5eed),
             hard_state,
             log,
@@ -180,14 +153,7 @@ impl Consensus {
             commit: CommitState::new(commit_index, last_applied, now),
             role: RoleState::Follower,
             leader: None,
-            courted: ClusterId::NONE,
-            known: BTreeMap::new(),
-            question: None,
-            #[cfg(test)]
-            has_asked_all: false,
-            no_vote_through: Term(0),
-            is_rolled_back: false,
-            was_rolled_back: saved.was_rolled_back,
+            disk,
             election: ElectionTimer::new(now),
             transfer: None,
             timeouts: Timeouts::default(),
@@ -225,8 +191,8 @@ impl Consensus {
             self.advance_term(Term(1));
         }
         // The same again if the first write is lost; else drawn from a copy, so that it changes nothing else.
-        let is_known = self.incarnation != 0;
-        let salt = if is_known { self.incarnation } else { self.rng.clone().random() };
+        let is_known = self.incarnation() != 0;
+        let salt = if is_known { self.incarnation() } else { self.rng.clone().random() };
         let configuration = configuration.founding(salt);
         self.append(now, vec![EntryPayload::Configuration(configuration)]);
         // The only voter of a cluster has nobody to wait for.
@@ -271,28 +237,13 @@ impl Consensus {
         self.finish(now);
     }
 
-    /// A message has arrived, and was [admitted](Self::admit).
-    ///
-    /// # Panics
-    /// If the message proves that a law is broken, for example a second leader of one term.
-    pub fn receive(&mut self, now: Time, envelope: Envelope) {
-        self.learn_incarnation(&envelope);
-        self.hear(&envelope);
-        let Envelope { from, cluster, message, .. } = envelope;
-        self.handle_message(now, &from, message);
-        if self.leader.as_ref() == Some(&from) && !self.cluster().is_some() {
-            self.courted = cluster;
-        }
-    }
-
     /// What a message says, whoever has sent it: all of [`receive`](Self::receive) where servers keep no
     /// incarnations.
     ///
     /// # Panics
     /// If the message proves that a law is broken, for example a second leader of one term.
     pub fn handle_message(&mut self, now: Time, from: &ServerId, message: Message) {
-        self.give_up_question(now);
-        if self.has_forgotten(from, &message) {
+        if !self.heed(now, from, &message) {
             return;
         }
         match message {
@@ -375,7 +326,7 @@ impl Consensus {
     /// The next decision to carry out, in order; `None` when all are taken.
     pub fn poll_action(&mut self) -> Option<Action> {
         let is_end = matches!(self.actions.front(), Some(Action::RolledBack { .. }));
-        if self.is_rolled_back && !is_end {
+        if self.disk.is_rolled_back() && !is_end {
             self.actions.clear();
         }
         self.actions.pop_front()
@@ -565,7 +516,8 @@ impl Consensus {
     }
 
     /// Sends a message that promises nothing.
-    fn send(&mut self, to: &ServerId, message: Message) {
+    fn send(&mut self, to: &ServerId, mut message: Message) {
+        self.stamp(to, &mut message);
         self.actions.push_back(Action::Send { to: to.clone(), message });
     }
 
@@ -577,6 +529,7 @@ impl Consensus {
         let configuration = self.membership.latest().clone();
         self.observe(Observation::ConfigurationChanged { configuration });
         self.emit_peers();
+        self.forget_disks();
         self.reset_progress(now);
     }
 

@@ -69,14 +69,15 @@ impl Consensus {
         &mut self,
         now: Time,
         to: &ServerId,
-        message: Message,
+        mut message: Message,
         index: Option<LogIndex>,
     ) {
+        self.stamp(to, &mut message);
         self.write_hard_state(now);
         let index = index.filter(|index| self.log.stable() < *index);
         match self.writes.gate(index) {
             Some(until) => self.writes.outbox.hold(until, to.clone(), message),
-            None => self.send(to, message),
+            None => self.actions.push_back(Action::Send { to: to.clone(), message }),
         }
     }
 

@@ -50,11 +50,11 @@ impl Consensus {
     }
 
     fn deadline(&self, timer: Timer) -> Option<Time> {
-        if self.is_rolled_back {
+        if self.disk.is_rolled_back() {
             return None;
         }
         match timer {
-            Timer::DiskQuestion => self.next_question(),
+            Timer::DiskQuestion => self.disk.question_deadline(),
             Timer::LeaderLease => self.lease_deadline(),
             Timer::WriteStall => {
                 self.role.leader()?;

@@ -90,7 +90,7 @@ impl Consensus {
             && is_voter
             && matches!(self.role, RoleState::Follower)
             && !self.is_disk_stalled(now)
-            && !self.awaits_answers(now)
+            && !self.disk.awaits_answers(now)
         {
             self.campaign(now, true);
         }

@@ -371,12 +371,12 @@ impl<R: Send + 'static> Run<R> {
             self.metrics.received(message);
             tracing::trace!(server = %self.shared.id, %from, %message, "received");
             self.peers.heard_from(from, address);
-            if let Err(mismatch) = self.core.admit(&envelope) {
-                self.refuse(now, &envelope, mismatch);
+            let (from, incarnation) = (from.clone(), envelope.incarnation);
+            if let Err(rejected) = self.core.receive(now, envelope) {
+                self.refuse(now, &rejected.envelope, rejected.mismatch);
                 continue;
             }
-            self.refusals.admitted(&envelope.from, envelope.incarnation);
-            self.core.receive(now, envelope);
+            self.refusals.admitted(&from, incarnation);
             if self.refusals.own().is_some() && self.core.leader().is_some() {
                 self.refusals.recognised();
             }

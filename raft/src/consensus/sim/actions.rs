@@ -500,7 +500,7 @@ impl World {
             if let Message::TimeoutNow(request) = message {
                 alive.handovers.told(request.term, server_of(from), &self.checks.election);
             }
-            self.call(server, |core, now| core.receive(now, envelope))?;
+            self.call(server, |core, now| core.receive_admitted(now, envelope))?;
         }
         Ok(())
     }

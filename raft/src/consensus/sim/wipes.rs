@@ -187,7 +187,7 @@ impl World {
             let (now, it) = (self.now, &self.servers[server]);
             let Some(alive) = &it.alive else { continue };
             let local = it.clock.local(now);
-            match alive.core.has_all_answers(local) {
+            match alive.core.disk.has_all_answers(local) {
                 Some(true) => {
                     self.stats.harmless_copies += 1;
                     self.servers[server].rolled_back = None;

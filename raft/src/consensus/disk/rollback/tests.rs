@@ -1,4 +1,4 @@
-use super::*;
+use super::{super::identity::Known, *};
 use crate::{
     config::Config,
     configuration::{ClusterId, Configuration, IndexedConfiguration, Server},
@@ -105,7 +105,7 @@ fn envelope(from: usize, life: u64, message: Message) -> Envelope {
 fn receive(core: &mut Consensus, now: Time, from: usize, message: Message) {
     let envelope = envelope(from, OTHERS, message);
     core.admit(&envelope).expect("it is admitted");
-    core.receive(now, envelope);
+    core.receive(now, envelope).expect("it is admitted");
 }
 
 /// Carries everything out at once; returns what was sent, and who accused this server.
@@ -158,7 +158,7 @@ fn only_a_disk_that_falls_short_of_its_own_promise_is_an_older_copy() {
     ] {
         for message in [heartbeat, request, reply] {
             let mut core = server();
-            core.question = None;
+            core.disk.question = None;
             core.handle_message(Time(1), &n(2), message(7, Some(promised)));
             let accuser = settle(&mut core, Time(1)).1;
             assert_eq!(accuser, is_older.then(|| n(2)), "{promised:?} {}", message(7, None));
@@ -221,7 +221,7 @@ fn a_server_that_starts_votes_when_all_have_answered_or_have_had_the_time() {
 #[test]
 fn a_store_without_incarnation_is_never_accused() {
     let mut core = server();
-    core.incarnation = 0;
+    core.disk.incarnation = 0;
     core.handle_message(Time(1), &n(2), heartbeat(7, Some(promise(0, 9, (9, 9)))));
     assert_eq!(settle(&mut core, Time(1)).1, None);
 }
@@ -250,7 +250,7 @@ fn an_older_copy_votes_for_nobody_and_does_not_campaign() {
 #[test]
 fn what_a_leader_was_told_is_said_back_also_when_it_leads_no_more() {
     let mut core = server();
-    core.question = None;
+    core.disk.question = None;
     let now = core.next_timeout().expect("it campaigns");
     core.campaign(now, true);
     let sent = settle(&mut core, now).0;
@@ -297,7 +297,7 @@ fn promises_of_a_disk_that_is_no_member_any_more_are_forgotten() {
     receive(&mut core, Time(1), 2, reply(9, None));
     receive(&mut core, Time(1), 3, reply(9, None));
     settle(&mut core, Time(1));
-    assert_eq!(core.promised(&n(2)), Some(noted(22, 9, (0, 0))));
+    assert_eq!(core.disk.promised(&n(2)), Some(noted(22, 9, (0, 0))));
     let members = [(n(1), 11), (n(2), 23), (n(3), 33)]
         .map(|(id, incarnation)| Server { incarnation, ..Server::voter(id.clone(), id.as_str()) });
     let entry = Entry {
@@ -307,12 +307,12 @@ fn promises_of_a_disk_that_is_no_member_any_more_are_forgotten() {
     };
     core.append_entries(Time(1), None, vec![entry].into());
     core.note_promises();
-    assert_eq!(core.promised(&n(2)), None);
-    assert_eq!(core.promised(&n(3)), Some(noted(33, 9, (0, 0))));
+    assert_eq!(core.disk.promised(&n(2)), None);
+    assert_eq!(core.disk.promised(&n(3)), Some(noted(33, 9, (0, 0))));
     // Nor is anything noted of a disk that is not known.
     core.hear(&envelope(2, OTHERS, reply(9, None)));
     core.hear(&Envelope { from: "n4".into(), ..envelope(2, OTHERS, reply(9, None)) });
-    assert_eq!((core.promised(&"n4".into()), core.promised(&n(2))), (None, None));
+    assert_eq!((core.disk.promised(&"n4".into()), core.disk.promised(&n(2))), (None, None));
 }
 
 /// A late message of an earlier life says nothing any more: what it promises may be forgotten, and
@@ -340,7 +340,7 @@ fn the_question_of_an_earlier_life_is_answered_with_the_later_one() {
     let question = RequestVoteRequest { is_pre_vote: true, life: OTHERS - 1, ..asked };
     let question = envelope(2, OTHERS - 1, Message::RequestVote(question));
     core.admit(&question).expect("a question is admitted");
-    core.receive(Time(1), question);
+    core.receive(Time(1), question).expect("it is admitted");
     let (sent, _) = settle(&mut core, Time(1));
     assert_eq!(said_to(&sent, &n(2)).map(|it| it.life), Some(OTHERS));
     let answers = |it: &(ServerId, Message)| match &it.1 {
@@ -355,11 +355,11 @@ fn the_question_of_an_earlier_life_is_answered_with_the_later_one() {
 fn a_promise_stays_that_of_the_first_life_that_has_made_it() {
     let mut core = server();
     receive(&mut core, Time(1), 2, reply(4, None));
-    core.receive(Time(1), envelope(2, OTHERS + 1, reply(4, None)));
-    assert_eq!(core.promised(&n(2)), Some(noted(22, 4, (0, 0))));
-    core.receive(Time(1), envelope(2, OTHERS + 1, reply(5, None)));
+    core.receive(Time(1), envelope(2, OTHERS + 1, reply(4, None))).expect("it is admitted");
+    assert_eq!(core.disk.promised(&n(2)), Some(noted(22, 4, (0, 0))));
+    core.receive(Time(1), envelope(2, OTHERS + 1, reply(5, None))).expect("it is admitted");
     let later = Promised { life: OTHERS + 1, ..noted(22, 5, (0, 0)) };
-    assert_eq!(core.promised(&n(2)), Some(later));
+    assert_eq!(core.disk.promised(&n(2)), Some(later));
 }
 
 /// A late question of an earlier life comes before the disk is recorded: what the present life has
@@ -367,7 +367,7 @@ fn a_promise_stays_that_of_the_first_life_that_has_made_it() {
 #[test]
 fn what_is_acknowledged_before_the_disk_is_recorded_is_of_the_life_that_says_it() {
     let mut core = server();
-    core.question = None;
+    core.disk.question = None;
     let members = DISKS.into_iter().zip(1..).map(|(incarnation, number)| {
         let incarnation = if number == 2 { 0 } else { incarnation };
         Server { incarnation, ..Server::voter(n(number), n(number).as_str()) }
@@ -386,13 +386,14 @@ fn what_is_acknowledged_before_the_disk_is_recorded_is_of_the_life_that_says_it(
     receive(&mut core, now, 2, Message::AppendEntriesReply(matched));
     let Message::RequestVote(asked) = request(6, None) else { unreachable!() };
     let question = RequestVoteRequest { is_pre_vote: true, life: OTHERS - 1, ..asked };
-    core.receive(now, envelope(2, OTHERS - 1, Message::RequestVote(question)));
+    core.receive(now, envelope(2, OTHERS - 1, Message::RequestVote(question)))
+        .expect("it is admitted");
     receive(&mut core, now, 2, heartbeat(4, None));
     core.note_promises();
-    assert_eq!(core.promised(&n(2)), Some(noted(22, 5, (5, 6))));
+    assert_eq!(core.disk.promised(&n(2)), Some(noted(22, 5, (5, 6))));
     // Another disk, before any is recorded, has promised nothing.
     core.hear(&Envelope { incarnation: 23, ..envelope(2, 1, reply(4, None)) });
-    assert_eq!(core.promised(&n(2)).map(|it| (it.incarnation, it.life)), Some((23, 1)));
+    assert_eq!(core.disk.promised(&n(2)).map(|it| (it.incarnation, it.life)), Some((23, 1)));
 }
 
 /// The vote that it has given there may be one that its disk has forgotten.
@@ -427,12 +428,12 @@ fn an_answer_to_an_earlier_life_is_none() {
         let reply = RequestVoteReply { life: BEFORE, ..late.clone() };
         envelope(from, OTHERS, Message::RequestVoteReply(reply))
     };
-    core.receive(Time(1), late(2));
-    core.receive(Time(1), late(3));
-    assert!(core.awaits_answers(Time(1)));
+    core.receive(Time(1), late(2)).expect("it is admitted");
+    core.receive(Time(1), late(3)).expect("it is admitted");
+    assert!(core.disk.awaits_answers(Time(1)));
     receive(&mut core, Time(1), 2, reply(4, None));
     receive(&mut core, Time(1), 3, reply(4, None));
-    assert!(!core.awaits_answers(Time(1)));
+    assert!(!core.disk.awaits_answers(Time(1)));
 }
 
 /// Other settings may bring the end of its patience forward, but not that of the wait.
@@ -445,7 +446,7 @@ fn a_server_that_awaits_answers_does_not_campaign() {
     rules.heartbeat_interval /= 10;
     rules.pre_vote = false;
     core.set_rules(Time(1), rules);
-    let due = core.question.as_ref().expect("it waits").due;
+    let due = core.disk.question.as_ref().expect("it waits").due;
     while let Some(now) = core.next_timeout().filter(|now| *now < due) {
         core.handle_timeout(now);
         settle(&mut core, now);
@@ -552,14 +553,14 @@ fn the_term_of_a_leader_is_remembered_by_its_followers() {
     assert_eq!(said_to(&settle(&mut core, Time(2)).0, &n(2)), Some(noted(22, 5, (0, 0))));
     // Less is not news, whoever says it and when.
     let known = |promised| Known { life: OTHERS, promised };
-    core.known.insert(n(2), known(noted(22, 5, (5, 7))));
+    core.disk.known.insert(n(2), known(noted(22, 5, (5, 7))));
     core.hear(&envelope(2, OTHERS, heartbeat(5, None)));
     core.hear(&envelope(2, OTHERS, heartbeat(4, None)));
-    assert_eq!(core.promised(&n(2)), Some(noted(22, 5, (5, 7))));
+    assert_eq!(core.disk.promised(&n(2)), Some(noted(22, 5, (5, 7))));
     // What another disk has said is none of this one's.
-    core.known.insert(n(2), known(noted(21, 9, (5, 7))));
+    core.disk.known.insert(n(2), known(noted(21, 9, (5, 7))));
     core.hear(&envelope(2, OTHERS, heartbeat(5, None)));
-    assert_eq!(core.promised(&n(2)), Some(noted(22, 5, (0, 0))));
+    assert_eq!(core.disk.promised(&n(2)), Some(noted(22, 5, (0, 0))));
 }
 
 /// A copy from just after the bootstrap is an older one, too.
@@ -686,7 +687,7 @@ fn a_leader_that_is_accused_leads_no_more() {
 fn a_disk_that_is_rolled_back_twice_gets_another_number_each_time() {
     let rolled_back = |disk| {
         let mut core = server();
-        core.incarnation = disk;
+        core.disk.incarnation = disk;
         core.handle_message(Time(1), &n(2), heartbeat(7, Some(promise(disk, 7, (0, 0)))));
         core.incarnation()
     };

@@ -4,9 +4,9 @@ use super::*;
 use crate::{
     config::Config,
     configuration::{ConfigurationChange, IndexedConfiguration, Server},
-    consensus::{Action, ChangeRefusal, Rules, Saved},
+    consensus::{Action, ChangeRefusal, Mismatch, Rules, Saved},
     log::Entry,
-    position::{LogId, Term},
+    position::{LogId, LogIndex, Term},
     rpc::{
         AppendEntriesReply, AppendOutcome, HeartbeatReply, HeartbeatRequest, RequestVoteReply,
         RequestVoteRequest, TimeoutNowRequest,
@@ -222,7 +222,7 @@ fn a_server_without_a_cluster_hears_only_the_one_whose_leader_it_follows() {
         from: n(from),
         ..from_n2(22, 0, message)
     };
-    core.receive(Time(0), of(8, 2, heartbeat(TERM)));
+    core.receive(Time(0), of(8, 2, heartbeat(TERM))).expect("it is admitted");
     settle(&mut core, Time(0));
     for message in [heartbeat(TERM), heartbeat(Term(50)), vote(Term(50), LogId::new(1, 1))] {
         let foreign = Err(Mismatch::Cluster { sender: ClusterId(9) });
@@ -269,7 +269,8 @@ fn nobody_becomes_a_voter_before_it_was_heard_from() {
     assert_eq!(core.change_configuration(now, &add("n4"), None), unheard);
     let round = core.role.leader().expect("it leads").round;
     let reply = Message::HeartbeatReply(reply(round, core.term()));
-    core.receive(now, Envelope { from: "n4".into(), ..from_n2(44, 11, reply) });
+    core.receive(now, Envelope { from: "n4".into(), ..from_n2(44, 11, reply) })
+        .expect("it is admitted");
     core.change_configuration(now, &add("n4"), None).expect("a change");
     let known = core.latest_configuration().configuration.server(&"n4".into()).cloned();
     assert_eq!(known.map(|it| (it.is_voter(), it.incarnation)), Some((true, 44)));
