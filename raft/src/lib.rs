@@ -8,6 +8,8 @@
 //! The README's program runs as it stands; `ARCHITECTURE.md` in the repository follows one `apply`
 //! from call to answer.
 //!
+//! [Raft in this crate](#raft-in-this-crate) explains the algorithm to those who have not read the paper.
+//!
 //! # Where to look
 //!
 //! | you want to | see |
@@ -30,6 +32,8 @@
 //!   hand. Outside the stability promise.
 //!
 //! Neither changes how anything else behaves.
+//!
+#![doc = include_str!("guide.md")]
 
 // The ground: what everything else is said in.
 mod position;
