@@ -284,7 +284,7 @@ impl Consensus {
         {
             progress.heard(reply.accepted_index, asked_at, patience);
             progress.applied(reply.round, reply.applied_index);
-            progress.round_trip = Some(now.since(asked_at));
+            progress.liveness.round_trip = Some(now.since(asked_at));
         }
         self.replicate(now, from);
         self.vouch_again(from, reply);
@@ -327,10 +327,11 @@ impl Consensus {
         if !progress.is_current(round) || leader.round < round {
             return false;
         }
-        let was_lost = std::mem::replace(&mut progress.is_lost, false);
-        if progress.acked_round < round {
-            progress.acked_round = round;
-            progress.contact = began.unwrap_or(progress.contact).max(progress.contact);
+        let was_lost = std::mem::replace(&mut progress.liveness.is_lost, false);
+        if progress.liveness.acked_round < round {
+            progress.liveness.acked_round = round;
+            progress.liveness.contact =
+                began.unwrap_or(progress.liveness.contact).max(progress.liveness.contact);
             self.confirm_rounds();
         }
         if was_lost {
@@ -343,8 +344,8 @@ impl Consensus {
     pub(super) fn has_moved(&mut self, now: Time, peer: &ServerId) {
         let Some(leader) = self.role.leader_mut() else { return };
         let Some(progress) = leader.peers.get_mut(peer) else { return };
-        progress.moved_at = now;
-        if std::mem::replace(&mut progress.is_stalled, false) {
+        progress.liveness.moved_at = now;
+        if std::mem::replace(&mut progress.liveness.is_stalled, false) {
             self.observe(Observation::PeerResumed { peer: peer.clone() });
         }
     }
@@ -439,7 +440,7 @@ impl Consensus {
             if *id == self.rules.id {
                 leader.round
             } else {
-                leader.peers.get(id).map_or(0, |progress| progress.acked_round)
+                leader.peers.get(id).map_or(0, |progress| progress.liveness.acked_round)
             }
         };
         let Some(round) = reached_by_majority(self.membership.voters(), answered) else { return };
@@ -481,8 +482,8 @@ impl Consensus {
         let Some(leader) = self.role.leader_mut() else { return };
         let mut lost = Vec::new();
         for (peer, progress) in &mut leader.peers {
-            if !progress.is_lost && progress.contact + patience <= now {
-                progress.is_lost = true;
+            if !progress.liveness.is_lost && progress.liveness.contact + patience <= now {
+                progress.liveness.is_lost = true;
                 lost.push(peer.clone());
             }
         }
@@ -500,12 +501,13 @@ impl Consensus {
         let mut stalled = Vec::new();
         let mut complete = Vec::new();
         for (peer, progress) in &mut leader.peers {
-            if progress.is_lost {
-                progress.moved_at = now;
+            if progress.liveness.is_lost {
+                progress.liveness.moved_at = now;
             } else if progress.match_index == last {
                 complete.push(peer.clone());
-            } else if !progress.is_stalled && progress.moved_at + patience <= now {
-                progress.is_stalled = true;
+            } else if !progress.liveness.is_stalled && progress.liveness.moved_at + patience <= now
+            {
+                progress.liveness.is_stalled = true;
                 stalled.push((peer.clone(), progress.match_index));
             }
         }

@@ -28,7 +28,7 @@
 //! | `readiness`, `due` | how far state machines have come: who could serve |
 //! | `restore` | a user's restore of the whole cluster |
 //! | `snapshot` | compaction, and snapshots sent and received (thesis §5) |
-//! | `progress` | one follower seen from the leader |
+//! | `progress`, `inflights`, `liveness` | one follower seen from the leader |
 //! | `commit`, `commit_state` | what is committed, handed out and applied |
 //! | `persist`, `writes`, `outbox` | what is on its way to the disk, and what waits for that (law 8) |
 //! | `timers`, `election_timer` | everything that happens because time has passed |
@@ -42,8 +42,10 @@ mod disk;
 mod due;
 mod election;
 mod election_timer;
+mod inflights;
 mod invariants;
 mod leader;
+mod liveness;
 mod log_view;
 mod membership;
 mod outbox;
@@ -230,7 +232,7 @@ impl Consensus {
         let shortened = before.leader_lease_timeout.saturating_sub(self.rules.leader_lease_timeout);
         if let Some(leader) = self.role.leader_mut() {
             leader.majority_contact = now.min(leader.majority_contact + shortened);
-            leader.peers.values_mut().for_each(Progress::let_drain);
+            leader.peers.values_mut().for_each(|progress| progress.inflights.let_drain());
             self.begin_round(now);
         }
         self.compact();
@@ -319,7 +321,7 @@ impl Consensus {
         if let Some(leader) = self.role.leader_mut()
             && let Some(progress) = leader.peers.get_mut(peer)
         {
-            progress.failed_round = leader.round;
+            progress.liveness.failed_round = leader.round;
         }
     }
 
@@ -468,11 +470,11 @@ impl Consensus {
             match_index: progress.match_index,
             next_index: progress.next_index,
             lag_entries: self.log.last().index.since(progress.match_index),
-            last_contact: now.since(progress.contact),
-            round_trip: progress.round_trip,
-            is_lost: progress.is_lost,
-            is_stalled: progress.is_stalled,
-            inflight: progress.inflight(),
+            last_contact: now.since(progress.liveness.contact),
+            round_trip: progress.liveness.round_trip,
+            is_lost: progress.liveness.is_lost,
+            is_stalled: progress.liveness.is_stalled,
+            inflight: progress.inflights.len(),
             snapshot_received_bytes: progress.received_bytes(),
             snapshot_size_bytes: None,
             applied_index: progress.applied_index,

@@ -1,8 +1,8 @@
 //! How far one follower has come, and what it may be sent next (thesis §10.2.2).
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use super::{Rules, log_view::LogView, time::Time};
+use super::{Rules, inflights::Inflights, liveness::Liveness, log_view::LogView, time::Time};
 use crate::{
     position::{LogId, LogIndex},
     status::ProgressState,
@@ -14,14 +14,6 @@ const EAGER_INFLIGHT: usize = 2;
 
 /// What awaits its answer when nothing could be delivered: any sign of life ends the wait.
 const UNREACHABLE: Probe = Probe { last: LogIndex(u64::MAX), sent_at: Time(0) };
-
-/// A message with entries that has not been answered.
-#[derive(Clone, Debug)]
-struct Inflight {
-    last: LogIndex,
-    cost_bytes: u64,
-    sent_at: Time,
-}
 
 /// A message sent to find where the logs meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +33,7 @@ pub(super) struct Progress {
     pub(super) next_index: LogIndex,
     /// While probing: the probe that awaits its answer.
     probe: Option<Probe>,
-    inflight: VecDeque<Inflight>,
-    inflight_bytes: u64,
-    /// How many of them may be under way even if the rules allow fewer, because older rules allowed
-    /// them. Never more than there are, so it falls as they drain.
-    draining: usize,
-    /// How many messages may be under way, if the rules do not allow fewer. A conflict that empties
-    /// the window halves it, and each message that is acknowledged adds one: in a network that
-    /// reorders nearly all of a large window is refused, and would be sent anew for every entry.
-    window: usize,
-    /// The newest round when a conflict last emptied the window. The rest of that window conflicts
-    /// too, so answers to questions of up to that round are not news. If each of them had the next
-    /// window sent anew, a network that reorders would never calm down.
-    conflict_round: u64,
+    pub(super) inflights: Inflights,
     /// The first round of this session: answers to earlier rounds belong to an earlier membership
     /// of the same server and are dropped.
     first_round: u64,
@@ -63,18 +43,7 @@ pub(super) struct Progress {
     /// Whether it is known to lack entries it acknowledged in this session: it is sent nothing and
     /// counts for nothing, because nobody knows what else it has lost.
     pub(super) has_lost_entries: bool,
-    /// The newest round it has answered.
-    pub(super) acked_round: u64,
-    /// When that round began: contact is measured from send time.
-    pub(super) contact: Time,
-    /// Whether it has been reported as lost.
-    pub(super) is_lost: bool,
-    /// When it last came further, or needed nothing, or was lost; and whether it has been reported
-    /// as stalled since.
-    pub(super) moved_at: Time,
-    pub(super) is_stalled: bool,
-    /// How long its newest answer to a heartbeat took.
-    pub(super) round_trip: Option<Duration>,
+    pub(super) liveness: Liveness,
     /// The newest snapshot it was sent in this session.
     transfer: Option<Transfer>,
     /// After a snapshot could not be sent or kept: no other one before.
@@ -83,8 +52,6 @@ pub(super) struct Progress {
     /// round, the newest.
     pub(super) applied_index: LogIndex,
     applied_round: u64,
-    /// The newest round in which something could not be sent to it.
-    pub(super) failed_round: u64,
 }
 
 /// A snapshot sent to a follower.
@@ -113,35 +80,16 @@ impl Progress {
             match_index: LogIndex::ZERO,
             next_index,
             probe: None,
-            inflight: VecDeque::new(),
-            inflight_bytes: 0,
-            draining: 0,
-            window: usize::MAX,
-            conflict_round: 0,
+            inflights: Inflights::default(),
             first_round,
             claimed: (0, LogIndex::ZERO),
             has_lost_entries: false,
-            acked_round: 0,
-            contact: now,
-            is_lost: false,
-            moved_at: now,
-            is_stalled: false,
-            round_trip: None,
+            liveness: Liveness::new(now),
             transfer: None,
             retry_at: now,
             applied_index: LogIndex::ZERO,
             applied_round: 0,
-            failed_round: 0,
         }
-    }
-
-    pub(super) fn inflight(&self) -> usize {
-        self.inflight.len()
-    }
-
-    /// The rules have changed: what is under way may be more than they allow now.
-    pub(super) fn let_drain(&mut self) {
-        self.draining = self.inflight.len();
     }
 
     /// Whether an answer of this round belongs to this session.
@@ -161,15 +109,10 @@ impl Progress {
         }
     }
 
-    /// Whether something could not be sent to it, and it has answered nothing that was asked later.
-    pub(super) fn is_unreachable(&self) -> bool {
-        0 < self.failed_round && self.acked_round <= self.failed_round
-    }
-
     /// Notes that a heartbeat of this round is sent; returns what it may claim to be durable there.
     pub(super) fn claim(&mut self, round: u64) -> LogIndex {
         let (claimed_in, _) = self.claimed;
-        if claimed_in <= self.acked_round {
+        if claimed_in <= self.liveness.acked_round {
             self.claimed = (round, self.match_index);
         }
         self.match_index
@@ -180,7 +123,7 @@ impl Progress {
     /// unless something is under way, which asks too.
     pub(super) fn has_forgotten(&self, round: u64, accepted: LogIndex) -> Option<LogIndex> {
         let (claimed_in, index) = self.claimed;
-        let is_quiet = self.probe.is_none() && self.inflight.is_empty() && !self.has_lost_entries;
+        let is_quiet = self.probe.is_none() && self.inflights.is_empty() && !self.has_lost_entries;
         (is_quiet && claimed_in <= round && accepted < index).then_some(index)
     }
 
@@ -207,7 +150,7 @@ impl Progress {
         else {
             if self.retry_at <= now {
                 self.state = ProgressState::Snapshot;
-                self.clear_inflight();
+                self.inflights.clear();
             }
             return None;
         };
@@ -215,8 +158,7 @@ impl Progress {
             ProgressState::Probe => self.probe = Some(Probe { last, sent_at: now }),
             ProgressState::Replicate => {
                 let cost_bytes = log.cost_bytes(prev_index, last).unwrap_or(rules.max_append_bytes);
-                self.inflight.push_back(Inflight { last, cost_bytes, sent_at: now });
-                self.inflight_bytes += cost_bytes;
+                self.inflights.push(last, cost_bytes, now);
                 self.next_index = last.next();
             }
             ProgressState::Snapshot => {}
@@ -227,12 +169,11 @@ impl Progress {
     fn may_send(&self, log: &LogView, rules: &Rules) -> bool {
         let waiting = log.last().index.next().since(self.next_index);
         if waiting == 0
-            || rules.max_inflight_appends.min(self.window) <= self.inflight.len()
-            || rules.max_inflight_bytes <= self.inflight_bytes
+            || self.inflights.is_full(rules.max_inflight_appends, rules.max_inflight_bytes)
         {
             return false;
         }
-        if self.inflight.len() < EAGER_INFLIGHT {
+        if self.inflights.len() < EAGER_INFLIGHT {
             return true;
         }
         rules.max_append_entries as u64 <= waiting
@@ -246,13 +187,7 @@ impl Progress {
     pub(super) fn matched(&mut self, index: LogIndex, log: &LogView) {
         self.match_index = self.match_index.max(index);
         let is_served = log.serves(self.match_index.next());
-        while self.inflight.front().is_some_and(|sent| sent.last <= self.match_index) {
-            if let Some(sent) = self.inflight.pop_front() {
-                self.inflight_bytes -= sent.cost_bytes;
-                self.window = self.window.saturating_add(1);
-            }
-        }
-        self.draining = self.draining.min(self.inflight.len());
+        self.inflights.acknowledge(self.match_index);
         match self.state {
             // Still unreachable: the answer is an old one. Only a sign of life ends the wait.
             ProgressState::Probe if self.probe == Some(UNREACHABLE) => {
@@ -264,7 +199,7 @@ impl Progress {
             ProgressState::Probe | ProgressState::Snapshot => {
                 self.state = ProgressState::Replicate;
                 self.probe = None;
-                self.clear_inflight();
+                self.inflights.clear();
                 self.next_index = self.match_index.next();
             }
             ProgressState::Replicate => {
@@ -294,16 +229,15 @@ impl Progress {
                 return false;
             }
             ProgressState::Probe if prev_index != self.next_index.prev() => return false,
-            ProgressState::Replicate if round <= self.conflict_round => return false,
+            ProgressState::Replicate if self.inflights.is_known_conflict(round) => return false,
             ProgressState::Probe | ProgressState::Replicate => {}
         }
         if self.state == ProgressState::Replicate {
-            self.conflict_round = newest_round;
-            self.window = (self.inflight.len() / 2).max(1);
+            self.inflights.conflict(newest_round);
         }
         self.state = ProgressState::Probe;
         self.probe = None;
-        self.clear_inflight();
+        self.inflights.clear();
         self.next_index = meet.next().min(prev_index).max(self.match_index.next());
         true
     }
@@ -313,18 +247,12 @@ impl Progress {
     /// `asked_at` is when the question it answers was sent, and `patience` how much earlier a
     /// message must have been sent to count as lost.
     pub(super) fn heard(&mut self, accepted: LogIndex, asked_at: Time, patience: Duration) {
+        let is_old = |sent_at: Time| sent_at + patience <= asked_at;
         // A probe that is younger than the question is not missed by the answer.
-        if self
-            .probe
-            .is_some_and(|probe| accepted < probe.last && probe.sent_at + patience <= asked_at)
-        {
+        if self.probe.is_some_and(|probe| accepted < probe.last && is_old(probe.sent_at)) {
             self.probe = None;
         }
-        let is_lost = self
-            .inflight
-            .front()
-            .is_some_and(|sent| accepted < sent.last && sent.sent_at + patience <= asked_at);
-        if is_lost {
+        if self.inflights.has_lost_message(accepted, is_old) {
             self.become_probe();
         }
     }
@@ -405,21 +333,14 @@ impl Progress {
     fn become_probe(&mut self) {
         self.state = ProgressState::Probe;
         self.probe = None;
-        self.clear_inflight();
+        self.inflights.clear();
         self.next_index = self.match_index.next();
-    }
-
-    fn clear_inflight(&mut self) {
-        self.inflight.clear();
-        self.inflight_bytes = 0;
-        self.draining = 0;
     }
 
     pub(super) fn assert_invariants(&self, last: LogIndex, rules: &Rules) {
         assert!(self.match_index < self.next_index, "I5: match index reaches next index");
         assert!(self.next_index <= last.next(), "I5: next index beyond the log");
-        let most = rules.max_inflight_appends.max(self.draining);
-        assert!(self.inflight.len() <= most, "I5: window overrun");
+        self.inflights.assert_invariants(rules.max_inflight_appends);
     }
 }
 

@@ -35,7 +35,7 @@ impl Consensus {
 
     /// The same of a peer, as far as this leader knows.
     pub(super) fn peer_can_serve(&self, progress: &Progress) -> bool {
-        !progress.is_lost && self.commit.due.index <= progress.applied_index
+        !progress.liveness.is_lost && self.commit.due.index <= progress.applied_index
     }
 
     /// Looked at with each heartbeat, as a leader and as a follower.
@@ -54,20 +54,21 @@ impl Consensus {
         };
         let voters = || leader.peers.iter().filter(|(id, _)| self.membership.is_voter(id));
         let patience = self.rules.heartbeat_interval;
-        let newest = voters().map(|(_, progress)| progress.contact).max().unwrap_or(now);
+        let newest = voters().map(|(_, progress)| progress.liveness.contact).max().unwrap_or(now);
         let ready = voters().filter(|(_, progress)| self.peer_can_serve(progress));
         let best = ready.max_by_key(|(id, progress)| {
-            let is_silent = progress.contact + patience <= newest;
-            let round_trip = progress.round_trip.unwrap_or(Duration::MAX);
-            let reach = (!progress.is_unreachable(), !is_silent);
+            let is_silent = progress.liveness.contact + patience <= newest;
+            let round_trip = progress.liveness.round_trip.unwrap_or(Duration::MAX);
+            let reach = (!progress.liveness.is_unreachable(), !is_silent);
             let state = (progress.match_index, progress.applied_index);
-            (reach, state, progress.contact, Reverse((round_trip, *id)))
+            (reach, state, progress.liveness.contact, Reverse((round_trip, *id)))
         });
         if let Some((id, _)) = best {
             return Ok(id.clone());
         }
-        let nearest = voters()
-            .max_by_key(|(id, progress)| (!progress.is_lost, progress.applied_index, Reverse(*id)));
+        let nearest = voters().max_by_key(|(id, progress)| {
+            (!progress.liveness.is_lost, progress.applied_index, Reverse(*id))
+        });
         let Some((voter, progress)) = nearest else {
             let reason = "there is no other voter".to_owned();
             return Err(TransferRefusal::InvalidTarget { reason });
@@ -76,7 +77,7 @@ impl Consensus {
             voter: voter.clone(),
             applied: progress.applied_index,
             committed: self.commit.index,
-            last_contact: now.since(progress.contact),
+            last_contact: now.since(progress.liveness.contact),
         })
     }
 

@@ -60,7 +60,7 @@ impl Consensus {
             return Ok(());
         };
         let was_heard = |id: &ServerId| {
-            leader.peers.get(id).is_some_and(|progress| progress.round_trip.is_some())
+            leader.peers.get(id).is_some_and(|progress| progress.liveness.round_trip.is_some())
         };
         let is_new = |id: &ServerId| !self.membership.is_voter(id) && *id != self.rules.id;
         let mut unheard =

@@ -34,7 +34,8 @@ impl Consensus {
     /// A leader notes how far a follower has come in its term.
     pub(super) fn note_promise(&mut self, peer: &ServerId) {
         let Some(leader) = self.role.leader() else { return };
-        let Some(progress) = leader.peers.get(peer).filter(|it| it.acked_round != 0) else {
+        let Some(progress) = leader.peers.get(peer).filter(|it| it.liveness.acked_round != 0)
+        else {
             return;
         };
         let index = progress.match_index;

@@ -83,7 +83,7 @@ fn window_counts_messages() {
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((6, 8)));
     // One answer may acknowledge several messages.
     progress.matched(LogIndex(8), &log);
-    assert_eq!(progress.inflight(), 0);
+    assert_eq!(progress.inflights.len(), 0);
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((8, 9)));
 }
 
@@ -105,7 +105,7 @@ fn refused_window_shrinks_and_grows_with_answers() {
     windows.clear();
     for _ in 0..5 {
         while send(&mut progress, &log, &rules, at(0)).is_some() {}
-        windows.push(progress.inflight());
+        windows.push(progress.inflights.len());
         progress.matched(progress.next_index.prev(), &log);
     }
     assert_eq!(windows, [1, 2, 4, 8, 8], "twice as many in each round trip");
@@ -148,7 +148,7 @@ fn accepted_entries_are_not_lost() {
     while send(&mut progress, &log, &rules, at(0)).is_some() {}
     for ms in [0, 100, 500] {
         progress.heard(LogIndex(4), at(ms), PATIENCE);
-        assert_eq!((progress.state, progress.inflight()), (ProgressState::Replicate, 2));
+        assert_eq!((progress.state, progress.inflights.len()), (ProgressState::Replicate, 2));
     }
 }
 
@@ -184,7 +184,7 @@ fn unreachable_peer_is_left_alone_until_it_is_heard() {
     assert_eq!(send(&mut progress, &log, &rules, at(0)), Some((1, 2)));
     progress.unreachable();
     assert_eq!((progress.state, progress.next_index), (ProgressState::Probe, LogIndex(2)));
-    assert_eq!(progress.inflight(), 0);
+    assert_eq!(progress.inflights.len(), 0);
     assert_eq!(send(&mut progress, &log, &rules, at(9000)), None);
     progress.heard(LogIndex(0), at(9000), PATIENCE);
     assert_eq!(send(&mut progress, &log, &rules, at(9000)), Some((1, 2)));

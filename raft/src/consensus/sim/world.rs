@@ -489,7 +489,7 @@ impl World {
             let voters = &core.latest_configuration().configuration;
             alive.contact.look_for_majority(&it.id, voters, now);
             for (peer, progress) in core.role.leader().iter().flat_map(|leader| &leader.peers) {
-                let (round, contact) = (progress.acked_round, progress.contact);
+                let (round, contact) = (progress.liveness.acked_round, progress.liveness.contact);
                 alive.contact.believed(peer, round, contact, progress.match_index)?;
             }
             alive.draining.peers(&peers, &it.rules)?;

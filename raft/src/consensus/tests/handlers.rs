@@ -869,7 +869,7 @@ mod leader {
     }
 
     fn acked_round(world: &World, core: &Consensus) -> u64 {
-        core.role.leader().map_or(0, |leader| leader.peers[&world.ids[2]].acked_round)
+        core.role.leader().map_or(0, |leader| leader.peers[&world.ids[2]].liveness.acked_round)
     }
 
     fn step_down(state: &State, term: u64) -> State {
