@@ -8,3 +8,8 @@ macro_rules! say {
         let _ = ::std::writeln!(::std::io::stdout(), $($text)*);
     }};
 }
+
+/// The program of the repository's README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

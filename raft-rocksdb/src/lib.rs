@@ -96,6 +96,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod blocking;
 mod codec;
 mod database;
@@ -107,6 +109,11 @@ mod mark;
 mod options;
 mod stable_store;
 mod store;
+
+/// The program of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use self::{
     log_store::RocksLogStore, options::RocksOptions, stable_store::RocksStableStore,

@@ -50,6 +50,8 @@
 //! its sender to the operating system without a copy. The bytes on the wire are described in
 //! `WIRE.md`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod backoff;
 mod codec;
 mod connect;
@@ -61,6 +63,11 @@ mod peer;
 mod queue;
 mod server;
 mod transport;
+
+/// The program of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use self::{
     connect::connect,

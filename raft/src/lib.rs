@@ -34,6 +34,7 @@
 //! Neither changes how anything else behaves.
 //!
 #![doc = include_str!("guide.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // The ground: what everything else is said in.
 mod position;
@@ -93,7 +94,7 @@ pub mod testing;
 
 /// The README's program is a test.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;
 
 pub use self::{
