@@ -6,6 +6,7 @@
 CARGO ?= cargo
 BUILT := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 ROCKSDB := --features raft-kv/rocksdb,raft-integration/rocksdb
+LIBRARIES := raft raft-tcp raft-rocksdb
 # What keeps the logs in `make demo`: file or rocksdb.
 STORE ?= file
 # What `make fuzz` runs, and how long each.
@@ -14,7 +15,7 @@ FUZZ_TARGETS := $(or $(TARGET),$(basename $(notdir $(wildcard $(FUZZ)/fuzz_targe
 FUZZ_SECONDS := $(or $(SECONDS),60)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bench sim fuzz doc lint fmt deps
+.PHONY: help demo test test-quick bench sim fuzz doc lint features package fmt deps
 ifeq ($(STORE),rocksdb)
 demo: deps
 endif
@@ -63,6 +64,27 @@ lint: deps ## format and clippy, warnings denied
 	$(CARGO) fmt --manifest-path $(FUZZ)/Cargo.toml --check
 	$(CARGO) clippy --locked --release --workspace --all-targets $(ROCKSDB) -- -D warnings
 	$(CARGO) clippy --locked --release -p raft-kv -p raft-integration --all-targets -- -D warnings
+	$(MAKE) --no-print-directory features
+
+# Not raft-rocksdb, which has no features: clippy has just seen it.
+features: ## clippy on the libraries with no features, each alone, and all
+	@set -e; for crate in raft raft-tcp; do \
+	  names=$$(sed -n '/^\[features\]/,/^\[[^f]/s/^\([a-z][a-z0-9_-]*\) *=.*/\1/p' $$crate/Cargo.toml); \
+	  for set in --no-default-features $$(printf -- '--features=%s ' $$names) --all-features; do \
+	    case $$set in --features=) continue;; esac; \
+	    echo "$$crate $$set"; \
+	    $(CARGO) clippy --locked --release --quiet --lib -p $$crate $$set -- -D warnings; \
+	  done; \
+	done
+
+package: ## pack what would be published, and look into it
+	@set -e; for crate in $(LIBRARIES); do \
+	  files=$$($(CARGO) package --locked --allow-dirty --quiet --list -p $$crate 2>/dev/null); \
+	  for file in README.md LICENSE-MIT LICENSE-APACHE src/lib.rs; do \
+	    echo "$$files" | grep -qx $$file || { echo "the package $$crate has no $$file"; exit 1; }; \
+	  done; \
+	done
+	$(CARGO) package --locked --allow-dirty --no-verify $(addprefix -p ,$(LIBRARIES))
 
 fmt: ## format the code
 	$(CARGO) fmt --all
