@@ -18,7 +18,7 @@
 //! | write your state machine | [`Fsm`] |
 //! | choose settings | [`Config`] |
 //! | know whether a failed command may have happened | [`ApplyError::outcome`] |
-//! | keep log and snapshots in production | [`FileLogStore`], [`FileSnapshotStore`] |
+//! | keep log and snapshots in production | [`DataDir`], [`FileLogStore`], [`FileSnapshotStore`] |
 //! | try things out without disk or network | [`inmem`] |
 //! | bring your own store or transport | [`LogStore`], [`StableStore`], [`SnapshotStore`], [`Transport`] and the suites in `testing` |
 //! | start again after a majority was lost for good | [`recover_cluster`] |
@@ -47,6 +47,7 @@ mod api;
 pub mod autopilot;
 mod bootstrap;
 mod catch_up;
+mod data_dir;
 mod future;
 mod recover;
 mod rejoin;
@@ -105,6 +106,7 @@ pub use self::{
         ClusterId, Configuration, ConfigurationChange, IndexedConfiguration, InvalidConfiguration,
         InvalidPeers, PeersFileError, Server, ServerAddress, ServerId, Suffrage, read_peers_json,
     },
+    data_dir::{BegunMark, DataDir, DataDirError, FileStores, Owner},
     error::{
         ApplyError, BootstrapError, ConfigError, ConfigurationError, Fatal, Leader, Outcome,
         RecoverError, ReloadError, RestoreError, RestoreFailure, SnapshotError, StartError,

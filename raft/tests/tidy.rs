@@ -49,7 +49,7 @@ const FLOORS: [(&str, &[&str]); 5] = [
     ),
     (
         "what a user calls",
-        &["add_voter", "api", "autopilot", "bootstrap", "recover", "rejoin", "testing"],
+        &["add_voter", "api", "autopilot", "bootstrap", "data_dir", "recover", "rejoin", "testing"],
     ),
 ];
 
