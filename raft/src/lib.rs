@@ -74,8 +74,7 @@ pub mod consensus;
 #[allow(
     unreachable_pub,
     unused_imports,
-    dead_code,
-    reason = "what is public in here is so with the feature, and then all of it is for somebody"
+    reason = "what is public in here is so with the feature; dead code is found without it"
 )]
 pub(crate) mod consensus;
 

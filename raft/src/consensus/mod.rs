@@ -352,6 +352,7 @@ impl Consensus {
     }
 
     /// This server.
+    #[cfg(any(test, feature = "unstable-core"))]
     #[must_use]
     pub fn id(&self) -> &ServerId {
         &self.rules.id
@@ -370,6 +371,7 @@ impl Consensus {
     }
 
     /// Its term and vote.
+    #[cfg(any(test, feature = "unstable-core"))]
     #[must_use]
     pub fn hard_state(&self) -> &HardState {
         &self.hard_state
@@ -396,6 +398,7 @@ impl Consensus {
     }
 
     /// The first index its log still has.
+    #[cfg(any(test, feature = "unstable-core"))]
     #[must_use]
     pub fn first_index(&self) -> LogIndex {
         self.log.first_index()
@@ -416,6 +419,7 @@ impl Consensus {
     }
 
     /// The last index durable on this server.
+    #[cfg(any(test, feature = "unstable-core"))]
     #[must_use]
     pub fn stable_index(&self) -> LogIndex {
         self.log.stable()
@@ -428,6 +432,7 @@ impl Consensus {
     }
 
     /// The last index reported as applied.
+    #[cfg(any(test, feature = "unstable-core"))]
     #[must_use]
     pub fn last_applied(&self) -> LogIndex {
         self.commit.applied
