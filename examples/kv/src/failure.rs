@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use raft::StoreError;
+use raft::{DataDirError, StoreError};
 
 /// A sentence that says what could not be done, and why. Always one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,24 @@ impl Failure {
     /// What a store of this server has said.
     pub(crate) fn of_store(error: &StoreError) -> Self {
         Self { is_damage: matches!(error, StoreError::Corrupt { .. }), ..Self::new(error) }
+    }
+
+    /// Why the data directory cannot be used, and with which flags it could.
+    pub(crate) fn of_dir(error: &DataDirError) -> Self {
+        match error {
+            DataDirError::OtherMembers { .. } => Self::new(format!(
+                "{error}, start without --bootstrap and change members with `kv ctl`"
+            )),
+            DataDirError::HasJoined { .. } => {
+                Self::new(format!("{error}; start it without --bootstrap"))
+            }
+            DataDirError::Damaged { .. } => Self::new(format!(
+                "{error}: the id is what --id gave, the cluster what --cluster gave, and without first \
+                 members means without --bootstrap"
+            )),
+            DataDirError::Store(error) => Self::of_store(error),
+            error => Self::new(error),
+        }
     }
 
     /// Whether it is that data is damaged, which is for somebody to explain who knows whose it is.

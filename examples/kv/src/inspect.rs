@@ -10,8 +10,8 @@ use std::{
 };
 
 use raft::{
-    Configuration, Entry, EntryPayload, HardState, IndexedConfiguration, LogId, LogIndex,
-    LogReader, LogStore, SnapshotMeta, SnapshotStore, StableStore, Verified,
+    Configuration, DataDir, Entry, EntryPayload, HardState, IndexedConfiguration, LogId, LogIndex,
+    LogReader, LogStore, Owner, SnapshotMeta, SnapshotStore, StableStore, Verified,
 };
 use serde_json::{Value, json};
 
@@ -20,7 +20,6 @@ use crate::{
     command::{Answer, Command, Condition},
     encoding,
     failure::Failure,
-    identity::{self, Identity},
     output,
     stores::{self, Kind, ReadOnlyStores},
 };
@@ -35,10 +34,11 @@ const SHOWN_BYTES: usize = 64;
 /// # Errors
 /// When the directory is in use, holds no server, or cannot be read.
 pub(crate) async fn run(options: Inspect) -> Result<(), Failure> {
-    let (identity, lock) = identity::look(&options.data_dir)?;
+    let data =
+        DataDir::open_read_only(&options.data_dir).map_err(|error| Failure::of_dir(&error))?;
     let stores = ReadOnlyStores::open(&options.data_dir).await?;
     let reader = stores.log.reader();
-    let mut found = Found::look(identity, &*reader, stores).await?;
+    let mut found = Found::look(data.owner().clone(), &*reader, stores).await?;
     if options.verify {
         // All entries and snapshots were read by now.
         found.verified = Some(stores::verify(&options.data_dir).await?.unwrap_or_default());
@@ -50,7 +50,7 @@ pub(crate) async fn run(options: Inspect) -> Result<(), Failure> {
     } else {
         found.print(&mut out, &*reader, entries).await
     };
-    drop(lock);
+    drop(data);
     match printed {
         Ok(()) => {
             output::ended(out.flush())?;
@@ -80,7 +80,7 @@ impl From<raft::StoreError> for Stop {
 }
 
 struct Found {
-    identity: Identity,
+    owner: Owner,
     /// What keeps the log.
     kind: Kind,
     /// What was verified, if that was asked for.
@@ -102,7 +102,7 @@ struct Found {
 
 impl Found {
     async fn look(
-        identity: Identity,
+        owner: Owner,
         reader: &dyn LogReader,
         stores: ReadOnlyStores,
     ) -> Result<Self, Failure> {
@@ -148,7 +148,7 @@ impl Found {
             ));
         }
         Ok(Self {
-            identity,
+            owner,
             kind,
             verified: None,
             entries: count,
@@ -197,7 +197,7 @@ impl Found {
         entries: Option<RangeInclusive<LogIndex>>,
     ) -> Result<(), Stop> {
         let Self {
-            identity,
+            owner,
             kind,
             verified,
             hard_state,
@@ -208,8 +208,8 @@ impl Found {
             configuration,
             ..
         } = self;
-        writeln!(out, "server      {}", identity.id)?;
-        writeln!(out, "cluster     {}", identity.cluster.as_deref().unwrap_or("not noted"))?;
+        writeln!(out, "server      {}", owner.id())?;
+        writeln!(out, "cluster     {}", owner.cluster().unwrap_or("not noted"))?;
         writeln!(out, "store       {kind}")?;
         writeln!(out, "term        {}", hard_state.current_term)?;
         match &hard_state.voted_for {
@@ -274,7 +274,7 @@ impl Found {
         entries: Option<RangeInclusive<LogIndex>>,
     ) -> Result<(), Stop> {
         let Self {
-            identity,
+            owner,
             hard_state,
             incarnation,
             log,
@@ -306,11 +306,11 @@ impl Found {
             }
         }
         let value = json!({
-            "id": identity.id,
-            "cluster": identity.cluster,
+            "id": owner.id(),
+            "cluster": owner.cluster(),
             "store": kind.to_string(),
             "verified": verified.as_ref().map(|_| faults.is_empty()),
-            "first_members": identity.first_members,
+            "first_members": owner.first_members(),
             "term": hard_state.current_term,
             "voted_for": hard_state.voted_for,
             "incarnation": hex(*incarnation),

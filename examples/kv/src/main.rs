@@ -11,7 +11,7 @@
 //! - Requests: [`resp`] reads and answers them, [`route`] takes them to the leader, [`reads`] keeps
 //!   answers from being stale, [`announce`] tells everybody where everybody is.
 //! - Around it: [`serve`] puts a [`server`] together, which takes [`signals`], [`membership`] is how that comes into its cluster,
-//!   [`identity`] guards its directory, [`stores`] are what is in there, [`inspect`] shows it and
+//!   [`stores`] are what is in its directory, [`inspect`] shows it and
 //!   [`recover`] makes a new cluster of it, [`http`] is for operators, [`figures`] are what it counts,
 //!   [`advice`] and [`farewell`] are what it says when it cannot go on,
 //!   [`ctl`] is a terminal for it, [`output`] what such tools print, [`log`] what is said beside that,
@@ -33,7 +33,6 @@ mod farewell;
 mod figures;
 mod fsm;
 mod http;
-mod identity;
 mod inspect;
 mod log;
 mod map;

@@ -1,14 +1,13 @@
 //! What a server does and says about its own membership: joining, belonging to nobody, and running on
 //! another disk than its cluster knows.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use raft::{LogIndex, Observation, ServerId};
+use raft::{BegunMark, LogIndex, Observation, ServerId};
 use serde_json::json;
 use tokio::time::sleep;
 
 use crate::{
-    identity,
     operator::{Ask, Operator},
     server::Server,
 };
@@ -17,8 +16,6 @@ use crate::{
 const JOIN_PAUSE: Duration = Duration::from_secs(1);
 /// How long a member may take to answer a server that joins: it may have to wait for an election.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often it is looked whether there is something in the log.
-const LOOK_FOR_A_BEGINNING: Duration = Duration::from_millis(200);
 /// Observations that wait for their line in the log at most.
 const OBSERVATIONS: usize = 16;
 
@@ -88,25 +85,16 @@ pub(crate) fn explain_solitude(server: &Server) {
     }
 }
 
-/// Notes that the server has something to lose, unless that was noted before. It goes on without.
-pub(crate) fn note_begun(data: &Path) {
-    if identity::has_begun(data) {
-        return;
-    }
-    if let Err(error) = identity::note_begun(data) {
+/// A server that joins has something to lose as soon as it has applied something, which is durable then.
+pub(crate) async fn watch_for_a_beginning(server: Arc<Server>, begun: BegunMark) {
+    if server.node.wait_applied(LogIndex(1)).await.is_ok()
+        && let Err(error) = begun.note()
+    {
         tracing::warn!(
-            data = %data.display(), %error,
+            %error,
             "it cannot be noted that this server has begun: should its log go missing, that would not be noticed"
         );
     }
-}
-
-/// A server that joins has something to lose as soon as it has applied something, which is durable then.
-pub(crate) async fn watch_for_a_beginning(server: Arc<Server>) {
-    while server.node.applied_index() == LogIndex::ZERO {
-        sleep(LOOK_FOR_A_BEGINNING).await;
-    }
-    note_begun(&server.data);
 }
 
 /// Says of each server that runs on another disk than its cluster knows, or on one that has lost what it

@@ -6,15 +6,15 @@ use std::{
 };
 
 use raft::{
-    Configuration, LogId, LogIndex, LogStore, RecoverError, RecoverOptions, Recoverable, Recovered,
-    Uncommitted, UncommittedEntries, check_recovery, recover_cluster,
+    Configuration, DataDir, LogId, LogIndex, LogStore, RecoverError, RecoverOptions, Recoverable,
+    Recovered, Uncommitted, UncommittedEntries, check_recovery, recover_cluster,
 };
 
 use crate::{
     cli::{self, Recover},
     failure::Failure,
     fsm::{KvFsm, Shared},
-    identity, inspect,
+    inspect,
     log::tell,
     output::print,
     stores::Stores,
@@ -32,7 +32,8 @@ const READ_BYTES: u64 = 1 << 20;
 /// When the directory is in use or holds no server, the file is wrong, the user did not agree, or
 /// the library refuses; the failure says which, and whether anything was changed.
 pub(crate) async fn run(options: Recover) -> Result<(), Failure> {
-    let (identity, lock) = identity::take(&options.data_dir)?;
+    let data = DataDir::open(&options.data_dir).map_err(|error| Failure::of_dir(&error))?;
+    let id = data.owner().id().clone();
     let configuration = configuration(&options)?;
     let mut stores = Stores::open_existing(&options.data_dir).await?;
     let uncommitted = match (options.keep_uncommitted, options.discard_uncommitted) {
@@ -41,19 +42,18 @@ pub(crate) async fn run(options: Recover) -> Result<(), Failure> {
         (false, false) => Uncommitted::Refuse,
     };
     let must_end_at = options.must_end_at;
-    let how =
-        RecoverOptions { uncommitted, must_end_at, ..RecoverOptions::new(identity.id.as_str()) };
+    let how = RecoverOptions { uncommitted, must_end_at, ..RecoverOptions::new(id.clone()) };
 
     let end = check(&options, &mut stores, &configuration, &how).await?;
-    explain(&identity.id, &options, &configuration, end);
+    explain(id.as_str(), &options, &configuration, end);
     if !options.yes {
         confirm()?;
     }
     let Stores { log, stable, snapshots } = &mut stores;
     let fsm = KvFsm::new(Shared::new());
     let recovered = recover_cluster(fsm, log, stable, &*snapshots, configuration, &how).await;
-    drop((stores, lock));
-    print(&report(&identity.id, &recovered.map_err(failure)?))
+    drop((stores, data));
+    print(&report(id.as_str(), &recovered.map_err(failure)?))
 }
 
 /// Checks everything, and lists the entries that are not known to be committed. Returns where the

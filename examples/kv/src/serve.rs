@@ -1,10 +1,11 @@
 //! `kv serve`: puts a server together, runs it, and takes it down in order.
 
-use std::{collections::BTreeMap, future, io, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future, io, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use raft::{
-    Config, Configuration, Fatal, FileSnapshotStore, Server as Member, SnapshotStore,
+    Config, Configuration, DataDir, DataDirError, Fatal, FileSnapshotStore, Server as Member,
+    SnapshotStore,
     autopilot::{Autopilot, AutopilotConfig, Promotion},
 };
 use raft_tcp::{BindError, TcpOptions, TcpTransport};
@@ -25,8 +26,7 @@ use crate::{
     farewell::Farewells,
     figures,
     fsm::{Contact, KvFsm, Shared},
-    http, identity,
-    identity::{Identity, Lock},
+    http,
     log::tell,
     membership,
     places::{self, Places},
@@ -83,7 +83,7 @@ async fn stopped_early(starting: JoinHandle<Result<Running, Failure>>) {
 struct Running {
     server: Arc<Server>,
     tasks: JoinSet<()>,
-    lock: Lock,
+    data: DataDir,
 }
 
 async fn start(options: Serve) -> Result<Running, Failure> {
@@ -104,30 +104,28 @@ async fn start(options: Serve) -> Result<Running, Failure> {
     let http_listener = listen(&options.http, "operators").await?;
     let transport = transport(&options, &addresses, config.max_command_bytes).await?;
 
-    let data = identity::directory(&options.data_dir)?;
-    let wanted = Identity::new(&options.id, &options.cluster, first_members.clone());
-    let (found, mut lock) = identity::claim(&data, &wanted)?;
+    let mut data = claim(&options, first_members.as_ref())?;
     let metrics = figures::gather()?;
 
     let shared = Shared::new();
     let patient = Patient {
         id: &options.id,
-        data: &data,
+        data: &options.data_dir,
         // One that was not bootstrapped has joined others.
-        has_peers: found.first_members.as_ref().is_none_or(|members| 1 < members.len()),
+        has_peers: data.owner().first_members().is_none_or(|members| 1 < members.len()),
     };
-    let has_begun = identity::has_begun(&data);
-    if has_begun && !has_log(&data) {
+    if data.has_begun() && !has_log(&options.data_dir) {
         return Err(patient.has_no_log());
     }
-    let opened = Stores::open(&data, options.store).await;
+    let opened = Stores::open(&options.data_dir, options.store).await;
     let mut stores = opened.map_err(|failure| patient.cannot_open(failure))?;
-    let has_state = stores.has_state().await?;
-    if has_begun && !has_state {
-        // Another one, which holds nothing.
-        return Err(patient.has_no_log());
-    }
-    begin(&mut stores, has_state, &data, (found, &mut lock), first_members).await?;
+    let Stores { log, stable, snapshots } = &mut stores;
+    data.prepare(log, stable, &*snapshots, first_members.as_ref()).await.map_err(|error| {
+        match error {
+            DataDirError::LogMissing { .. } => patient.has_no_log(),
+            error => Failure::of_dir(&error),
+        }
+    })?;
     let Stores { log, stable, snapshots } = stores;
     let snapshots = Arc::new(snapshots);
     let fsm = KvFsm::new(Arc::clone(&shared));
@@ -146,7 +144,7 @@ async fn start(options: Serve) -> Result<Running, Failure> {
         snapshots,
         autopilot: autopilot.transpose().map_err(Failure::new)?,
         cluster: options.cluster.clone(),
-        data: data.clone(),
+        data: options.data_dir.clone(),
         restoring: tokio::sync::Mutex::new(()),
         transport,
         address: addresses.raft.as_str().into(),
@@ -162,7 +160,7 @@ async fn start(options: Serve) -> Result<Running, Failure> {
     });
     tracing::info!(
         id = options.id, resp = options.resp, http = options.http, raft = options.raft,
-        data = %data.display(), "serving"
+        data = %options.data_dir.display(), "serving"
     );
     server.places.explain();
 
@@ -174,7 +172,9 @@ async fn start(options: Serve) -> Result<Running, Failure> {
     tasks.spawn(http::serve(http_door, Arc::clone(&server), metrics.clone()));
     tasks.spawn(announce::run(Arc::clone(&server)));
     tasks.spawn(keep_metrics_small(metrics));
-    tasks.spawn(membership::watch_for_a_beginning(Arc::clone(&server)));
+    if !data.has_begun() {
+        tasks.spawn(membership::watch_for_a_beginning(Arc::clone(&server), data.mark()));
+    }
     tasks.spawn(membership::explain_disks(Arc::clone(&server), options.join.clone()));
     match options.join {
         Some(member) => {
@@ -182,7 +182,7 @@ async fn start(options: Serve) -> Result<Running, Failure> {
         }
         None => membership::explain_solitude(&server),
     }
-    Ok(Running { server, tasks, lock })
+    Ok(Running { server, tasks, data })
 }
 
 fn config(options: &Serve) -> Config {
@@ -253,10 +253,7 @@ impl Addresses {
 }
 
 /// The cluster's first members, if this is to be one of them.
-fn first_members(
-    options: &Serve,
-    addresses: &Addresses,
-) -> Result<Option<BTreeMap<String, String>>, Failure> {
+fn first_members(options: &Serve, addresses: &Addresses) -> Result<Option<Configuration>, Failure> {
     if !options.bootstrap {
         return Ok(None);
     }
@@ -269,7 +266,14 @@ fn first_members(
             )));
         }
     }
-    Ok(Some(members))
+    let members = members.iter().map(|(id, at)| Member::voter(id.as_str(), at.as_str()));
+    Ok(Some(Configuration::new(members)))
+}
+
+fn claim(options: &Serve, first_members: Option<&Configuration>) -> Result<DataDir, Failure> {
+    let (id, cluster) = (options.id.as_str(), options.cluster.as_str());
+    DataDir::claim(&options.data_dir, id, cluster, first_members)
+        .map_err(|error| Failure::of_dir(&error))
 }
 
 async fn listen(address: &str, whom: &str) -> Result<TcpListener, Failure> {
@@ -294,41 +298,6 @@ async fn transport(
         BindError::Options(_) => Failure::usage(error),
         error => Failure::new(error),
     })
-}
-
-/// Bootstraps the server if that was asked for and has not been done, and notes that it has begun.
-async fn begin(
-    stores: &mut Stores,
-    has_state: bool,
-    data: &Path,
-    (mut found, lock): (Identity, &mut Lock),
-    first_members: Option<BTreeMap<String, String>>,
-) -> Result<(), Failure> {
-    match first_members {
-        Some(_) if has_state && found.first_members.is_none() => {
-            return Err(identity::has_joined(data, &found));
-        }
-        Some(members) if !has_state => {
-            // Noted first: else a start that is cut short here would be one of a server that joins.
-            found.first_members = Some(members.clone());
-            identity::replace(data, &found, lock)?;
-            bootstrap(stores, &members).await?;
-        }
-        // It begins when it has joined.
-        None if !has_state => return Ok(()),
-        // With the flags of the first start: `identity` has seen to it that they are the same.
-        _ => {}
-    }
-    membership::note_begun(data);
-    Ok(())
-}
-
-/// Writes the first configuration.
-async fn bootstrap(stores: &mut Stores, members: &BTreeMap<String, String>) -> Result<(), Failure> {
-    let Stores { log, stable, snapshots } = stores;
-    let members = members.iter().map(|(id, at)| Member::voter(id.as_str(), at.as_str()));
-    let configuration = Configuration::new(members);
-    raft::bootstrap_cluster(log, stable, &*snapshots, configuration).await.map_err(Failure::new)
 }
 
 /// The exporter wants to be reminded to forget old samples.
@@ -372,7 +341,7 @@ impl Running {
         }
         self.tasks.shutdown().await;
         server.node.shutdown().await;
-        drop(self.lock);
+        drop(self.data);
     }
 }
 

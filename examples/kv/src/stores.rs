@@ -2,7 +2,10 @@
 //! `snapshots`. The log is kept in files or, if the program was built with it, by RocksDB.
 
 use std::{
-    fmt, fs, io,
+    fmt,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +16,7 @@ use raft::{
 #[cfg(feature = "rocksdb")]
 use raft_rocksdb::{RocksOptions, RocksStore};
 
-use crate::{failure::Failure, identity::make_private};
+use crate::failure::Failure;
 
 /// The newest is what the server starts from; the others are for when it is damaged.
 const SNAPSHOTS: usize = 3;
@@ -115,12 +118,6 @@ pub(crate) fn has_log(data: &Path) -> bool {
 }
 
 impl Stores {
-    /// Whether anything was ever written: a term, an entry or a snapshot.
-    pub(crate) async fn has_state(&mut self) -> Result<bool, Failure> {
-        let Self { log, stable, snapshots } = self;
-        raft::has_existing_state(log, stable, &*snapshots).await.map_err(Failure::new)
-    }
-
     /// Opens the stores, and makes those that are missing.
     ///
     /// # Errors
@@ -136,7 +133,7 @@ impl Stores {
         }
         for place in [log, snapshots] {
             // The stores would make them readable for all.
-            make_private(&place).map_err(|error| {
+            DirBuilder::new().recursive(true).mode(0o700).create(&place).map_err(|error| {
                 Failure::new(format!("cannot make {}: {error}", place.display()))
             })?;
         }

@@ -222,7 +222,7 @@ async fn a_directory_is_looked_at_without_being_touched() {
     let absent = cluster.directory.path().join("absent");
     for (data, expected) in [
         (&data, "is in use by a running server or tool; stop that one first"),
-        (&absent, "is not a data directory of this program: it has no server.json"),
+        (&absent, "is not a data directory: it has no server.json"),
     ] {
         let said = refused(&["inspect", "--data-dir", path(data)]);
         assert!(said.contains(expected), "{said}");
