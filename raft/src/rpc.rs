@@ -6,7 +6,7 @@
 //!
 //! Source: paper Figure 2, thesis §3.10, §9.6; departs from the model, whose RPCs are calls.
 
-use std::fmt;
+use std::{fmt, mem};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -296,6 +296,13 @@ impl InstallSnapshotRequest {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.offset.saturating_add(self.data.len() as u64)
+    }
+
+    /// Takes the chunk out, with all that is needed to keep it. What is left is what the core looks at:
+    /// whose chunk it was and where it belongs, without its bytes and its configuration.
+    pub(crate) fn take(&mut self) -> Self {
+        let (configuration, data) = (mem::take(&mut self.configuration), mem::take(&mut self.data));
+        Self { configuration, data, ..self.clone() }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     log::Entries,
     observer::Observation,
     position::{LogId, LogIndex, Term},
-    rpc::{InstallOutcome, InstallSnapshotRequest, Message, Promised},
+    rpc::{InstallOutcome, Message, Promised},
     stable::HardState,
 };
 
@@ -63,14 +63,18 @@ pub enum Action {
         /// What it said.
         outcome: InstallOutcome,
     },
-    /// A piece of a snapshot has arrived from the leader: keep it, then report
+    /// The chunk of a snapshot that has just arrived is from the leader: keep it, then report
     /// [`handle_snapshot_receipt`](super::Consensus::handle_snapshot_receipt). It may also be
     /// dropped: the leader sends it again.
     ReceiveSnapshot {
         /// The leader.
         from: ServerId,
-        /// The piece.
-        piece: InstallSnapshotRequest,
+        /// Its term.
+        term: Term,
+        /// Which transfer.
+        transfer: u64,
+        /// Where in the snapshot the chunk begins, in bytes.
+        offset: u64,
     },
     /// These are the other servers now; talk to nobody else.
     SetPeers(Vec<Server>),
@@ -280,9 +284,8 @@ impl fmt::Display for Action {
             Self::SnapshotAnswered { from, transfer, outcome } => {
                 write!(f, "snapshot answered {from} transfer={transfer} {outcome:?}")
             }
-            Self::ReceiveSnapshot { from, piece } => {
-                write!(f, "receive from {from} transfer={}", piece.transfer)?;
-                write!(f, " bytes={}..{}/{}", piece.offset, piece.end(), piece.size_bytes)
+            Self::ReceiveSnapshot { from, transfer, .. } => {
+                write!(f, "receive from {from} transfer={transfer}")
             }
             Self::SetPeers(peers) => {
                 write!(f, "peers")?;

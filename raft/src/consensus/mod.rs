@@ -14,7 +14,8 @@
 //! (truncation), 6 (monotonic), 8 (outbox), 9 and 13 (commit and quorum), 11 (follower commit), 12
 //! (replies), 15 (transfer). A broken law is a panic, which ends the node.
 //!
-//! **Deliberately absent:** reply channels, storage, logging, type parameters. Payloads are never looked into.
+//! **Deliberately absent:** reply channels, storage, logging, type parameters, the bytes of snapshots.
+//! Payloads are never looked into.
 //!
 //! | file | one idea |
 //! |---|---|
@@ -281,12 +282,12 @@ impl Consensus {
                 self.handle_heartbeat_reply(now, from, &reply);
             }
             Message::TimeoutNow(_) if is_current => self.handle_timeout_now(now, from),
-            Message::InstallSnapshot(piece) if is_current => {
+            Message::InstallSnapshot(chunk) if is_current => {
                 self.follow(now, from);
-                self.handle_install_snapshot(now, from, piece);
+                self.handle_install_snapshot(now, from, &chunk);
             }
-            Message::InstallSnapshot(piece) => {
-                self.refuse_stale_snapshot(now, from, piece.transfer);
+            Message::InstallSnapshot(chunk) => {
+                self.refuse_stale_snapshot(now, from, chunk.transfer);
             }
             Message::InstallSnapshotReply(reply) if is_current => {
                 self.handle_install_snapshot_reply(now, from, reply);

@@ -1,8 +1,9 @@
 //! Snapshots as the core sees them: what a snapshot lets the log forget, whom it has to be sent to,
 //! and what it replaces when one arrives.
 //!
-//! The bytes of a chunk pass through with the message that brings it, and are not looked at. The shell takes snapshots, sends them piece by piece and receives
-//! them; the core says to whom and of which term, and what an arrived snapshot means for the log.
+//! The shell takes snapshots, sends them in chunks and receives them. The bytes of a chunk never come
+//! here: the shell takes them out of the message, and is told whether to keep them. The core says to
+//! whom and of which term a snapshot is sent, and what one that has arrived means for the log.
 //! A snapshot's last index never falls (law 6). A snapshot that arrives counts only if it is beyond
 //! what is committed here; a log that does not contain its last entry is dropped in one write, and
 //! the snapshot's configuration is in force (law 14).
@@ -155,14 +156,14 @@ impl Consensus {
         self.replicate(now, &from);
     }
 
-    /// A piece of a snapshot from the leader of the current term.
+    /// A chunk of a snapshot from the leader of the current term.
     pub(super) fn handle_install_snapshot(
         &mut self,
         now: Time,
         from: &ServerId,
-        piece: InstallSnapshotRequest,
+        chunk: &InstallSnapshotRequest,
     ) {
-        let last = piece.last;
+        let InstallSnapshotRequest { term, transfer, last, offset, .. } = *chunk;
         // Terms grow along a log: the leader has none of what is committed here in a later term.
         let committed = self.log.term_at(self.commit.index);
         if self.commit.index < last.index && committed.is_some_and(|term| last.term < term) {
@@ -177,10 +178,11 @@ impl Consensus {
                 self.lost_by_majority(from, last, last.index);
                 return;
             }
-            self.answer_installed(now, from, piece.transfer, last.index);
+            self.answer_installed(now, from, transfer, last.index);
             return;
         }
-        self.actions.push_back(Action::ReceiveSnapshot { from: from.clone(), piece });
+        let from = from.clone();
+        self.actions.push_back(Action::ReceiveSnapshot { from, term, transfer, offset });
     }
 
     /// The shell has kept a piece of a snapshot, or all of it, or could not. Returns whether that counts:

@@ -22,7 +22,7 @@ use crate::{
     error::Fatal,
     observer::Observation,
     position::{LogId, Term},
-    rpc::InstallSnapshotRequest,
+    rpc::{Envelope, InstallSnapshotRequest, Message},
     snapshot::{SnapshotMeta, SnapshotSink, SnapshotStore},
     status::SnapshotProgress,
     store_error::StoreError,
@@ -38,6 +38,19 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub(super) struct Piece {
     pub(super) from: ServerId,
     pub(super) piece: InstallSnapshotRequest,
+}
+
+impl Piece {
+    /// Takes the piece out of a message that brings one: its bytes do not go through the core.
+    pub(super) fn of(envelope: &mut Envelope) -> Option<Self> {
+        let Message::InstallSnapshot(request) = &mut envelope.message else { return None };
+        Some(Self { from: envelope.from.clone(), piece: request.take() })
+    }
+
+    pub(super) fn is(&self, term: Term, transfer: u64, offset: u64) -> bool {
+        let piece = &self.piece;
+        (piece.term, piece.transfer, piece.offset) == (term, transfer, offset)
+    }
 }
 
 pub(super) struct ReceiveSnapshot {

@@ -92,6 +92,8 @@ pub(super) struct Run<R> {
 /// What one turn works on, and what the turns remember.
 pub(super) struct Turn<R> {
     messages: Vec<Envelope>,
+    /// Chunks of snapshots, until the core has said whether to keep them.
+    pieces: Vec<Piece>,
     requests: Vec<Request<R>>,
     /// What was proposed and not yet passed to the core.
     payloads: Vec<EntryPayload>,
@@ -128,6 +130,7 @@ impl<R> Turn<R> {
     pub(super) fn new(applied: LogIndex) -> Self {
         Self {
             messages: Vec::new(),
+            pieces: Vec::new(),
             requests: Vec::new(),
             payloads: Vec::new(),
             proposers: Vec::new(),
@@ -362,7 +365,7 @@ impl<R: Send + 'static> Run<R> {
 
     fn take_messages(&mut self, now: Time) {
         let mut messages = std::mem::take(&mut self.turn.messages);
-        for envelope in messages.drain(..) {
+        for mut envelope in messages.drain(..) {
             let Envelope { from, address, message, .. } = &envelope;
             if !self.shared.observers.is_empty() {
                 let (from, message) = (from.clone(), message.clone());
@@ -372,11 +375,13 @@ impl<R: Send + 'static> Run<R> {
             tracing::trace!(server = %self.shared.id, %from, %message, "received");
             self.peers.heard_from(from, address);
             let (from, incarnation) = (from.clone(), envelope.incarnation);
+            let piece = Piece::of(&mut envelope);
             if let Err(rejected) = self.core.receive(now, envelope) {
                 self.refuse(now, &rejected.envelope, rejected.mismatch);
                 continue;
             }
             self.refusals.admitted(&from, incarnation);
+            self.turn.pieces.extend(piece);
             if self.refusals.own().is_some() && self.core.leader().is_some() {
                 self.refusals.recognised();
             }
@@ -646,6 +651,7 @@ impl<R: Send + 'static> Run<R> {
         while let Some(action) = self.core.poll_action() {
             self.carry_out(now, action);
         }
+        self.turn.pieces.clear();
         for write in self.turn.writes.drain(..) {
             // `run_log` ends before this task only when the node does.
             let _ = self.run_log.send(write);
@@ -683,9 +689,12 @@ impl<R: Send + 'static> Run<R> {
             Action::SnapshotAnswered { from, transfer, outcome } => {
                 self.peers.snapshot_answered(&from, transfer, &outcome);
             }
-            Action::ReceiveSnapshot { from, piece } => {
-                // What finds no room is lost; the leader sends it again.
-                let _ = self.receive_snapshot.try_send(Piece { from, piece });
+            Action::ReceiveSnapshot { from, term, transfer, offset } => {
+                let is_it = |it: &Piece| it.from == from && it.is(term, transfer, offset);
+                if let Some(position) = self.turn.pieces.iter().position(is_it) {
+                    // What finds no room is lost; the leader sends it again.
+                    let _ = self.receive_snapshot.try_send(self.turn.pieces.swap_remove(position));
+                }
             }
             Action::SetPeers(servers) => self.peers.set(servers, &mut self.tasks),
             Action::Verified { round } => self.waiters.verified(round),

@@ -63,8 +63,11 @@ impl World {
             Action::SnapshotAnswered { from, transfer, outcome } => {
                 self.snapshot_answered(server, server_of(&from), transfer, &outcome)
             }
-            Action::ReceiveSnapshot { from, piece } => {
-                self.receive_snapshot(server, server_of(&from), piece);
+            Action::ReceiveSnapshot { from, .. } => {
+                let alive = self.servers[server].alive.as_mut();
+                if let Some(chunk) = alive.and_then(|alive| alive.chunk.take()) {
+                    self.receive_snapshot(server, server_of(&from), chunk);
+                }
                 Ok(())
             }
             Action::SetPeers(peers) => {
@@ -487,7 +490,7 @@ impl World {
             if alive.core.is_write_window_full() {
                 break;
             }
-            let Some(envelope) = alive.inbox.pop_front() else { break };
+            let Some(mut envelope) = alive.inbox.pop_front() else { break };
             if let Err(mismatch) = alive.core.admit(&envelope)
                 && self.bug != Some(Bug::AdmitsEverybody)
             {
@@ -499,6 +502,9 @@ impl World {
             alive.contact.received(&it.id, from, message, (voters, now));
             if let Message::TimeoutNow(request) = message {
                 alive.handovers.told(request.term, server_of(from), &self.checks.election);
+            }
+            if let Message::InstallSnapshot(chunk) = &mut envelope.message {
+                alive.chunk = Some(chunk.take());
             }
             self.call(server, |core, now| core.receive_admitted(now, envelope))?;
         }

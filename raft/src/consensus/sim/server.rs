@@ -18,7 +18,7 @@ use crate::{
     configuration::{IndexedConfiguration, ServerId, Suffrage},
     consensus::{Consensus, Rules, Time, WriteId},
     position::{LogId, LogIndex, Term},
-    rpc::Envelope,
+    rpc::{Envelope, InstallSnapshotRequest},
     status::{PeerStatus, ProgressState},
 };
 
@@ -110,6 +110,8 @@ pub(super) struct Alive {
     /// Snapshots that do not count: whole only when their leader had been deposed, or of a restore that
     /// came to nothing.
     pub(super) unwanted: Vec<LogId>,
+    /// The chunk of a snapshot that has arrived last, until the core has decided what to do with it.
+    pub(super) chunk: Option<InstallSnapshotRequest>,
     /// Until when the receiver is busy with pieces that have arrived.
     pub(super) receiver_busy_until: u64,
     /// Snapshots it has adopted, and whose state its state machine has not got yet.
@@ -209,6 +211,7 @@ impl Server {
             ordered: BTreeMap::new(),
             receiving: None,
             unwanted: Vec::new(),
+            chunk: None,
             receiver_busy_until: now,
             adopted: Vec::new(),
             draining: Draining::default(),

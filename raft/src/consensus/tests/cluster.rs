@@ -220,6 +220,8 @@ pub(super) struct Cluster {
     pub(super) servers: BTreeMap<ServerId, Server>,
     /// Sent and not delivered, oldest first.
     pub(super) pool: Vec<Packet>,
+    /// The chunk of a snapshot delivered last.
+    chunk: Option<InstallSnapshotRequest>,
     /// One side of a partition.
     side: BTreeSet<ServerId>,
     trace: Vec<String>,
@@ -358,7 +360,13 @@ impl Cluster {
         }
         // Every question for a vote is in the trace already, and so is every answer.
         if !matches!(action, Action::Observe(Observation::VoteRequested { .. })) {
-            self.note(format!("{id} {action}"));
+            let bytes = match (&action, &self.chunk) {
+                (Action::ReceiveSnapshot { .. }, Some(chunk)) => {
+                    format!(" bytes={}..{}/{}", chunk.offset, chunk.end(), chunk.size_bytes)
+                }
+                _ => String::new(),
+            };
+            self.note(format!("{id} {action}{bytes}"));
         }
         match action {
             Action::Write(write) => {
@@ -380,7 +388,10 @@ impl Cluster {
             Action::SnapshotAnswered { from, transfer, outcome } => {
                 self.snapshot_answered(id, &from, transfer, &outcome);
             }
-            Action::ReceiveSnapshot { from, piece } => self.receive_snapshot(id, &from, &piece),
+            Action::ReceiveSnapshot { from, .. } => {
+                let chunk = self.chunk.take().expect("it was just delivered");
+                self.receive_snapshot(id, &from, &chunk);
+            }
             Action::SteppedDown { .. } => self.server_mut(id).sending.clear(),
             Action::Diverged { .. } | Action::LostByMajority { .. } | Action::RolledBack { .. } => {
                 self.crash(id);
@@ -640,8 +651,11 @@ impl Cluster {
         if self.is_cut(&packet) || !self.is_up(&packet.to) {
             return;
         }
-        let Packet { from, to, message } = packet;
+        let Packet { from, to, mut message } = packet;
         self.note(format!("{to} <- {from} {message}"));
+        if let Message::InstallSnapshot(chunk) = &mut message {
+            self.chunk = Some(chunk.take());
+        }
         self.act(&to, |core, now| core.handle_message(now, &from, message));
     }
 
