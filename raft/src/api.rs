@@ -528,13 +528,13 @@ impl<F: Fsm> Raft<F> {
     /// The last index in this server's log, durable or not.
     #[must_use]
     pub fn last_index(&self) -> LogIndex {
-        self.shared().published.last_index()
+        self.shared().tail.last_index()
     }
 
     /// The last index this server knows to be committed.
     #[must_use]
     pub fn commit_index(&self) -> LogIndex {
-        self.shared().published.commit_index()
+        self.shared().tail.commit_index()
     }
 
     /// The last index the state machine has really applied.

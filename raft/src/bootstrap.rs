@@ -15,11 +15,8 @@ use crate::{
     snapshot::SnapshotStore,
     stable::{HardState, StableStore},
     store_error::StoreError,
-    tasks::{contradicts, usable_snapshots},
+    stored::{LogScan, contradicts, usable_snapshots},
 };
-
-/// What is read of the log at once.
-const READ_BYTES: u64 = 8 << 20;
 
 /// The log id of the entry that bootstraps a cluster.
 const BOOTSTRAP: LogId = LogId { term: crate::Term(1), index: crate::LogIndex(1) };
@@ -83,20 +80,14 @@ pub fn read_configuration(
             // What is left of a log that the next start drops.
             return Ok(configuration);
         }
-        let mut next = first.max(snapshot.index.next());
-        while next <= last {
-            let entries = reader.read(next..=last, READ_BYTES).await?;
-            let Some(end) = entries.last_id().filter(|_| entries[0].index == next) else {
-                let reason = "the store did not return the entry it was asked for";
-                return Err(StoreError::corrupt(format!("log entry {next}"), reason));
-            };
+        let mut scan = LogScan::new(&*reader, first.max(snapshot.index.next()), last);
+        while let Some(entries) = scan.next().await? {
             for entry in entries.iter() {
                 if let EntryPayload::Configuration(members) = &entry.payload {
                     let (index, members) = (entry.index, members.clone());
                     configuration = IndexedConfiguration { index, configuration: members };
                 }
             }
-            next = end.index.next();
         }
         Ok(configuration)
     }

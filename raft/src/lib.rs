@@ -80,8 +80,13 @@ pub(crate) mod consensus;
 
 // The async shell around it.
 mod budget;
+mod clock;
 mod end;
 mod log_tail;
+mod machine;
+mod metrics;
+mod panics;
+mod stored;
 mod tasks;
 
 // Implementations that need nothing installed, and tests for those of others.

@@ -142,6 +142,23 @@ impl Entries {
     pub fn cost_bytes(&self) -> u64 {
         self.iter().map(Entry::cost_bytes).sum()
     }
+
+    /// The first entries whose cost is at most `max_bytes` together, but at least one.
+    pub(crate) fn trimmed(self, max_bytes: u64) -> Self {
+        let fit = fitting(self.iter(), max_bytes);
+        let Some(first) = self.first().map(|entry| entry.index) else { return self };
+        if fit == self.len() { self } else { self.within(first..=first.plus(fit).prev()) }
+    }
+}
+
+/// How many of the first entries cost at most `max_bytes` together, but at least one.
+pub(crate) fn fitting<'a>(entries: impl Iterator<Item = &'a Entry>, max_bytes: u64) -> usize {
+    let mut cost_bytes: u64 = 0;
+    let fits = |entry: &&Entry| {
+        cost_bytes = cost_bytes.saturating_add(entry.cost_bytes());
+        cost_bytes <= max_bytes
+    };
+    entries.take_while(fits).count().max(1)
 }
 
 /// Whether each entry follows its predecessor: index plus one, term not smaller.

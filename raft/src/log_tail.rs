@@ -23,13 +23,19 @@
 //! One of the two structures the tasks share (the other is the list of observers): one short lock,
 //! never held across an await, and nothing is freed or copied under it.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 
 use crate::{
     consensus::Write,
-    log::{Entries, Entry},
+    log::{Entries, fitting},
     position::LogIndex,
     status::LogMarks,
 };
@@ -42,6 +48,48 @@ const CRUMB_ENTRIES: usize = 64;
 /// The shared end of the log.
 pub(crate) struct LogTail {
     inner: Mutex<Inner>,
+    marks: Arc<Marks>,
+}
+
+/// How far each stage has come. Written here and nowhere else, under the lock of the tail, so that all
+/// of them can be read at one moment; each alone is read without it.
+struct Marks {
+    first: Mark,
+    last: Mark,
+    in_progress: Mark,
+    stable: Mark,
+    committed: Mark,
+    applying: Mark,
+    applied: Mark,
+}
+
+/// One of them. All operations are in one total order, which whoever waits for a mark relies on.
+struct Mark(AtomicU64);
+
+impl Mark {
+    fn new(index: LogIndex) -> Self {
+        Self(AtomicU64::new(index.0))
+    }
+
+    fn get(&self) -> LogIndex {
+        LogIndex(self.0.load(Ordering::SeqCst))
+    }
+
+    fn set(&self, index: LogIndex) {
+        self.0.store(index.0, Ordering::SeqCst);
+    }
+
+    fn raise(&self, index: LogIndex) {
+        if self.get() < index {
+            self.set(index);
+        }
+    }
+
+    fn lower(&self, index: LogIndex) {
+        if index < self.get() {
+            self.set(index);
+        }
+    }
 }
 
 struct Inner {
@@ -56,7 +104,7 @@ struct Inner {
     /// Truncations that an unfinished write may not know of: (the generation each began, from
     /// where). A reset is one from the start.
     truncations: VecDeque<(u64, LogIndex)>,
-    marks: LogMarks,
+    marks: Arc<Marks>,
 }
 
 struct Batch {
@@ -125,30 +173,56 @@ impl LogTail {
         applied: LogIndex,
         max_bytes: u64,
     ) -> Self {
-        let marks = LogMarks {
-            first,
-            last,
-            offset: last.next(),
-            in_progress: last,
-            stable: last,
-            committed: applied,
-            applying: applied,
-            applied,
-        };
+        let marks = Arc::new(Marks {
+            first: Mark::new(first),
+            last: Mark::new(last),
+            in_progress: Mark::new(last),
+            stable: Mark::new(last),
+            committed: Mark::new(applied),
+            applying: Mark::new(applied),
+            applied: Mark::new(applied),
+        });
         let inner = Inner {
             batches: VecDeque::new(),
             cost_bytes: 0,
             max_bytes,
             generation: 0,
             truncations: VecDeque::new(),
-            marks,
+            marks: Arc::clone(&marks),
         };
-        Self { inner: Mutex::new(inner) }
+        Self { inner: Mutex::new(inner), marks }
     }
 
     /// How far each stage has come, all at one moment.
     pub(crate) fn marks(&self) -> LogMarks {
-        self.inner.lock().marks
+        let inner = self.inner.lock();
+        let Marks { first, last, in_progress, stable, committed, applying, applied } =
+            &*inner.marks;
+        LogMarks {
+            first: first.get(),
+            last: last.get(),
+            offset: stable.get().next(),
+            in_progress: in_progress.get(),
+            stable: stable.get(),
+            committed: committed.get(),
+            applying: applying.get(),
+            applied: applied.get(),
+        }
+    }
+
+    /// The last index of the log, durable or not.
+    pub(crate) fn last_index(&self) -> LogIndex {
+        self.marks.last.get()
+    }
+
+    /// The last index known to be committed.
+    pub(crate) fn commit_index(&self) -> LogIndex {
+        self.marks.committed.get()
+    }
+
+    /// The last index applied.
+    pub(crate) fn applied_index(&self) -> LogIndex {
+        self.marks.applied.get()
     }
 
     /// The current generation, for an order given now.
@@ -168,7 +242,7 @@ impl LogTail {
 
     /// Whether a snapshot stands for the entry at `index`, so that the store need not have it.
     pub(crate) fn is_compacted(&self, index: LogIndex) -> bool {
-        index < self.inner.lock().marks.first
+        index < self.marks.first.get()
     }
 
     /// Takes in what the core wants written: drops or cuts the tail, then adds the entries.
@@ -188,14 +262,13 @@ impl LogTail {
         if let Some(last) = write.entries.last_id() {
             inner.push(Batch { entries: write.entries.clone(), cost_bytes }, last.index);
         }
-        Stamp { generation: inner.generation, last: inner.marks.last }
+        Stamp { generation: inner.generation, last: inner.marks.last.get() }
     }
 
     /// A write is being carried out.
     pub(crate) fn in_progress(&self, stamp: Stamp) {
-        let mut inner = self.inner.lock();
-        let last = inner.still_valid(stamp);
-        inner.marks.in_progress = inner.marks.in_progress.max(last);
+        let inner = self.inner.lock();
+        inner.marks.in_progress.raise(inner.still_valid(stamp));
     }
 
     /// A write, and every write before it, is durable: the oldest durable entries beyond the byte
@@ -205,9 +278,8 @@ impl LogTail {
         let mut inner = self.inner.lock();
         let last = inner.still_valid(stamp);
         inner.truncations.retain(|(generation, _)| stamp.generation < *generation);
-        inner.marks.in_progress = inner.marks.in_progress.max(last);
-        inner.marks.stable = inner.marks.stable.max(last);
-        inner.marks.offset = inner.marks.stable.next();
+        inner.marks.in_progress.raise(last);
+        inner.marks.stable.raise(last);
         inner.evict(&mut removed);
         drop(inner);
         drop(removed);
@@ -218,7 +290,7 @@ impl LogTail {
     pub(crate) fn compact(&self, through: LogIndex) {
         let mut removed = Vec::new();
         let mut inner = self.inner.lock();
-        inner.marks.first = inner.marks.first.max(through.next());
+        inner.marks.first.raise(through.next());
         let is_gone = |batch: &mut Batch| batch.last_index() <= through;
         while let Some(batch) = inner.batches.pop_front_if(is_gone) {
             inner.cost_bytes -= batch.cost_bytes;
@@ -230,15 +302,16 @@ impl LogTail {
 
     /// Everything up to `index` is known to be committed.
     pub(crate) fn committed(&self, index: LogIndex) {
-        let mut inner = self.inner.lock();
-        inner.marks.committed = inner.marks.committed.max(index);
+        if self.commit_index() < index {
+            self.inner.lock().marks.committed.raise(index);
+        }
     }
 
     /// Everything up to `index` is applied.
     pub(crate) fn applied(&self, index: LogIndex) {
-        let mut inner = self.inner.lock();
-        inner.marks.applied = inner.marks.applied.max(index);
-        inner.marks.applying = inner.marks.applying.max(index);
+        let inner = self.inner.lock();
+        inner.marks.applying.raise(index);
+        inner.marks.applied.raise(index);
     }
 
     /// Collects the entries `first ..= last`, at most `max_entries` of them, into `parts` (which is
@@ -250,14 +323,14 @@ impl LogTail {
         max_entries: usize,
         parts: &mut Vec<Entries>,
     ) -> Take {
-        let mut inner = self.inner.lock();
-        if first < inner.marks.first {
+        let inner = self.inner.lock();
+        if first < inner.marks.first.get() {
             return Take::Replaced;
         }
         let last = last.min(first.plus(max_entries).prev());
         let Some(mut position) = inner.position(first) else {
             let up_to = inner.evicted_up_to(last);
-            inner.marks.applying = inner.marks.applying.max(up_to);
+            inner.marks.applying.raise(up_to);
             return Take::OnDisk { up_to };
         };
         while let Some(batch) = inner.batches.get(position)
@@ -266,7 +339,7 @@ impl LogTail {
             parts.push(batch.entries.within(first..=last));
             position += 1;
         }
-        inner.marks.applying = inner.marks.applying.max(last);
+        inner.marks.applying.raise(last);
         Take::Entries
     }
 
@@ -282,7 +355,7 @@ impl LogTail {
         if inner.generation != generation {
             return Load::Stale;
         }
-        if first < inner.marks.first {
+        if first < inner.marks.first.get() {
             return Load::Compacted;
         }
         let Some(position) = inner.position(first) else {
@@ -293,12 +366,12 @@ impl LogTail {
         let part = batch.entries.within(first..=last);
         if part.len() == batch.entries.len() && max_bytes < batch.cost_bytes {
             drop(inner);
-            return Load::Entries(trimmed(part, max_bytes));
+            return Load::Entries(part.trimmed(max_bytes));
         }
         if CRUMB_ENTRIES <= part.len() || last <= batch.last_index() {
             let is_whole = part.len() == batch.entries.len();
             drop(inner);
-            return Load::Entries(if is_whole { part } else { trimmed(part, max_bytes) });
+            return Load::Entries(if is_whole { part } else { part.trimmed(max_bytes) });
         }
         let mut count = part.len();
         let mut parts = vec![part];
@@ -320,7 +393,7 @@ impl Inner {
     /// Which batch holds `index`, or `None` when it is not in memory (any more).
     fn position(&self, index: LogIndex) -> Option<usize> {
         let front = self.batches.front()?;
-        if index < front.first_index() || self.marks.last < index {
+        if index < front.first_index() || self.marks.last.get() < index {
             return None;
         }
         // What is asked for is nearly always at the end.
@@ -337,38 +410,32 @@ impl Inner {
     }
 
     fn push(&mut self, batch: Batch, last: LogIndex) {
-        assert!(batch.first_index() == self.marks.last.next(), "accepted entries leave a gap");
+        let end = self.marks.last.get();
+        assert!(batch.first_index() == end.next(), "accepted entries leave a gap");
         self.cost_bytes += batch.cost_bytes;
         self.batches.push_back(batch);
-        self.marks.last = last;
+        self.marks.last.set(last);
     }
 
     /// Drops everything: a durable snapshot that ends at `index` takes its place. Completions of
     /// earlier writes are void.
     fn reset(&mut self, index: LogIndex, removed: &mut Vec<Batch>) {
-        assert!(
-            self.marks.committed <= index,
-            "law 14: a reset to {index} loses what is committed"
-        );
+        let committed = self.marks.committed.get();
+        assert!(committed <= index, "law 14: a reset to {index} loses what is committed");
         removed.extend(self.batches.drain(..));
         self.cost_bytes = 0;
         self.generation += 1;
         self.truncations.push_back((self.generation, LogIndex::ZERO));
-        let LogMarks { applying, applied, .. } = self.marks;
-        self.marks = LogMarks {
-            first: index.next(),
-            last: index,
-            offset: index.next(),
-            in_progress: index,
-            stable: index,
-            committed: index,
-            applying,
-            applied,
-        };
+        let Marks { first, last, in_progress, stable, committed, .. } = &*self.marks;
+        first.set(index.next());
+        for mark in [last, in_progress, stable, committed] {
+            mark.set(index);
+        }
     }
 
     fn truncate(&mut self, from: LogIndex, removed: &mut Vec<Batch>) {
-        assert!(self.marks.committed < from, "law 10: truncation of committed index {from}");
+        let committed = self.marks.committed.get();
+        assert!(committed < from, "law 10: truncation of committed index {from}");
         while let Some(batch) = self.batches.pop_back_if(|batch| from <= batch.first_index()) {
             self.cost_bytes -= batch.cost_bytes;
             removed.push(batch);
@@ -383,11 +450,9 @@ impl Inner {
         }
         self.generation += 1;
         self.truncations.push_back((self.generation, from));
-        let marks = &mut self.marks;
-        marks.last = marks.last.min(from.prev());
-        marks.in_progress = marks.in_progress.min(marks.last);
-        marks.stable = marks.stable.min(marks.last);
-        marks.offset = marks.stable.next();
+        for mark in [&self.marks.last, &self.marks.in_progress, &self.marks.stable] {
+            mark.lower(from.prev());
+        }
     }
 
     /// The last index a write still stands for, after the truncations it did not know of.
@@ -397,7 +462,7 @@ impl Inner {
     }
 
     fn evict(&mut self, removed: &mut Vec<Batch>) {
-        let stable = self.marks.stable;
+        let stable = self.marks.stable.get();
         while self.max_bytes < self.cost_bytes
             && let Some(batch) = self.batches.pop_front_if(|batch| batch.last_index() <= stable)
         {
@@ -407,27 +472,11 @@ impl Inner {
     }
 }
 
-/// The first entries whose cost is at most `max_bytes` together, but at least one.
-fn trimmed(entries: Entries, max_bytes: u64) -> Entries {
-    let fit = fitting(entries.iter(), max_bytes);
-    let Some(first) = entries.first().map(|entry| entry.index) else { return entries };
-    if fit == entries.len() { entries } else { entries.within(first..=first.plus(fit).prev()) }
-}
-
 fn merged(parts: &[Entries], count: usize, max_bytes: u64) -> Entries {
     let fit = fitting(parts.iter().flat_map(|part| part.iter()), max_bytes);
     let mut entries = Vec::with_capacity(count.min(fit));
     entries.extend(parts.iter().flat_map(|part| part.iter()).take(fit).cloned());
     Entries::new(entries)
-}
-
-fn fitting<'a>(entries: impl Iterator<Item = &'a Entry>, max_bytes: u64) -> usize {
-    let mut cost_bytes: u64 = 0;
-    let fits = |entry: &&Entry| {
-        cost_bytes = cost_bytes.saturating_add(entry.cost_bytes());
-        cost_bytes <= max_bytes
-    };
-    entries.take_while(fits).count().max(1)
 }
 
 #[cfg(test)]

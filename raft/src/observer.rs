@@ -268,11 +268,6 @@ impl Observers {
         Observer { receiver, dropped }
     }
 
-    /// Whether anybody observes at all, so that nothing is built for nobody.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
-    }
-
     /// How many observations were lost because an observer did not keep up.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -283,7 +278,12 @@ impl Observers {
         self.replace(|_| Arc::default());
     }
 
-    pub(crate) fn notify(&self, observation: &Observation) {
+    /// Shows an observation to whoever observes; it is not even made if nobody does.
+    pub(crate) fn notify(&self, observation: impl FnOnce() -> Observation) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let observation = &observation();
         let registered = Arc::clone(&self.registered.lock());
         let left = registered.iter().filter(|observer| observer.offer(observation)).count();
         if left < registered.len() {

@@ -24,15 +24,13 @@ use crate::{
     error::{RecoverError, StartError, UncommittedEntries},
     fsm::Fsm,
     log::{Entries, EntryPayload, LogReader, LogStore},
+    machine::{Offline, Watched},
     position::{LogId, LogIndex, Term},
     snapshot::{SnapshotMeta, SnapshotStore},
     stable::{HardState, StableStore},
     store_error::StoreError,
-    tasks::{Offline, Watched, contradicts, gap, is_replaced},
+    stored::{LogScan, contradicts, gap, id_at, is_replaced},
 };
-
-/// What is read of the log at once.
-const READ_BYTES: u64 = 8 << 20;
 
 /// What becomes of entries that are in the log but not known to be committed.
 ///
@@ -277,7 +275,7 @@ impl Found {
                 return Err(gap(snapshot, newest));
             }
             if !contradicts(reader, (first, end), snapshot).await? {
-                last = read(reader, end, end).await?.last_id().unwrap_or(snapshot);
+                last = id_at(reader, end).await?.unwrap_or(snapshot);
             }
         }
         if last.index < newest.index || is_replaced(snapshot, newest) {
@@ -295,7 +293,7 @@ impl Found {
         let committed = if known == snapshot.index {
             snapshot
         } else {
-            read(reader, known, known).await?.last_id().unwrap_or(snapshot)
+            id_at(reader, known).await?.unwrap_or(snapshot)
         };
         let mut uncommitted = None;
         if known < last.index {
@@ -343,14 +341,13 @@ impl Found {
 
 async fn count_commands(
     reader: &dyn LogReader,
-    mut next: LogIndex,
+    first: LogIndex,
     last: LogIndex,
 ) -> Result<u64, StoreError> {
     let mut count = 0;
-    while next <= last {
-        let entries = read(reader, next, last).await?;
+    let mut scan = LogScan::new(reader, first, last);
+    while let Some(entries) = scan.next().await? {
         count += commands(&entries);
-        next = next.plus(entries.len());
     }
     Ok(count)
 }
@@ -362,10 +359,8 @@ async fn apply<F: Fsm>(
     last: LogIndex,
 ) -> Result<u64, StoreError> {
     let mut count = 0;
-    let mut next = machine.snapshot().index.next();
-    while next <= last {
-        let entries = read(reader, next, last).await?;
-        next = next.plus(entries.len());
+    let mut scan = LogScan::new(reader, machine.snapshot().index.next(), last);
+    while let Some(entries) = scan.next().await? {
         count += commands(&entries);
         machine.apply(entries).await;
     }
@@ -375,20 +370,6 @@ async fn apply<F: Fsm>(
 fn commands(entries: &Entries) -> u64 {
     let is_command = |payload: &EntryPayload| matches!(payload, EntryPayload::Command(_));
     entries.iter().filter(|entry| is_command(&entry.payload)).count() as u64
-}
-
-/// The next entries up to `last`, at least one.
-async fn read(
-    reader: &dyn LogReader,
-    next: LogIndex,
-    last: LogIndex,
-) -> Result<Entries, StoreError> {
-    let entries = reader.read(next..=last, READ_BYTES).await?;
-    if entries.first().is_none_or(|entry| entry.index != next) {
-        let reason = "the store did not return the entry it was asked for";
-        return Err(StoreError::corrupt(format!("log entry {next}"), reason));
-    }
-    Ok(entries)
 }
 
 async fn write_snapshot<F: Fsm>(

@@ -45,7 +45,18 @@ const FLOORS: [(&str, &[&str]); 5] = [
     ("the pure core", &["consensus"]),
     (
         "the shell and the parts that need nothing installed",
-        &["log_tail", "tasks", "file_log", "file_snapshot", "inmem"],
+        &[
+            "clock",
+            "panics",
+            "stored",
+            "machine",
+            "metrics",
+            "log_tail",
+            "tasks",
+            "file_log",
+            "file_snapshot",
+            "inmem",
+        ],
     ),
     (
         "what a user calls",
@@ -70,18 +81,18 @@ const IMPURE: [(&str, &str); 11] = [
 
 const MAX_FUNCTION_LINES: usize = 70;
 const MAX_FILE_LINES: usize = 600;
+/// In `tasks/`, where a file that grows is taking a second job on.
+const MAX_TASK_LINES: usize = 400;
 const MAX_FIELDS: usize = 16;
 
 /// What is longer, how long it may be at most, and what is to become of it.
-const TOO_LONG: [(&str, usize, &str); 11] = [
+const TOO_LONG: [(&str, usize, &str); 9] = [
     ("api.rs", 780, "the handle: the table of metrics is to be a page of its own"),
     ("error.rs", 745, "one table of errors, looked up and not read"),
-    ("tasks/run.rs", 920, "the loop, requests, decisions and what is told are to have a file each"),
     ("testing/log_store_suite.rs", 620, "a list of promises, one function each"),
     ("testing/transport_suite.rs", 675, "a list of promises, one function each"),
     ("consensus/action.rs::fmt", 72, "one match over every action"),
     ("tasks/mod.rs::spawn_all", 96, "wires every task once, in order"),
-    ("tasks/run.rs::observe", 85, "one match over every observation"),
     ("testing/kill_suite.rs::power_cut_suite", 98, "one story, told in order"),
     ("testing/kill_suite.rs::write_on", 74, "one story, told in order"),
     ("testing/transport_suite.rs::messages", 79, "one message of every kind"),
@@ -92,12 +103,10 @@ const NARROW: [(&str, usize, &str); 1] =
     [("Consensus", 14, "each part of the state has an owner below it")];
 
 /// Structs that may be wider, how many fields they may have at most, and why.
-const TOO_WIDE: [(&str, usize, &str); 5] = [
+const TOO_WIDE: [(&str, usize, &str); 3] = [
     ("Config", 40, "every setting, with its unit and range"),
     ("Metrics", 60, "one field for each metric"),
-    ("Shared", 20, "what tasks and handle share is to have one place for each truth"),
     ("Status", 28, "everything a node says of itself"),
-    ("Turn", 20, "is to be split with `run.rs`"),
 ];
 
 /// A source file that is compiled outside of tests.
@@ -393,7 +402,11 @@ fn nothing_is_too_long() {
         }
         sizes.insert(source.name, lines);
     }
-    let limit = |name: &str| if name.contains("::") { MAX_FUNCTION_LINES } else { MAX_FILE_LINES };
+    let limit = |name: &str| match name {
+        _ if name.contains("::") => MAX_FUNCTION_LINES,
+        _ if name.starts_with("tasks/") => MAX_TASK_LINES,
+        _ => MAX_FILE_LINES,
+    };
     let wrong = beyond(&sizes, limit, &TOO_LONG);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -27,8 +27,8 @@ use crate::{
     api::Raft,
     error::{ConfigError, ConfigurationError},
     fsm::Fsm,
+    panics::guarded,
     position::LogIndex,
-    tasks::guarded,
 };
 
 /// A running autopilot. Dropping it stops it.

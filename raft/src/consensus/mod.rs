@@ -433,7 +433,6 @@ impl Consensus {
     }
 
     /// The last index reported as applied.
-    #[cfg(any(test, feature = "unstable-core"))]
     #[must_use]
     pub fn last_applied(&self) -> LogIndex {
         self.commit.applied

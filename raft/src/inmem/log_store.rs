@@ -158,7 +158,7 @@ impl LogReader for Shared {
             Ok([part]) => part,
             Err(parts) => merged(&parts),
         };
-        Ok(first_bytes(&entries, max_bytes))
+        Ok(entries.trimmed(max_bytes))
     }
 }
 
@@ -212,20 +212,4 @@ fn merged(parts: &[Entries]) -> Entries {
         entries.extend_from_slice(part);
     }
     Entries::new(entries)
-}
-
-/// The first entries whose cost is at most `max_bytes` together, but at least one.
-fn first_bytes(entries: &Entries, max_bytes: u64) -> Entries {
-    let mut cost: u64 = 0;
-    let fit = entries.iter().take_while(|entry| {
-        cost = cost.saturating_add(entry.cost_bytes());
-        cost <= max_bytes
-    });
-    match fit.count() {
-        n if n == entries.len() => entries.clone(),
-        n => {
-            let first = first_index(entries);
-            entries.within(first..=first.plus(n.max(1)).prev())
-        }
-    }
 }

@@ -1,5 +1,9 @@
 use super::*;
-use crate::{consensus::WriteId, log::EntryPayload, position::LogId};
+use crate::{
+    consensus::WriteId,
+    log::{Entry, EntryPayload},
+    position::LogId,
+};
 
 /// What an entry without payload costs.
 const COST: u64 = 32;

@@ -26,21 +26,13 @@
 //!
 //! **Deliberately absent:** protocol decisions. A timer or a protocol `if` in here is a mistake.
 
-mod apply_limit;
-mod busy;
-mod clock;
-mod host;
-mod metrics;
 mod node;
-mod offline;
-mod panics;
 mod peers;
 mod pending;
+mod published;
 mod receive_snapshot;
-mod refusals;
 mod replicate;
 mod request;
-mod restore_cluster;
 mod run;
 mod run_fsm;
 mod run_log;
@@ -48,50 +40,41 @@ mod run_snapshots;
 mod sample;
 mod send_snapshot;
 mod shared;
+mod signals;
 mod start;
 mod supervise;
-mod vain;
-mod watched;
+mod void_snapshots;
 
 use std::{hash::BuildHasher, sync::Arc};
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
+pub(crate) use self::{
+    node::Node,
+    request::{Change, Proposed, Request, RestoreData},
+    shared::Shared,
+};
 use self::{
-    apply_limit::ApplyLimit,
-    clock::{Alarm, Clock},
-    metrics::Metrics,
-    panics::contained,
     peers::Peers,
-    pending::Waiters,
     receive_snapshot::{PIECES_MAX, ReceiveSnapshot},
-    refusals::Refusals,
     replicate::Sources,
-    run::{Mail, Run, Turn},
+    run::{Mail, Queues, Run},
     run_fsm::RunFsm,
     run_log::RunLog,
     run_snapshots::{Policy, RunSnapshots, SNAPSHOTS_MAX},
-    sample::Sampler,
     start::Restored,
     supervise::Tasks,
-    vain::Vain,
-};
-pub(crate) use self::{
-    node::Node,
-    offline::Offline,
-    panics::guarded,
-    request::{Change, Proposed, Request, RestoreData},
-    shared::Shared,
-    start::{contradicts, gap, is_replaced, usable_snapshots},
-    watched::Watched,
 };
 use crate::{
+    clock::Clock,
     config::Config,
     consensus::{Consensus, Rules},
     error::{Fatal, StartError},
     fsm::Fsm,
     log::LogStore,
     log_tail::LogTail,
+    metrics::Metrics,
+    panics::{contained, guarded},
     snapshot::SnapshotStore,
     stable::StableStore,
     transport::{Identity, Inbox, Transport},
@@ -158,7 +141,7 @@ fn spawn_all<F: Fsm>(
     let metrics = Arc::new(Metrics::new(&config.local_id));
     let clock = Clock::new();
     let tail = LogTail::new(restored.bounds, applied.index, config.log_cache_bytes);
-    let shared = Arc::new(Shared::new(Arc::clone(&config), clock, tail, &hard_state));
+    let shared = Arc::new(Shared::new(Arc::clone(&config), clock, tail, hard_state.current_term));
     let core = Consensus::new(Rules::from(&*config), saved, seed, clock.now());
     shared.published.publish_start(&core, clock.now());
     if let Some(size_bytes) = restored.snapshot_bytes {
@@ -181,17 +164,12 @@ fn spawn_all<F: Fsm>(
     tasks.spawn("run_log", task.run(queue));
 
     let (run_fsm, queue) = mpsc::unbounded_channel();
-    let task = RunFsm {
+    let task = RunFsm::new(
         host,
-        reader: Arc::clone(&reader),
-        snapshots: Arc::clone(&stores.snapshots),
-        shared: Arc::clone(&shared),
-        metrics: Arc::clone(&metrics),
-        last: applied,
-        configuration: restored.configuration,
-        waiters: std::collections::VecDeque::new(),
-        limit: ApplyLimit::new(),
-    };
+        (Arc::clone(&reader), Arc::clone(&stores.snapshots)),
+        (Arc::clone(&shared), Arc::clone(&metrics)),
+        (applied, restored.configuration),
+    );
     tasks.spawn("run_fsm", task.run(queue));
 
     let (run_snapshots, queue) = mpsc::channel(SNAPSHOTS_MAX);
@@ -219,26 +197,11 @@ fn spawn_all<F: Fsm>(
         snapshots: stores.snapshots,
         metrics: Arc::clone(&metrics),
     };
-    let run = Run {
-        core,
-        shared: Arc::clone(&shared),
-        waiters: Waiters::new(),
-        peers: Peers::new(sources),
-        refusals: Refusals::default(),
-        tasks,
-        metrics,
-        alarm: Alarm::new(clock),
-        run_log,
-        run_fsm,
-        run_snapshots,
-        receive_snapshot,
-        turn: Turn::new(applied.index),
-        sampler: Sampler::new(restored.bounds, clock.now()),
-        vain: Vain::default(),
-        campaigning_since: None,
-    };
+    let queues = Queues { run_log, run_fsm, run_snapshots, receive_snapshot };
+    let peers = Peers::new(sources);
     // Made here and not by the task: a runtime may drop a task that it has never run.
-    let completion = Completion(Arc::clone(&shared), Arc::clone(&run.metrics));
+    let completion = Completion(Arc::clone(&shared), Arc::clone(&metrics));
+    let run = Run::new(core, &shared, (peers, tasks), metrics, queues, restored.bounds);
     tokio::spawn(node(run, mail, transport, [taking, receiving], completion));
     shared
 }
@@ -251,7 +214,7 @@ async fn node<R: Send + 'static>(
     snapshot_tasks: [AbortHandle; 2],
     completion: Completion,
 ) {
-    let shared = Arc::clone(&run.shared);
+    let (shared, metrics) = (Arc::clone(&completion.0), Arc::clone(&completion.1));
     let ended = guarded("run", async {
         run.run(&mut mail).await;
         Ok(())
@@ -259,7 +222,7 @@ async fn node<R: Send + 'static>(
     let fatal = ended.await.err().unwrap_or(Fatal::Shutdown);
     shared.stop(fatal);
     shared.published.publish_end();
-    contained(|| run.metrics.clear());
+    contained(|| metrics.clear());
 
     // Callers first: what was never taken up did not happen, of the rest nobody knows.
     let mut tasks = run.end();

@@ -21,12 +21,12 @@ use tokio::sync::{
 };
 
 use super::{
-    clock::{self, Clock},
     request::{Proposal, Proposed, Request},
     shared::Shared,
 };
 use crate::{
     budget::Budget,
+    clock::{self, Clock},
     consensus::Time,
     error::{ApplyError, Fatal, Outcome},
     future::{Call, Ended, EnqueueError, EnqueueTimeout, Receiver, Responder},

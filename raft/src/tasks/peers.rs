@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::{
     replicate::{Order, Replicate, Sources},
     send_snapshot::{ANSWERS_MAX, SendSnapshot, Size},
-    shared::FailedTransfer,
+    signals::FailedTransfer,
     supervise::{AbortOnDrop, Tasks},
 };
 use crate::{
@@ -127,7 +127,7 @@ impl Peers {
                 && self.known.iter().any(|peer| peer.server.id == gone.server.id)
             {
                 // It is somewhere else now, where it must be sent anew.
-                self.sources.shared.snapshot_failed(FailedTransfer {
+                self.sources.shared.signals.snapshot_failed(FailedTransfer {
                     peer: gone.server.id.clone(),
                     transfer: transfer.number,
                     reason: "its address has changed".to_owned(),

@@ -15,11 +15,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 
-use super::{clock::within, metrics::Metrics, shared::Shared};
+use super::shared::Shared;
 use crate::{
+    clock::within,
     configuration::{IndexedConfiguration, ServerId},
     consensus::{ReceiptStep, SnapshotReceipt, Time},
     error::Fatal,
+    metrics::Metrics,
     observer::Observation,
     position::{LogId, Term},
     rpc::{Envelope, InstallSnapshotRequest, Message},
@@ -47,9 +49,9 @@ impl Piece {
         Some(Self { from: envelope.from.clone(), piece: request.take() })
     }
 
-    pub(super) fn is(&self, term: Term, transfer: u64, offset: u64) -> bool {
-        let piece = &self.piece;
-        (piece.term, piece.transfer, piece.offset) == (term, transfer, offset)
+    /// Which one it is: the term of its leader, the transfer, and where it begins.
+    pub(super) fn chunk(&self) -> (Term, u64, u64) {
+        (self.piece.term, self.piece.transfer, self.piece.offset)
     }
 }
 
@@ -154,7 +156,7 @@ impl ReceiveSnapshot {
                 ReceiptStep::Refused
             }
         };
-        self.shared.snapshot_receipt(SnapshotReceipt { from, term, transfer, step });
+        self.shared.signals.snapshot_receipt(SnapshotReceipt { from, term, transfer, step });
     }
 
     /// Reports that all of a snapshot is durable.
@@ -167,8 +169,8 @@ impl ReceiveSnapshot {
         let (last, configuration) = (meta.last, meta.configuration.clone());
         let step = ReceiptStep::Complete { last, configuration };
         let receipt = SnapshotReceipt { from, term, transfer, step };
-        let counts = self.shared.snapshot_complete(receipt).await;
-        self.shared.snapshot_counts(&meta.id, counts);
+        let counts = self.shared.signals.snapshot_complete(receipt).await;
+        self.shared.void_snapshots.note(&meta.id, counts);
         self.complete = Some(meta);
         self.was_void = !counts;
     }
@@ -185,7 +187,7 @@ impl ReceiveSnapshot {
         };
         // One that did not count may have been removed since.
         if let Some(meta) = self.complete.as_ref().filter(|meta| is_same(meta))
-            && (!self.was_void || self.shared.is_void(&meta.id))
+            && (!self.was_void || self.shared.void_snapshots.contains(&meta.id))
         {
             return Ok(Kept::All(meta.clone()));
         }
@@ -218,7 +220,7 @@ impl ReceiveSnapshot {
         piece: &InstallSnapshotRequest,
     ) -> Result<(), StoreError> {
         self.give_up().await;
-        self.shared.remove_void(&*self.store).await?;
+        self.shared.void_snapshots.remove(&*self.store).await?;
         let sink = self.store.create(piece.last, piece.configuration.clone()).await?;
         let (server, last, size_bytes) = (&self.shared.id, piece.last, piece.size_bytes);
         // While it comes to nothing again and again, the first time says enough.
@@ -259,7 +261,7 @@ impl ReceiveSnapshot {
             return Ok(Kept::Piece { next_offset: 0 });
         };
         self.show();
-        self.shared.remove_void(&*self.store).await?;
+        self.shared.void_snapshots.remove(&*self.store).await?;
         let meta = sink.finish().await?;
         self.metrics.snapshot_complete(self.shared.clock.now().since(begun));
         self.shared.published.publish_snapshot_size(meta.last, meta.size_bytes);
@@ -282,10 +284,8 @@ impl ReceiveSnapshot {
             bytes: transfer.received,
             size_bytes: Some(transfer.size_bytes),
         });
-        if let Some(transfer) = transfer
-            && !shared.observers.is_empty()
-        {
-            shared.observers.notify(&Observation::SnapshotReceiving {
+        if let Some(transfer) = transfer {
+            shared.observers.notify(|| Observation::SnapshotReceiving {
                 from: transfer.from.clone(),
                 last: transfer.last,
                 received_bytes: transfer.received,

@@ -9,6 +9,7 @@
 //! tasks on the way of every write; what would have to wait comes here.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,13 +19,14 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{metrics::Metrics, shared::Shared};
+use super::shared::Shared;
 use crate::{
     configuration::Server,
     consensus::AppendOrder,
     error::Fatal,
     log::{Entries, LogReader},
     log_tail::Load,
+    metrics::Metrics,
     observer::Observation,
     position::{LogId, LogIndex},
     rpc::{AppendEntriesRequest, Message},
@@ -56,68 +58,89 @@ pub(super) struct Sources {
 }
 
 impl Sources {
+    /// The next message that carries out an order, with entries of at most so many bytes but at least
+    /// one; `from` is the entry before them.
+    fn next_message(
+        &self,
+        Order { order, generation, .. }: &Order,
+        from: LogId,
+        max_bytes: u64,
+    ) -> Next {
+        let (first, last) = (from.index.next(), order.last);
+        let entries = if last < first {
+            Entries::default()
+        } else {
+            match self.shared.tail.load(*generation, (first, last), max_bytes) {
+                Load::Entries(entries) => entries,
+                Load::OnDisk { up_to } => return Next::OnDisk { up_to },
+                Load::Stale => return Next::Void,
+                Load::Compacted => return Next::Compacted,
+            }
+        };
+        Next::Message(message(order, from, entries))
+    }
+
     /// Carries out an order at once, if nothing about it has to wait. Returns whether that is done,
     /// well or badly.
-    pub(super) fn send_now(&self, peer: &Server, Order { order, generation, .. }: &Order) -> bool {
-        let mut entries = Entries::default();
-        let (first, last) = (order.prev.index.next(), order.last);
-        if first <= last {
-            let bytes = SEND_NOW_BYTES.min(self.shared.max_append_bytes());
-            match self.shared.tail.load(*generation, (first, last), bytes) {
-                Load::Entries(all) if all.last_id().is_some_and(|id| id.index == last) => {
-                    entries = all;
-                }
-                Load::Entries(_) | Load::OnDisk { .. } | Load::Compacted | Load::Stale => {
-                    return false;
-                }
-            }
-        }
-        let message = message(order, order.prev, entries);
-        self.observe(peer, &message);
-        let mut sending = self.transport.send_entries(peer, message);
+    pub(super) fn send_now(&self, peer: &Server, order: &Order) -> bool {
+        let max_bytes = SEND_NOW_BYTES.min(self.shared.max_append_bytes());
+        let request = match self.next_message(order, order.order.prev, max_bytes) {
+            Next::Message(request) if end_of(&request).index == order.order.last => request,
+            _ => return false,
+        };
+        let mut sending = pin!(self.send(peer, request));
         // One look, by nobody in particular. If the lane has no room the message is given up here,
         // and sent by the task; should it have gone out after all, the receiver copes.
         match sending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => true,
-            Poll::Ready(Err(_)) => {
-                self.metrics.send_failed();
-                self.shared.unreachable(&peer.id);
+            Poll::Ready(true) => true,
+            Poll::Ready(false) => {
+                self.shared.signals.unreachable(&peer.id);
                 true
             }
             Poll::Pending => false,
         }
     }
 
+    /// Sends a message as soon as there is room for it. Returns whether the transport took it.
+    async fn send(&self, peer: &Server, request: AppendEntriesRequest) -> bool {
+        let message = Message::AppendEntries(request);
+        self.observe(peer, &message);
+        let is_sent = self.transport.send_entries(peer, message).await.is_ok();
+        if !is_sent {
+            self.metrics.send_failed();
+        }
+        is_sent
+    }
+
     /// Tells of a message that is about to be sent.
     pub(super) fn observe(&self, peer: &Server, message: &Message) {
         self.metrics.sent(message);
         tracing::trace!(server = %self.shared.id, to = %peer.id, %message, "sending");
-        let observers = &self.shared.observers;
-        if !observers.is_empty() {
-            let (to, message) = (peer.id.clone(), message.clone());
-            observers.notify(&Observation::Sent { to, message });
-        }
+        let sent = || Observation::Sent { to: peer.id.clone(), message: message.clone() };
+        self.shared.observers.notify(sent);
     }
 }
 
-fn message(order: &AppendOrder, prev: LogId, entries: Entries) -> Message {
-    Message::AppendEntries(AppendEntriesRequest {
-        term: order.term,
-        round: order.round,
-        prev,
-        entries,
-        commit_index: order.commit_index,
-    })
-}
-
-/// What became of a range to be sent.
-enum Loaded {
-    /// Its first part.
-    Entries(Entries),
+/// What is to be sent next.
+enum Next {
+    /// This.
+    Message(AppendEntriesRequest),
+    /// At least up to here it has to be read from the store.
+    OnDisk { up_to: LogIndex },
     /// The log was truncated since: the order is void.
     Void,
     /// The log does not have it any more: the peer needs a snapshot.
     Compacted,
+}
+
+fn message(order: &AppendOrder, prev: LogId, entries: Entries) -> AppendEntriesRequest {
+    let AppendOrder { term, round, commit_index, .. } = *order;
+    AppendEntriesRequest { term, round, prev, entries, commit_index }
+}
+
+/// The last entry in a message, or the one before it if it has none.
+fn end_of(request: &AppendEntriesRequest) -> LogId {
+    request.entries.last_id().unwrap_or(request.prev)
 }
 
 pub(super) struct Replicate {
@@ -140,7 +163,7 @@ impl Replicate {
             for order in taken.drain(..).skip(lost) {
                 if !self.carry_out(order).await? {
                     // What was ordered after this would arrive with a gap before it.
-                    self.sources.shared.unreachable(&self.peer.id);
+                    self.sources.shared.signals.unreachable(&self.peer.id);
                     break;
                 }
             }
@@ -152,61 +175,50 @@ impl Replicate {
     /// Sends one order in one message or several. Returns whether all of it went out: the transport
     /// may not have taken it, or the log may not have it any more. Either way the core finds out
     /// anew what the peer needs.
-    async fn carry_out(
-        &mut self,
-        Order { order, generation, incarnation }: Order,
-    ) -> Result<bool, Fatal> {
-        self.peer.incarnation = incarnation;
-        let mut prev = order.prev;
+    async fn carry_out(&mut self, order: Order) -> Result<bool, Fatal> {
+        self.peer.incarnation = order.incarnation;
+        let mut prev = order.order.prev;
         loop {
-            let entries = if prev.index < order.last {
-                match self.load(generation, (prev.index.next(), order.last)).await? {
-                    Loaded::Entries(entries) => entries,
-                    Loaded::Void => return Ok(true),
-                    Loaded::Compacted => return Ok(false),
-                }
-            } else {
-                Entries::default()
+            let max_bytes = self.sources.shared.max_append_bytes();
+            let mut next = self.sources.next_message(&order, prev, max_bytes);
+            if let Next::OnDisk { up_to } = next {
+                next = self.read(&order, prev, up_to, max_bytes).await?;
+            }
+            let request = match next {
+                Next::Message(request) => request,
+                Next::Void | Next::OnDisk { .. } => return Ok(true),
+                Next::Compacted => return Ok(false),
             };
-            let end: LogId = entries.last_id().unwrap_or(prev);
-            let message = message(&order, prev, entries);
-            self.sources.observe(&self.peer, &message);
-            if self.sources.transport.send_entries(&self.peer, message).await.is_err() {
-                self.sources.metrics.send_failed();
+            prev = end_of(&request);
+            if !self.sources.send(&self.peer, request).await {
                 return Ok(false);
             }
-            prev = end;
-            if order.last <= prev.index {
+            if order.order.last <= prev.index {
                 return Ok(true);
             }
         }
     }
 
-    /// The first part of what is asked for.
-    async fn load(
+    /// The same message out of the store.
+    async fn read(
         &self,
-        generation: u64,
-        (first, last): (LogIndex, LogIndex),
-    ) -> Result<Loaded, Fatal> {
+        Order { order, generation, .. }: &Order,
+        prev: LogId,
+        up_to: LogIndex,
+        max_bytes: u64,
+    ) -> Result<Next, Fatal> {
         let Sources { shared, reader, .. } = &*self.sources;
-        let max_append_bytes = shared.max_append_bytes();
-        match shared.tail.load(generation, (first, last), max_append_bytes) {
-            Load::Stale => Ok(Loaded::Void),
-            Load::Compacted => Ok(Loaded::Compacted),
-            Load::Entries(entries) => Ok(Loaded::Entries(entries)),
-            Load::OnDisk { up_to } => {
-                let read = reader.read(first..=up_to, max_append_bytes).await;
-                // Looked at after reading: what was read belongs to the order only if nothing was
-                // truncated until then. An error may only mean that it was, or was compacted.
-                if shared.tail.generation() != generation {
-                    return Ok(Loaded::Void);
-                }
-                match read {
-                    Ok(entries) => Ok(Loaded::Entries(entries)),
-                    Err(_) if shared.tail.is_compacted(first) => Ok(Loaded::Compacted),
-                    Err(error) => Err(Fatal::Store(error)),
-                }
-            }
+        let first = prev.index.next();
+        let read = reader.read(first..=up_to, max_bytes).await;
+        // Looked at after reading: what was read belongs to the order only if nothing was truncated
+        // until then. An error may only mean that it was, or was compacted.
+        if shared.tail.generation() != *generation {
+            return Ok(Next::Void);
+        }
+        match read {
+            Ok(entries) => Ok(Next::Message(message(order, prev, entries))),
+            Err(_) if shared.tail.is_compacted(first) => Ok(Next::Compacted),
+            Err(error) => Err(Fatal::Store(error)),
         }
     }
 }

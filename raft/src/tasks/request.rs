@@ -15,6 +15,7 @@ use crate::{
     },
     future::{Applied, Responder},
     log::EntryPayload,
+    metrics::Call,
     position::LogIndex,
     snapshot::{Snapshot, SnapshotReader},
     status::Status,
@@ -32,6 +33,27 @@ pub(crate) enum Request<R> {
     Restore { data: RestoreData, responder: Responder<LogIndex, RestoreError> },
     Reload { config: Box<Config>, responder: Responder<(), ReloadError> },
     Status { responder: Responder<Box<Status>, Fatal> },
+}
+
+impl<R> Request<R> {
+    /// As which call it is counted.
+    pub(super) fn call(&self) -> Call {
+        match self {
+            Self::Propose(proposal) => match proposal.what {
+                Proposed::Apply { .. } => Call::Apply,
+                Proposed::Batch { .. } => Call::ApplyBatch,
+                Proposed::Barrier { .. } => Call::Barrier,
+            },
+            Self::Verify { .. } => Call::VerifyLeader,
+            Self::Change(_) => Call::ChangeConfiguration,
+            Self::Bootstrap { .. } => Call::Bootstrap,
+            Self::Transfer { .. } => Call::LeadershipTransfer,
+            Self::Snapshot { .. } => Call::Snapshot,
+            Self::Restore { .. } => Call::Restore,
+            Self::Reload { .. } => Call::ReloadConfig,
+            Self::Status { .. } => Call::Status,
+        }
+    }
 }
 
 /// What a cluster is to be restored from.

@@ -5,7 +5,7 @@
 //! becomes part of the next. Whoever proposed a command on this server is answered from here.
 //!
 //! Whatever else is asked of the state machine comes between two batches, however much there is to
-//! apply, and a batch is bounded in time (`apply_limit`): a view for a snapshot and the end of the node
+//! apply, and a batch is bounded in time (`ApplyLimit`): a view for a snapshot and the end of the node
 //! are never far away.
 //!
 //! When a snapshot of another server has taken the place of the log, the entries on the way to it
@@ -29,12 +29,8 @@ use tokio::{
 };
 
 use super::{
-    apply_limit::ApplyLimit,
-    host::Host,
-    metrics::Metrics,
     request::{Pending, Waiter},
     shared::Shared,
-    watched::Watched,
 };
 use crate::{
     configuration::IndexedConfiguration,
@@ -42,8 +38,10 @@ use crate::{
     error::{Fatal, SnapshotError},
     fsm::{Fsm, FsmSnapshot, NoSnapshots},
     future::Applied,
-    log::{Entries, Entry, EntryPayload, LogReader},
+    log::{Entries, EntryPayload, LogReader},
     log_tail::Take,
+    machine::{ApplyLimit, Batch, Host, Watched},
+    metrics::Metrics,
     position::{LogId, LogIndex},
     snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
     store_error::StoreError,
@@ -108,21 +106,32 @@ pub(super) struct View {
 }
 
 pub(super) struct RunFsm<F: Fsm> {
-    pub(super) host: Host<F>,
-    pub(super) reader: Arc<dyn LogReader>,
-    pub(super) snapshots: Arc<dyn SnapshotStore>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) metrics: Arc<Metrics>,
+    host: Host<F>,
+    reader: Arc<dyn LogReader>,
+    snapshots: Arc<dyn SnapshotStore>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
     /// The last entry applied.
-    pub(super) last: LogId,
+    last: LogId,
     /// The newest configuration applied.
-    pub(super) configuration: IndexedConfiguration,
+    configuration: IndexedConfiguration,
     /// Those who wait for entries that are not applied yet.
-    pub(super) waiters: VecDeque<Waiter<F::Response>>,
-    pub(super) limit: ApplyLimit,
+    waiters: VecDeque<Waiter<F::Response>>,
+    limit: ApplyLimit,
 }
 
 impl<F: Fsm> RunFsm<F> {
+    /// A state machine that has applied everything up to `last`, with the configuration at that entry.
+    pub(super) fn new(
+        host: Host<F>,
+        (reader, snapshots): (Arc<dyn LogReader>, Arc<dyn SnapshotStore>),
+        (shared, metrics): (Arc<Shared>, Arc<Metrics>),
+        (last, configuration): (LogId, IndexedConfiguration),
+    ) -> Self {
+        let (waiters, limit) = (VecDeque::new(), ApplyLimit::new());
+        Self { host, reader, snapshots, shared, metrics, last, configuration, waiters, limit }
+    }
+
     /// Runs until `run` is gone, or the node ends. Looks at the queue between two batches.
     pub(super) async fn run(
         mut self,
@@ -380,62 +389,4 @@ fn answer<R>(waiter: Pending<R>, index: LogIndex, response: Option<R>) {
         Pending::Change(responder) => responder.answer(Ok(index)),
         Pending::Restore(responder) => responder.answer(Ok(index)),
     }
-}
-
-/// Entries to be applied together, and the responses of the commands among them, in order.
-pub(super) struct Batch<R> {
-    pub(super) parts: Vec<Entries>,
-    responses: Vec<R>,
-}
-
-impl<R> Default for Batch<R> {
-    fn default() -> Self {
-        Self { parts: Vec::new(), responses: Vec::new() }
-    }
-}
-
-impl<R> Batch<R> {
-    /// Applies the commands, and tells of configurations in between.
-    pub(super) fn apply<F: Fsm<Response = R>>(
-        &mut self,
-        fsm: &mut F,
-        configuration: &mut IndexedConfiguration,
-    ) {
-        self.responses.clear();
-        let count = self.parts.iter().map(|part| part.len()).sum();
-        let mut commands = Vec::with_capacity(count);
-        for entry in self.parts.iter().flat_map(|part| part.iter()) {
-            match &entry.payload {
-                EntryPayload::Command(_) => commands.push(entry),
-                EntryPayload::Configuration(members) => {
-                    apply_commands(fsm, &mut commands, &mut self.responses);
-                    let (index, members) = (entry.index, members.clone());
-                    *configuration = IndexedConfiguration { index, configuration: members };
-                    fsm.configuration_changed(configuration);
-                }
-                EntryPayload::Noop | EntryPayload::Barrier => {}
-            }
-        }
-        apply_commands(fsm, &mut commands, &mut self.responses);
-    }
-}
-
-fn apply_commands<F: Fsm>(
-    fsm: &mut F,
-    commands: &mut Vec<&Entry>,
-    responses: &mut Vec<F::Response>,
-) {
-    if commands.is_empty() {
-        return;
-    }
-    // The contract gives the state machine an empty vector, and it nearly always is: configurations,
-    // which split a batch, are rare.
-    let earlier = if responses.is_empty() { Vec::new() } else { std::mem::take(responses) };
-    fsm.apply_batch(commands, responses);
-    let (got, wanted) = (responses.len(), commands.len());
-    assert!(got == wanted, "Fsm::apply_batch gave {got} responses to {wanted} commands");
-    if !earlier.is_empty() {
-        responses.splice(..0, earlier);
-    }
-    commands.clear();
 }

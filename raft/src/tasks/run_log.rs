@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{metrics::Metrics, shared::Shared};
+use super::shared::Shared;
 use crate::{
     consensus::{Write, WriteId},
     error::Fatal,
     log::{Entries, LogStore, LogWrite},
     log_tail::Stamp,
+    metrics::Metrics,
     position::LogIndex,
     stable::{DiskIdentity, HardState, StableStore},
     store_error::StoreError,
@@ -134,7 +135,7 @@ impl RunLog {
 
     fn written(&self, id: WriteId, stamp: Stamp) {
         self.shared.tail.written(stamp);
-        self.shared.written(id);
+        self.shared.signals.written(id);
     }
 }
 

@@ -29,17 +29,17 @@ use tokio::{
 };
 
 use super::{
-    clock::Ticker,
-    metrics::Metrics,
     run_fsm::{FsmRequest, View},
     shared::Shared,
-    watched::Watched,
 };
 use crate::{
+    clock::Ticker,
     config::Config,
     error::{Fatal, SnapshotError},
     fsm::FsmError,
     future::Responder,
+    machine::Watched,
+    metrics::Metrics,
     observer::Observation,
     position::LogId,
     snapshot::{Snapshot, SnapshotMeta, SnapshotSink, SnapshotStore},
@@ -228,12 +228,10 @@ impl<R: Send + 'static> RunSnapshots<R> {
             self.policy.renew(meta.last, appended);
             let (server, last, size_bytes) = (&self.shared.id, meta.last, meta.size_bytes);
             tracing::info!(%server, %last, size_bytes, "snapshot taken");
-            if !self.shared.snapshot_taken(meta.last).await {
+            if !self.shared.signals.snapshot_taken(meta.last).await {
                 return None;
             }
-            if !self.shared.observers.is_empty() {
-                self.shared.observers.notify(&Observation::SnapshotTaken { meta: meta.clone() });
-            }
+            self.shared.observers.notify(|| Observation::SnapshotTaken { meta: meta.clone() });
         }
         Some(result)
     }

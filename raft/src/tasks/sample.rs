@@ -2,7 +2,7 @@
 //! how old the log is. `run` looks, between two turns, at what is there anyway.
 //!
 //! **Busy** is a task between the moment it finds something to do and the moment it waits again
-//! ([`Busy`]). A look at the clock costs as much as a command or two, so of stints that are short only
+//! ([`Busy`](crate::metrics::Busy)). A look at the clock costs as much as a command or two, so of stints that are short only
 //! one in eight is timed, and stands for eight. What takes long is always timed, unless it comes as a
 //! surprise after a short one.
 //!
@@ -13,14 +13,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{
-    metrics::{Load, Metrics, PeerMetrics},
-    node::Requests,
-    shared::Shared,
-};
+use super::{node::Requests, shared::Shared};
 use crate::{
     configuration::ServerId,
     consensus::{Consensus, Time},
+    metrics::{Load, Metrics, PeerMetrics},
     position::LogIndex,
     status::Timeouts,
     transport::Received,
@@ -202,7 +199,7 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::busy::Busy;
+    use crate::metrics::Busy;
 
     fn at(seconds: u64) -> Time {
         Time(seconds * 1_000_000)

@@ -21,12 +21,9 @@ use bytes::Bytes;
 use tokio::{io::AsyncReadExt, sync::mpsc};
 
 use self::window::Window;
-use super::{
-    clock::{Pace, within},
-    replicate::Sources,
-    shared::FailedTransfer,
-};
+use super::{replicate::Sources, signals::FailedTransfer};
 use crate::{
+    clock::{Pace, within},
     configuration::Server,
     consensus::SnapshotOrder,
     error::Fatal,
@@ -68,7 +65,7 @@ impl SendSnapshot {
     /// Runs until `run` drops it, or the snapshot cannot be read.
     pub(super) async fn run(mut self) -> Result<(), Fatal> {
         if let Err(error) = self.send().await {
-            self.sources.shared.snapshot_failed(FailedTransfer {
+            self.sources.shared.signals.snapshot_failed(FailedTransfer {
                 peer: self.peer.id.clone(),
                 transfer: self.order.transfer,
                 reason: error.to_string(),
@@ -138,11 +135,9 @@ impl SendSnapshot {
     }
 
     fn observe(&self, sent_bytes: u64, size_bytes: u64) {
-        let observers = &self.sources.shared.observers;
-        if !observers.is_empty() {
-            let peer = self.peer.id.clone();
-            observers.notify(&Observation::SnapshotSent { peer, sent_bytes, size_bytes });
-        }
+        let peer = &self.peer.id;
+        let sent = || Observation::SnapshotSent { peer: peer.clone(), sent_bytes, size_bytes };
+        self.sources.shared.observers.notify(sent);
     }
 }
 

@@ -13,21 +13,20 @@ use std::time::Duration;
 use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
 
-use super::{clock::Clock, host::Host, watched::Watched};
 use crate::{
+    clock::Clock,
     configuration::{IndexedConfiguration, ServerId},
     consensus::{Saved, Time},
-    error::{RestoreFailure, StartError},
+    error::StartError,
     fsm::Fsm,
     log::{EntryPayload, LogReader, LogStore},
+    machine::{Host, restore_snapshot},
     position::{LogId, LogIndex, Term},
-    snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
+    snapshot::{SnapshotMeta, SnapshotStore},
     stable::{DiskIdentity, HardState, StableStore},
     store_error::StoreError,
+    stored::{LogScan, contradicts, gap, is_replaced, usable_snapshots},
 };
-
-/// What is read of the log at once.
-const SCAN_BYTES: u64 = 8 << 20;
 
 /// What was found in the stores.
 pub(super) struct Restored<F> {
@@ -160,121 +159,12 @@ pub(super) async fn identity(
     }
 }
 
-/// The entries after the snapshot that was restored are neither all in the log nor in a usable
-/// snapshot. To start without them could forget what was acknowledged (law 7).
-pub(crate) fn gap(snapshot: LogId, newest: LogId) -> StoreError {
-    let what = format!("the log after snapshot {snapshot}");
-    let reason = format!(
-        "entries are missing that only a newer snapshot stands for (the newest known is {newest}) \
-         and none such can be used; mend the snapshot, or set the server up anew from its peers"
-    );
-    StoreError::corrupt(what, reason)
-}
-
-/// Whether a snapshot is of an earlier term than the newest one, which cannot be used, and yet of no
-/// earlier index: then it never counted.
-pub(crate) fn is_replaced(snapshot: LogId, newest: LogId) -> bool {
-    snapshot.term < newest.term && newest.index <= snapshot.index
-}
-
 fn lost_term(term: Term, newest: LogId) -> StoreError {
     let reason = format!(
         "the log ends with {newest}: the two stores do not belong together, or the term was lost; \
          use the stores this server ran with, or set it up anew from its peers"
     );
     StoreError::corrupt(format!("the saved term {term}"), reason)
-}
-
-/// The finished snapshots, newest first; and apart from them those that are void. Of a snapshot and a
-/// log that contradict each other, one was to take the place of the other. If the log ends in a later
-/// term than the snapshot, it is the log that counts: the crash came before it was reset, and it may
-/// hold what was committed meanwhile, if a restore made the snapshot and came to nothing.
-pub(crate) async fn usable_snapshots(
-    reader: &dyn LogReader,
-    store: &dyn SnapshotStore,
-) -> Result<(Vec<SnapshotMeta>, Vec<SnapshotMeta>), StoreError> {
-    let snapshots = store.list().await?;
-    let Some((first, last)) = reader.bounds().await? else { return Ok((snapshots, Vec::new())) };
-    let end = reader.read(last..=last, SCAN_BYTES).await?.last_id().unwrap_or_default();
-    let (mut usable, mut void) = (Vec::new(), Vec::new());
-    for meta in snapshots {
-        let is_older = meta.last.term < end.term;
-        let is_void = is_older && contradicts(reader, (first, last), meta.last).await?;
-        if is_void { void.push(meta) } else { usable.push(meta) }
-    }
-    Ok((usable, void))
-}
-
-/// Whether the log is not the one that the snapshot was taken of: it ends before the snapshot does,
-/// or has another entry where the snapshot ends.
-pub(crate) async fn contradicts(
-    reader: &dyn LogReader,
-    (first, last): (LogIndex, LogIndex),
-    snapshot: LogId,
-) -> Result<bool, StoreError> {
-    let index = snapshot.index;
-    if last < first || index < first {
-        return Ok(false);
-    }
-    if last < index {
-        return Ok(true);
-    }
-    let entries = reader.read(index..=index, SCAN_BYTES).await?;
-    Ok(entries.last_id() != Some(snapshot))
-}
-
-/// Restores the newest of these snapshots that can be restored. A state machine that has kept by
-/// itself what was applied up to `kept` is spared what it has; a restore takes that from it.
-pub(super) async fn restore_snapshot<F: Fsm>(
-    host: &mut Host<F>,
-    kept: &mut Option<LogIndex>,
-    store: &dyn SnapshotStore,
-    snapshots: Vec<SnapshotMeta>,
-) -> Result<Option<SnapshotMeta>, StartError> {
-    let mut newest_failed = None;
-    let mut tried = 0;
-    for meta in snapshots {
-        let failure = match store.open(&meta.id).await {
-            Ok((meta, _)) if kept.is_some_and(|kept| meta.last.index <= kept) => {
-                return Ok(Some(meta));
-            }
-            Ok((meta, reader)) => {
-                *kept = None;
-                match restore_from(host, &meta, reader).await {
-                    Ok(()) => return Ok(Some(meta)),
-                    Err(failure) => failure,
-                }
-            }
-            Err(error) => error.into(),
-        };
-        tracing::warn!(id = %meta.id, last = %meta.last, %failure, "cannot restore a snapshot");
-        newest_failed.get_or_insert(failure);
-        tried += 1;
-    }
-    match newest_failed {
-        Some(reason) => Err(StartError::Snapshot { tried, reason }),
-        None => Ok(None),
-    }
-}
-
-async fn restore_from<F: Fsm>(
-    host: &mut Host<F>,
-    meta: &SnapshotMeta,
-    reader: SnapshotReader,
-) -> Result<(), RestoreFailure> {
-    let (reader, failure) = Watched::new(reader);
-    let restored = match host.restore(Box::new(reader)).await {
-        Ok(restored) => restored,
-        // Nothing runs yet that could be told of it: the caller of `Raft::new` is.
-        Err(panic) => std::panic::resume_unwind(panic.0),
-    };
-    failure.check(|| format!("cannot read snapshot {}", meta.id))?;
-    restored.map_err(|error| RestoreFailure::Fsm { reason: error.to_string() })?;
-    let configuration = meta.configuration.clone();
-    match host.call(move |fsm| fsm.configuration_changed(&configuration)).await {
-        Ok(()) => Ok(()),
-        Err(panic) => std::panic::resume_unwind(panic.0),
-    }
 }
 
 /// What the log says beside its entries.
@@ -294,13 +184,8 @@ impl Scan {
         (snapshot, applied): (LogIndex, LogIndex),
         saved: &mut Saved,
     ) -> Result<(), StartError> {
-        let mut next = first;
-        while next <= last {
-            let entries = reader.read(next..=last, SCAN_BYTES).await?;
-            let Some(end) = entries.last_id().filter(|_| entries[0].index == next) else {
-                let reason = "the store did not return the entry it was asked for";
-                return Err(StoreError::corrupt(format!("log entry {next}"), reason).into());
-            };
+        let mut scan = LogScan::new(reader, first, last);
+        while let Some(entries) = scan.next().await? {
             saved.push(&entries);
             self.covered_bytes += entries.within(LogIndex::ZERO..=snapshot).cost_bytes();
             for entry in entries.within(snapshot.next()..=applied).iter() {
@@ -310,7 +195,6 @@ impl Scan {
                     self.configuration = IndexedConfiguration { index, configuration };
                 }
             }
-            next = end.index.next();
         }
         Ok(())
     }

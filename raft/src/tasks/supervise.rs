@@ -4,8 +4,8 @@ use std::{future::Future, sync::Arc};
 
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{panics::guarded, shared::Shared};
-use crate::error::Fatal;
+use super::shared::Shared;
+use crate::{error::Fatal, panics::guarded};
 
 /// The tasks of a node. Whatever ends one of them with an error ends the node.
 pub(super) struct Tasks {

@@ -1,22 +1,19 @@
-//! A state machine brought to a state without a node: what `recover_cluster` needs of the tasks.
+//! A state machine brought to a state without a node: what `recover_cluster` needs.
 //!
 //! It is fed as `run_fsm` feeds it, in the same batches and on the same threads, so that a state
 //! machine cannot tell the difference. Nothing is spawned that outlives a call.
 
-use super::{
-    host::Host,
-    panics::Panic,
-    run_fsm::Batch,
-    start::{restore_snapshot, usable_snapshots},
-};
+use super::{Batch, Host, restore_snapshot};
 use crate::{
     configuration::IndexedConfiguration,
     error::StartError,
     fsm::{Fsm, FsmError, FsmSnapshot},
     log::{Entries, LogReader},
+    panics::Panic,
     position::LogId,
     snapshot::{SnapshotMeta, SnapshotStore},
     store_error::StoreError,
+    stored::usable_snapshots,
 };
 
 /// A state machine, and the newest snapshot that could be restored into it.

@@ -16,7 +16,7 @@ const EVERY: u64 = 8;
 const NOT_TIMED: u64 = u64::MAX;
 
 /// How long a task has been at work. Written by that task only.
-pub(super) struct Busy {
+pub(crate) struct Busy {
     /// In microseconds, of the stints that are over.
     total: AtomicU64,
     /// When the one under way began, if it is timed.
@@ -26,13 +26,13 @@ pub(super) struct Busy {
 }
 
 impl Busy {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let [total, since, skipped] = [0, NOT_TIMED, 0].map(AtomicU64::new);
         Self { total, since, skipped }
     }
 
     /// A stint begins. `now` is only asked for if it is to be timed.
-    pub(super) fn begin(&self, now: impl FnOnce() -> Time) {
+    pub(crate) fn begin(&self, now: impl FnOnce() -> Time) {
         match self.skipped.load(Ordering::Relaxed) {
             0 => self.begin_timed(now()),
             skipped => self.skipped.store(skipped - 1, Ordering::Relaxed),
@@ -40,12 +40,12 @@ impl Busy {
     }
 
     /// A stint begins that is timed however short the last one was.
-    pub(super) fn begin_timed(&self, now: Time) {
+    pub(crate) fn begin_timed(&self, now: Time) {
         self.since.store(now.0, Ordering::Relaxed);
     }
 
     /// The stint is over. Returns how long it took if it was timed.
-    pub(super) fn end(&self, now: impl FnOnce() -> Time) -> Option<Duration> {
+    pub(crate) fn end(&self, now: impl FnOnce() -> Time) -> Option<Duration> {
         let since = self.since.load(Ordering::Relaxed);
         if since == NOT_TIMED {
             return None;
@@ -62,7 +62,7 @@ impl Busy {
     }
 
     /// How long it has been at work so far, the stint under way included.
-    pub(super) fn total(&self, now: Time) -> Duration {
+    pub(crate) fn total(&self, now: Time) -> Duration {
         let since = self.since.load(Ordering::Relaxed);
         let under_way = if since == NOT_TIMED { 0 } else { now.0.saturating_sub(since) };
         Duration::from_micros(self.total.load(Ordering::Relaxed).saturating_add(under_way))

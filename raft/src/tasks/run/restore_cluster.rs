@@ -8,13 +8,13 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{request::RestoreData, shared::Shared, supervise::AbortOnDrop};
 use crate::{
     configuration::IndexedConfiguration,
     error::{Fatal, RestoreError},
     future::Responder,
     position::{LogId, LogIndex},
     snapshot::{SnapshotId, SnapshotStore},
+    tasks::{request::RestoreData, shared::Shared, supervise::AbortOnDrop},
 };
 
 /// Bytes copied at once.
@@ -74,7 +74,7 @@ impl RestoreCluster {
         if let Err(error) = &copied {
             tracing::warn!(server = %shared.id, %error, "the cluster is not restored");
         }
-        shared.restore_copied(last, copied);
+        shared.signals.restore_copied(last, copied);
         Ok(())
     }
 }
@@ -86,8 +86,8 @@ pub(super) async fn withdraw(
     shared: Arc<Shared>,
     id: SnapshotId,
 ) -> Result<(), Fatal> {
-    shared.snapshot_counts(&id, false);
-    if let Err(error) = shared.remove_void(&*store).await {
+    shared.void_snapshots.note(&id, false);
+    if let Err(error) = shared.void_snapshots.remove(&*store).await {
         tracing::error!(
             server = %shared.id, %id, %error,
             "cannot remove a snapshot that does not count; it is tried again before the next one is kept"
@@ -104,7 +104,7 @@ async fn copy(
     RestoreData { mut reader, size_bytes, .. }: RestoreData,
     mut given_up: oneshot::Receiver<()>,
 ) -> Result<SnapshotId, RestoreError> {
-    shared.remove_void(store).await?;
+    shared.void_snapshots.remove(store).await?;
     let mut sink = store.create(last, configuration).await?;
     let written = async {
         let mut buffer = vec![0; BUFFER_BYTES];
@@ -130,7 +130,7 @@ async fn copy(
     };
     match written.await {
         Ok(()) => {
-            shared.remove_void(store).await?;
+            shared.void_snapshots.remove(store).await?;
             Ok(sink.finish().await?.id)
         }
         Err(error) => {

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 /// The limit for the next batch.
-pub(super) struct ApplyLimit {
+pub(crate) struct ApplyLimit {
     entries: usize,
     /// The most that a batch can be taking for itself: no batch has taken less, unless it was before
     /// the last one of a single entry.
@@ -17,17 +17,17 @@ pub(super) struct ApplyLimit {
 }
 
 impl ApplyLimit {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { entries: 1, fixed: Duration::ZERO }
     }
 
     /// How many entries the next batch may have.
-    pub(super) fn entries(&self) -> usize {
+    pub(crate) fn entries(&self) -> usize {
         self.entries
     }
 
     /// A batch of so many entries has taken so long, of `bound` in which it is to be over.
-    pub(super) fn took(&mut self, entries: usize, took: Duration, bound: Duration) {
+    pub(crate) fn took(&mut self, entries: usize, took: Duration, bound: Duration) {
         self.fixed = if entries <= 1 { took } else { self.fixed.min(took) };
         let nanos = (took - self.fixed).as_nanos();
         let fits = (entries as u128 * bound.as_nanos()).checked_div(nanos);

@@ -1,37 +1,50 @@
-//! Where the methods of the state machine run: on the task that holds it, or, if they may block, on
-//! a thread of tokio's blocking pool, one at a time either way.
+//! The user's state machine: where its methods run, and what it is given.
+//!
+//! They run on the task that holds it, or, if they may block, on a thread of tokio's blocking pool, one
+//! at a time either way. `batch` applies entries, `restore` reads a snapshot, `watched` tells the errors
+//! of the store from those of the state machine, and `offline` does all that without a node.
 
-use super::panics::Panic;
+mod apply_limit;
+mod batch;
+mod offline;
+mod restore;
+mod watched;
+
+pub(crate) use self::{
+    apply_limit::ApplyLimit, batch::Batch, offline::Offline, restore::restore_snapshot,
+    watched::Watched,
+};
 use crate::{
     fsm::{Fsm, FsmError},
+    panics::Panic,
     snapshot::SnapshotReader,
 };
 
 /// The state machine, and where its methods run.
-pub(super) struct Host<F> {
+pub(crate) struct Host<F> {
     /// Absent only while a method runs on another thread, and for ever after it has panicked there.
     fsm: Option<Box<F>>,
     is_blocking: bool,
 }
 
 impl<F: Fsm> Host<F> {
-    pub(super) fn new(fsm: F) -> Self {
+    pub(crate) fn new(fsm: F) -> Self {
         let is_blocking = fsm.is_blocking();
         Self { fsm: Some(Box::new(fsm)), is_blocking }
     }
 
     /// Whether the methods run on another thread, where they cannot be given up.
-    pub(super) fn is_blocking(&self) -> bool {
+    pub(crate) fn is_blocking(&self) -> bool {
         self.is_blocking
     }
 
     /// The state machine itself, if its methods may run right here.
-    pub(super) fn here(&mut self) -> Option<&mut F> {
+    pub(crate) fn here(&mut self) -> Option<&mut F> {
         if self.is_blocking { None } else { self.fsm.as_deref_mut() }
     }
 
     /// Calls a method where it may block, if it wants to.
-    pub(super) async fn call<T: Send + 'static>(
+    pub(crate) async fn call<T: Send + 'static>(
         &mut self,
         method: impl FnOnce(&mut F) -> T + Send + 'static,
     ) -> Result<T, Panic> {
@@ -49,7 +62,7 @@ impl<F: Fsm> Host<F> {
     }
 
     /// Replaces the whole state by a snapshot. When that fails, what the state is now is unknown.
-    pub(super) async fn restore(
+    pub(crate) async fn restore(
         &mut self,
         reader: SnapshotReader,
     ) -> Result<Result<(), FsmError>, Panic> {

@@ -13,7 +13,7 @@ use tokio::task::JoinError;
 use crate::error::Fatal;
 
 /// Does what must not keep anything else from happening, such as telling the log.
-pub(super) fn contained(work: impl FnOnce()) {
+pub(crate) fn contained(work: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
         // Only text is sure to be dropped in peace.
         std::mem::forget(panic);
@@ -36,7 +36,7 @@ pub(crate) async fn guarded(
 }
 
 /// What a panic left behind.
-pub(super) struct Panic(pub(super) Box<dyn Any + Send>);
+pub(crate) struct Panic(pub(crate) Box<dyn Any + Send>);
 
 impl From<JoinError> for Panic {
     fn from(error: JoinError) -> Self {
@@ -45,7 +45,7 @@ impl From<JoinError> for Panic {
 }
 
 impl Panic {
-    pub(super) fn into_fatal(self, task: &'static str) -> Fatal {
+    pub(crate) fn into_fatal(self, task: &'static str) -> Fatal {
         let text = match self.0.downcast::<String>() {
             Ok(text) => *text,
             Err(other) => {

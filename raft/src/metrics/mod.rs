@@ -12,13 +12,15 @@
 //!
 //! The table is on [`Raft`](crate::Raft) and in `docs/metrics.md`, and a test compares.
 
+mod busy;
 mod described;
 
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::request::{Proposed, Request};
+pub(crate) use self::busy::Busy;
+
 use crate::{
     configuration::ServerId,
     log::Entries,
@@ -26,7 +28,23 @@ use crate::{
     status::{LogMarks, PeerStatus, Role, Timeouts},
 };
 
-/// The kinds of calls, in the order of [`call`].
+/// A call of the handle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Call {
+    Apply,
+    ApplyBatch,
+    Barrier,
+    VerifyLeader,
+    ChangeConfiguration,
+    Bootstrap,
+    LeadershipTransfer,
+    Snapshot,
+    Restore,
+    ReloadConfig,
+    Status,
+}
+
+/// The names of the calls, in the order of [`Call`].
 const CALLS: [&str; 11] = [
     "apply",
     "apply_batch",
@@ -40,24 +58,6 @@ const CALLS: [&str; 11] = [
     "reload_config",
     "status",
 ];
-
-fn call<R>(request: &Request<R>) -> usize {
-    match request {
-        Request::Propose(proposal) => match proposal.what {
-            Proposed::Apply { .. } => 0,
-            Proposed::Batch { .. } => 1,
-            Proposed::Barrier { .. } => 2,
-        },
-        Request::Verify { .. } => 3,
-        Request::Change(_) => 4,
-        Request::Bootstrap { .. } => 5,
-        Request::Transfer { .. } => 6,
-        Request::Snapshot { .. } => 7,
-        Request::Restore { .. } => 8,
-        Request::Reload { .. } => 9,
-        Request::Status { .. } => 10,
-    }
-}
 
 /// The kinds of messages, in the order of [`kind`].
 const KINDS: [&str; 12] = [
@@ -125,17 +125,17 @@ impl Gauges {
 
 /// What a look at the node has found, beside marks and peers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
+pub(crate) struct Load {
     /// Requests; messages without entries; messages with them; writes not durable; entries committed
     /// and not applied.
-    pub(super) queues: [u64; QUEUES.len()],
+    pub(crate) queues: [u64; QUEUES.len()],
     /// The share of time in which `run`, `run_fsm` and `run_log` were at work.
-    pub(super) saturation: [f64; 3],
-    pub(super) oldest_age: Option<Duration>,
+    pub(crate) saturation: [f64; 3],
+    pub(crate) oldest_age: Option<Duration>,
 }
 
 /// One server's handles. The fields have the names of the metrics.
-pub(super) struct Metrics {
+pub(crate) struct Metrics {
     server: String,
     gauges: Gauges,
     requests: [Counter; CALLS.len()],
@@ -188,7 +188,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(id: &ServerId) -> Self {
+    pub(crate) fn new(id: &ServerId) -> Self {
         described::describe();
         let server = || id.as_str().to_owned();
         let counter = |name: &'static str| counter!(name, "server" => server());
@@ -257,7 +257,7 @@ impl Metrics {
     }
 
     /// The handles of a peer.
-    pub(super) fn peer(&self, id: &ServerId) -> PeerMetrics {
+    pub(crate) fn peer(&self, id: &ServerId) -> PeerMetrics {
         let server = || self.server.clone();
         let peer = || id.as_str().to_owned();
         let mut gauges = Gauges::default();
@@ -277,15 +277,15 @@ impl Metrics {
     }
 
     /// The node has ended, or is about to: none of its figures is there any more.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.gauges.clear();
     }
 
     /// Counts a turn's requests.
-    pub(super) fn requests<R>(&self, requests: &[Request<R>]) {
+    pub(crate) fn requests(&self, calls: impl Iterator<Item = Call>) {
         let mut counts = [0; CALLS.len()];
-        for request in requests {
-            if let Some(count) = counts.get_mut(call(request)) {
+        for call in calls {
+            if let Some(count) = counts.get_mut(call as usize) {
                 *count += 1;
             }
         }
@@ -296,15 +296,15 @@ impl Metrics {
         }
     }
 
-    pub(super) fn proposed(&self, entries: usize) {
+    pub(crate) fn proposed(&self, entries: usize) {
         self.propose_batch_entries.record(entries as f64);
     }
 
-    pub(super) fn committed(&self, latency: Duration) {
+    pub(crate) fn committed(&self, latency: Duration) {
         self.commit_latency_seconds.record(latency);
     }
 
-    pub(super) fn applied(&self, parts: &[Entries], took: Option<Duration>) {
+    pub(crate) fn applied(&self, parts: &[Entries], took: Option<Duration>) {
         let entries = parts.iter().map(|part| part.len()).sum::<usize>();
         self.apply_entries.increment(entries as u64);
         self.apply_batch_entries.record(entries as f64);
@@ -313,23 +313,23 @@ impl Metrics {
         }
     }
 
-    pub(super) fn log_append(&self, batches: &[Entries]) {
+    pub(crate) fn log_append(&self, batches: &[Entries]) {
         let entries = batches.iter().map(|batch| batch.len()).sum::<usize>();
         self.log_append_batches.record(batches.len() as f64);
         self.log_append_entries.increment(entries as u64);
     }
 
-    pub(super) fn log_written(&self, took: Option<Duration>) {
+    pub(crate) fn log_written(&self, took: Option<Duration>) {
         if let Some(took) = took {
             self.log_write_seconds.record(took);
         }
     }
 
-    pub(super) fn log_compacted(&self, took: Duration) {
+    pub(crate) fn log_compacted(&self, took: Duration) {
         self.log_compact_seconds.record(took);
     }
 
-    pub(super) fn role_changed(&self, role: Role) {
+    pub(crate) fn role_changed(&self, role: Role) {
         // At once: for a second after each election two servers would seem to lead.
         self.is_leader.set(f64::from(u8::from(role == Role::Leader)));
         let [follower, pre_candidate, candidate, leader] = &self.role_changes;
@@ -342,70 +342,70 @@ impl Metrics {
         counter.increment(1);
     }
 
-    pub(super) fn elected(&self, took: Duration) {
+    pub(crate) fn elected(&self, took: Duration) {
         self.election_seconds.record(took);
     }
 
-    pub(super) fn sent(&self, message: &Message) {
+    pub(crate) fn sent(&self, message: &Message) {
         if let Some(counter) = self.messages_sent.get(kind(message)) {
             counter.increment(1);
         }
     }
 
-    pub(super) fn received(&self, message: &Message) {
+    pub(crate) fn received(&self, message: &Message) {
         if let Some(counter) = self.messages_received.get(kind(message)) {
             counter.increment(1);
         }
     }
 
-    pub(super) fn send_failed(&self) {
+    pub(crate) fn send_failed(&self) {
         self.transport_send_errors.increment(1);
     }
 
-    pub(super) fn view_taken(&self, took: Duration) {
+    pub(crate) fn view_taken(&self, took: Duration) {
         self.fsm_view_seconds.record(took);
     }
 
-    pub(super) fn restored(&self, took: Duration) {
+    pub(crate) fn restored(&self, took: Duration) {
         self.fsm_restore_seconds.record(took);
         self.fsm_last_restore_seconds.set(took.as_secs_f64());
     }
 
-    pub(super) fn installed(&self) {
+    pub(crate) fn installed(&self) {
         self.snapshot_install.increment(1);
     }
 
-    pub(super) fn snapshot_taken(&self, took: Duration) {
+    pub(crate) fn snapshot_taken(&self, took: Duration) {
         self.snapshot_take_seconds.record(took);
     }
 
-    pub(super) fn snapshot_failed(&self) {
+    pub(crate) fn snapshot_failed(&self) {
         self.snapshot_failures.increment(1);
     }
 
-    pub(super) fn persisted(&self, bytes: u64, took: Duration) {
+    pub(crate) fn persisted(&self, bytes: u64, took: Duration) {
         self.snapshot_persist_bytes.increment(bytes);
         self.snapshot_persist_seconds.record(took);
     }
 
-    pub(super) fn snapshot_sent(&self, bytes: u64) {
+    pub(crate) fn snapshot_sent(&self, bytes: u64) {
         self.snapshot_sent_bytes.increment(bytes);
     }
 
-    pub(super) fn snapshot_delivered(&self, took: Duration) {
+    pub(crate) fn snapshot_delivered(&self, took: Duration) {
         self.snapshot_send_seconds.record(took);
     }
 
-    pub(super) fn snapshot_received(&self, bytes: u64) {
+    pub(crate) fn snapshot_received(&self, bytes: u64) {
         self.snapshot_received_bytes.increment(bytes);
     }
 
-    pub(super) fn snapshot_complete(&self, took: Duration) {
+    pub(crate) fn snapshot_complete(&self, took: Duration) {
         self.snapshot_receive_seconds.record(took);
     }
 
     /// Where the log stands.
-    pub(super) fn marks(&self, marks: &LogMarks) {
+    pub(crate) fn marks(&self, marks: &LogMarks) {
         self.log_first_index.set(marks.first.0 as f64);
         self.log_last_index.set(marks.last.0 as f64);
         self.log_commit_index.set(marks.committed.0 as f64);
@@ -414,18 +414,18 @@ impl Metrics {
 
     /// In which term this server is, among how many others, and since when it has not heard from its
     /// leader.
-    pub(super) fn part(&self, term: u64, peers: usize, silence: Option<Duration>) {
+    pub(crate) fn part(&self, term: u64, peers: usize, silence: Option<Duration>) {
         self.term.set(term as f64);
         self.peers.set(peers as f64);
         self.last_contact_seconds.set(seconds_or_unknown(silence));
     }
 
-    pub(super) fn wrong_disks(&self, count: usize) {
+    pub(crate) fn wrong_disks(&self, count: usize) {
         self.wrong_disks.set(count as f64);
     }
 
     /// What was waited for in vain since the last time, and how many observations were lost.
-    pub(super) fn lost(&self, timeouts: Timeouts, observations: u64) {
+    pub(crate) fn lost(&self, timeouts: Timeouts, observations: u64) {
         let counters = [
             (&self.election_timeouts, timeouts.election),
             (&self.leader_lease_timeouts, timeouts.lease),
@@ -438,11 +438,11 @@ impl Metrics {
         }
     }
 
-    pub(super) fn log_trouble(&self, is_in_trouble: bool) {
+    pub(crate) fn log_trouble(&self, is_in_trouble: bool) {
         self.log_trouble.set(f64::from(u8::from(is_in_trouble)));
     }
 
-    pub(super) fn load(&self, load: &Load) {
+    pub(crate) fn load(&self, load: &Load) {
         for (gauge, length) in self.queue_length.iter().zip(load.queues) {
             gauge.set(length as f64);
         }
@@ -455,7 +455,7 @@ impl Metrics {
 }
 
 /// The handles of one peer of a leader. Dropped when this server leads it no more, which clears them.
-pub(super) struct PeerMetrics {
+pub(crate) struct PeerMetrics {
     gauges: Gauges,
     lag_entries: Gauge,
     inflight: Gauge,
@@ -467,7 +467,7 @@ pub(super) struct PeerMetrics {
 }
 
 impl PeerMetrics {
-    pub(super) fn show(&self, status: &PeerStatus) {
+    pub(crate) fn show(&self, status: &PeerStatus) {
         self.lag_entries.set(status.lag_entries as f64);
         self.inflight.set(status.inflight as f64);
         self.last_contact_seconds.set(status.last_contact.as_secs_f64());
