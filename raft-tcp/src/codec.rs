@@ -77,13 +77,9 @@ pub(crate) fn max_entries_bytes(message_bytes: u64) -> u64 {
 
 /// The most bytes of `message` that can count against the limit, without encoding it.
 pub(crate) fn max_bytes(message: &Message) -> u64 {
-    match message {
-        // What an entry costs covers what surrounds it here.
-        Message::AppendEntries(request) => REQUEST_BYTES + request.entries.cost_bytes(),
-        // What surrounds a piece has room of its own: see `Kind::max_payload_bytes`.
-        Message::InstallSnapshot(request) => REQUEST_BYTES + request.data.len() as u64,
-        _ => 0,
-    }
+    // What an entry costs covers what surrounds it here; and what surrounds a piece has room of its own:
+    // see `Kind::max_payload_bytes`.
+    message.bulk_bytes().map_or(0, |bytes| REQUEST_BYTES + bytes)
 }
 
 /// Appends the payload of `message` to `out`, and says which kind it is and with which bytes it

@@ -127,12 +127,9 @@ impl Queue {
 
     /// What a message takes of the room for bytes; at most all of it.
     fn cost(&self, message: &Message) -> u32 {
-        let bytes = match message {
-            Message::AppendEntries(request) => request.entries.cost_bytes(),
-            Message::InstallSnapshot(request) => request.data.len() as u64,
-            _ => 0,
-        };
-        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.max_bytes)
+        u32::try_from(message.bulk_bytes().unwrap_or_default())
+            .unwrap_or(u32::MAX)
+            .min(self.max_bytes)
     }
 
     fn why_shut(&self) -> Rejected {

@@ -101,6 +101,25 @@ impl Message {
         }
     }
 
+    /// The bytes of the entries it carries, as [`Entries::cost_bytes`] counts them, or of its chunk of a
+    /// snapshot: what a queue that is bounded in bytes has to count. `None` for all other messages, which
+    /// are small and must not wait behind these.
+    #[must_use]
+    pub fn bulk_bytes(&self) -> Option<u64> {
+        match self {
+            Self::AppendEntries(request) => Some(request.entries.cost_bytes()),
+            Self::InstallSnapshot(request) => Some(request.data.len() as u64),
+            Self::AppendEntriesReply(_)
+            | Self::Heartbeat(_)
+            | Self::HeartbeatReply(_)
+            | Self::RequestVote(_)
+            | Self::RequestVoteReply(_)
+            | Self::TimeoutNow(_)
+            | Self::InstallSnapshotReply(_)
+            | Self::Removed(_) => None,
+        }
+    }
+
     /// The kind, as one word for traces and metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {

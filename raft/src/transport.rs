@@ -199,22 +199,7 @@ fn refused<T>(error: TrySendError<T>) -> TransportError {
 
 /// What a message takes of the entries lane's budget; `None` if it belongs in the other lane.
 fn part(budget: &Budget, message: &Message) -> Option<u32> {
-    match message {
-        Message::AppendEntries(request) => {
-            Some(budget.part(EntryPayload::OVERHEAD_BYTES + request.entries.cost_bytes()))
-        }
-        Message::InstallSnapshot(piece) => {
-            Some(budget.part(EntryPayload::OVERHEAD_BYTES + piece.data.len() as u64))
-        }
-        Message::AppendEntriesReply(_)
-        | Message::Heartbeat(_)
-        | Message::HeartbeatReply(_)
-        | Message::RequestVote(_)
-        | Message::RequestVoteReply(_)
-        | Message::TimeoutNow(_)
-        | Message::InstallSnapshotReply(_)
-        | Message::Removed(_) => None,
-    }
+    message.bulk_bytes().map(|bytes| budget.part(EntryPayload::OVERHEAD_BYTES + bytes))
 }
 
 impl fmt::Debug for Inbox {

@@ -8,10 +8,15 @@ mod apply_limit;
 mod batch;
 mod offline;
 mod restore;
+mod streams;
 mod watched;
 
 pub(crate) use self::{
-    apply_limit::ApplyLimit, batch::Batch, offline::Offline, restore::restore_snapshot,
+    apply_limit::ApplyLimit,
+    batch::Batch,
+    offline::Offline,
+    restore::restore_snapshot,
+    streams::{Counted, UntilEnd},
     watched::Watched,
 };
 use crate::{

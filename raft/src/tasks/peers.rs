@@ -161,9 +161,7 @@ impl Peers {
 
     /// Begins to send a snapshot, in the place of whatever snapshot is being sent to the peer.
     pub(super) fn send_snapshot(&mut self, order: SnapshotOrder, tasks: &mut Tasks) {
-        let Some(peer) = self.known.iter_mut().find(|peer| peer.server.id == order.to) else {
-            return;
-        };
+        let Some(peer) = find(&mut self.known, &order.to) else { return };
         let (answers, queue) = mpsc::channel(ANSWERS_MAX);
         let size = Arc::new(Size::default());
         let number = order.transfer;
@@ -187,9 +185,7 @@ impl Peers {
         transfer: u64,
         outcome: &InstallOutcome,
     ) {
-        let Some(peer) = self.known.iter_mut().find(|peer| peer.server.id == *from) else {
-            return;
-        };
+        let Some(peer) = find(&mut self.known, from) else { return };
         let Some(current) = peer.transfer.as_ref().filter(|current| current.number == transfer)
         else {
             return;
@@ -215,9 +211,7 @@ impl Peers {
 
     /// A snapshot could not be sent.
     pub(super) fn snapshot_failed(&mut self, failed: &FailedTransfer) {
-        let Some(peer) = self.known.iter_mut().find(|peer| peer.server.id == failed.peer) else {
-            return;
-        };
+        let Some(peer) = find(&mut self.known, &failed.peer) else { return };
         peer.transfer.take_if(|current| current.number == failed.transfer);
         self.sources.metrics.snapshot_failed();
         let (server, reason) = (&self.sources.shared.id, &failed.reason);
@@ -229,7 +223,7 @@ impl Peers {
     /// Notes that a peer needs a snapshot; returns whether that is news. One that cannot be sent is
     /// needed again and again.
     pub(super) fn needs_snapshot(&mut self, peer: &ServerId) -> bool {
-        let known = self.known.iter_mut().find(|known| known.server.id == *peer);
+        let known = find(&mut self.known, peer);
         known.is_some_and(|peer| !std::mem::replace(&mut peer.needs_snapshot, true))
     }
 
@@ -291,4 +285,8 @@ impl Peers {
         }
         sent.is_ok()
     }
+}
+
+fn find<'a>(known: &'a mut [Peer], id: &ServerId) -> Option<&'a mut Peer> {
+    known.iter_mut().find(|peer| peer.server.id == *id)
 }

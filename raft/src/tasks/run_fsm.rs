@@ -13,20 +13,14 @@
 
 use std::{
     collections::VecDeque,
-    io,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    sync::{mpsc, oneshot},
-};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     request::{Pending, Waiter},
@@ -34,13 +28,12 @@ use super::{
 };
 use crate::{
     configuration::IndexedConfiguration,
-    end::End,
     error::{Fatal, SnapshotError},
     fsm::{Fsm, FsmSnapshot, NoSnapshots},
     future::Applied,
     log::{Entries, EntryPayload, LogReader},
     log_tail::Take,
-    machine::{ApplyLimit, Batch, Host, Watched},
+    machine::{ApplyLimit, Batch, Host, UntilEnd, Watched},
     metrics::Metrics,
     position::{LogId, LogIndex},
     snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
@@ -269,7 +262,7 @@ impl<F: Fsm> RunFsm<F> {
         self.shared.fsm_busy.begin_timed(self.shared.clock.now());
         let is_blocking = self.host.is_blocking();
         let reader: SnapshotReader = Box::new(reader);
-        let reader = Box::new(UntilEnd { reader, end: Arc::clone(&self.shared.end) });
+        let reader = Box::new(UntilEnd::new(reader, &self.shared.end));
         let restored = tokio::select! {
             biased;
             restored = self.host.restore(reader) => restored,
@@ -341,25 +334,6 @@ impl<F: Fsm> RunFsm<F> {
             Err(error) => return Ok(Err(SnapshotError::Fsm { reason: error.to_string() })),
         };
         Ok(Ok(View { last: self.last, configuration: self.configuration.clone(), snapshot }))
-    }
-}
-
-/// A snapshot that can be read only as long as the node has not begun to end.
-struct UntilEnd {
-    reader: SnapshotReader,
-    end: Arc<End>,
-}
-
-impl AsyncRead for UntilEnd {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.end.has_begun() {
-            return Poll::Ready(Err(io::Error::other("the node ends")));
-        }
-        Pin::new(&mut self.reader).poll_read(cx, buffer)
     }
 }
 

@@ -13,20 +13,11 @@
 //! A snapshot from the leader that arrives meanwhile covers more than any view taken before it: such
 //! a view is thrown away rather than finished.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
-use tokio::{
-    io::AsyncWrite,
-    sync::{mpsc, oneshot},
-};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     run_fsm::{FsmRequest, View},
@@ -38,11 +29,11 @@ use crate::{
     error::{Fatal, SnapshotError},
     fsm::FsmError,
     future::Responder,
-    machine::Watched,
+    machine::{Counted, Watched},
     metrics::Metrics,
     observer::Observation,
     position::LogId,
-    snapshot::{Snapshot, SnapshotMeta, SnapshotSink, SnapshotStore},
+    snapshot::{Snapshot, SnapshotMeta, SnapshotStore},
     status::SnapshotProgress,
 };
 
@@ -241,12 +232,13 @@ impl<R: Send + 'static> RunSnapshots<R> {
         let begun = self.shared.clock.now();
         let sink = self.store.create(last, configuration).await?;
         let (sink, failure) = Watched::new(sink);
-        let mut sink = Counted { sink, last, bytes: 0, shared: &self.shared };
-        sink.show();
+        let mut sink = Counted::new(sink, |bytes| {
+            let progress = SnapshotProgress { last, bytes, size_bytes: None };
+            *self.shared.published.persisting.lock() = Some(progress);
+        });
         let persisted = snapshot.persist(&mut sink).await;
-        let Counted { sink, bytes, .. } = sink;
-        self.metrics.persisted(bytes, self.shared.clock.now().since(begun));
-        let sink = sink.into_inner();
+        self.metrics.persisted(sink.bytes(), self.shared.clock.now().since(begun));
+        let sink = sink.into_inner().into_inner();
         let written = failure.check(|| format!("cannot write the snapshot that ends with {last}"));
         let failed = |error: FsmError| SnapshotError::Fsm { reason: error.to_string() };
         if let Err(error) = written.map_err(Into::into).and(persisted.map_err(failed)) {
@@ -282,42 +274,5 @@ impl<R: Send + 'static> RunSnapshots<R> {
                 tracing::warn!(%server, %error, "no snapshot was taken");
             }
         }
-    }
-}
-
-/// A sink that shows how much has gone into it.
-struct Counted<'a> {
-    sink: Watched<Box<dyn SnapshotSink>>,
-    last: LogId,
-    bytes: u64,
-    shared: &'a Shared,
-}
-
-impl Counted<'_> {
-    fn show(&self) {
-        let (last, bytes) = (self.last, self.bytes);
-        let progress = SnapshotProgress { last, bytes, size_bytes: None };
-        *self.shared.published.persisting.lock() = Some(progress);
-    }
-}
-
-impl AsyncWrite for Counted<'_> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.sink).poll_write(cx, bytes))?;
-        self.bytes += written as u64;
-        self.show();
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.sink).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.sink).poll_shutdown(cx)
     }
 }

@@ -22,10 +22,10 @@
 mod dispatch;
 mod inbound;
 mod intake;
+mod monitor;
 mod refusals;
 mod report;
 mod restore_cluster;
-mod told;
 mod turn;
 mod user_restore;
 
@@ -33,8 +33,8 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 
 pub(super) use self::turn::{Mail, Queues};
 use self::{
+    monitor::Monitor,
     restore_cluster::Restoring,
-    told::Told,
     turn::{Dispatch, Inbound, Intake, MESSAGES_MAX, REQUESTS_MAX, TurnState},
 };
 use super::{
@@ -59,7 +59,7 @@ pub(super) struct Run<R> {
     intake: Intake<R>,
     inbound: Inbound,
     dispatch: Dispatch<R>,
-    told: Told,
+    monitor: Monitor,
     restoring: Option<Restoring>,
     turn: TurnState,
     alarm: Alarm,
@@ -86,7 +86,7 @@ impl<R: Send + 'static> Run<R> {
             intake: Intake::new(),
             inbound: Inbound::default(),
             dispatch: Dispatch::new(queues),
-            told: Told::new(bounds, clock.now()),
+            monitor: Monitor::new(bounds, clock.now()),
             restoring: None,
             turn: TurnState::default(),
             alarm: Alarm::new(clock),
@@ -117,7 +117,7 @@ impl<R: Send + 'static> Run<R> {
             }
             self.shared.run_busy.end(|| self.shared.clock.now());
         }
-        self.told.sampler.count_lost(&self.core, &self.shared, &self.metrics);
+        self.monitor.sampler.count_lost(&self.core, &self.shared, &self.metrics);
     }
 
     /// Answers whoever still waits, with the end of the node, and closes the other tasks' queues.
@@ -139,7 +139,7 @@ impl<R: Send + 'static> Run<R> {
         if self.awaits_applied(!has_room || self.turn.ends_at.is_some()) {
             return;
         }
-        let look = self.told.sampler.due_at();
+        let look = self.monitor.sampler.due_at();
         self.alarm.arm(Some(self.core.next_timeout().map_or(look, |timeout| timeout.min(look))));
         let Self { intake, inbound, alarm, shared, .. } = self;
         let mut has_stepped_back = false;
@@ -237,7 +237,7 @@ impl<R: Send + 'static> Run<R> {
         }
         self.turn.turns_until_time = None;
         self.core.handle_timeout(now);
-        self.told.note_timeouts(&self.shared.id, &self.core);
+        self.monitor.note_timeouts(&self.shared.id, &self.core);
     }
 
     /// Ends the node once everybody has the answer that a removed server can give.

@@ -13,11 +13,11 @@ use crate::{
 impl<R: Send + 'static> Run<R> {
     /// Looks at what is looked at once a second, if that is due.
     pub(super) fn look(&mut self, now: Time, mail: &Mail<R>) {
-        if now < self.told.sampler.due_at() {
+        if now < self.monitor.sampler.due_at() {
             return;
         }
         let (node, mail) = ((&self.core, &*self.shared), (&mail.requests, &mail.inbox));
-        self.told.sampler.look(now, node, mail, &self.metrics);
+        self.monitor.sampler.look(now, node, mail, &self.metrics);
         let own = usize::from(self.inbound.refusals.own().is_some());
         self.metrics.wrong_disks(self.wrong_disks(now).len() + own);
         self.metrics.log_trouble(self.peers.log_trouble().is_some());
@@ -29,13 +29,13 @@ impl<R: Send + 'static> Run<R> {
         match &observation {
             Observation::RoleChanged { role, .. } => {
                 self.metrics.role_changed(*role);
-                if let Some(took) = self.told.role_changed(now, *role) {
+                if let Some(took) = self.monitor.role_changed(now, *role) {
                     self.metrics.elected(took);
                 }
             }
             Observation::LeaderChanged { leader } => {
                 if leader.is_some() {
-                    self.told.has_leader();
+                    self.monitor.has_leader();
                 }
                 self.shared.published.publish_leader(leader.clone());
             }
@@ -114,13 +114,13 @@ impl<R: Send + 'static> Run<R> {
 
     /// Everything that a node says of itself, at one moment.
     pub(super) fn status(&self, now: Time) -> Status {
-        let Self { core, shared, peers: sent, told, .. } = self;
+        let Self { core, shared, peers: sent, monitor, .. } = self;
         let mut peers = core.peers(now);
         for peer in &mut peers {
             peer.snapshot_size_bytes = sent.snapshot_size_bytes(&peer.id);
         }
         let percent = |share: f64| (share * 100.0).round() as u8;
-        let [run, fsm, log] = told.sampler.saturation().map(percent);
+        let [run, fsm, log] = monitor.sampler.saturation().map(percent);
         let snapshot = shared.published.known_snapshot();
         Status {
             id: shared.id.clone(),
@@ -138,7 +138,7 @@ impl<R: Send + 'static> Run<R> {
             latest_configuration: core.latest_configuration().clone(),
             last_contact: core.last_contact(now),
             uptime: now.since(Time(0)),
-            oldest_entry_age: told.sampler.oldest_age(now),
+            oldest_entry_age: monitor.sampler.oldest_age(now),
             last_restore: shared.published.last_restore(),
             run_busy_percent: run,
             fsm_busy_percent: fsm,

@@ -1,5 +1,5 @@
-//! What was told of a server so far, where it takes a memory: what it waited for to no avail, how long
-//! it campaigned, and the figures of the last second.
+//! What is remembered of a server to report its condition: its timeouts, how long it campaigns, and the
+//! figures of the last second.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::{
 /// With this many election timeouts in a row it is not bad luck any more.
 const TOO_MANY_ELECTIONS: u64 = 5;
 
-/// What was told so far.
-pub(super) struct Told {
+/// See the module.
+pub(super) struct Monitor {
     pub(super) sampler: Sampler,
     timeouts: Timeouts,
     elections_in_a_row: u64,
@@ -23,7 +23,7 @@ pub(super) struct Told {
     campaigning_since: Option<Time>,
 }
 
-impl Told {
+impl Monitor {
     /// Of a log that has these bounds at the start.
     pub(super) fn new(bounds: (LogIndex, LogIndex), now: Time) -> Self {
         let (sampler, timeouts) = (Sampler::new(bounds, now), Timeouts::default());
