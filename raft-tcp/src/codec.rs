@@ -123,9 +123,9 @@ pub(crate) fn decode(kind: Kind, payload: &Bytes) -> Result<Said, DecodeError> {
 }
 
 fn decode_number(payload: &[u8]) -> Result<u64, DecodeError> {
-    match payload.as_array() {
-        Some(number) => Ok(u64::from_le_bytes(*number)),
-        None => invalid("an expectation or a cluster has not 8 bytes"),
+    match payload.try_into() {
+        Ok(number) => Ok(u64::from_le_bytes(number)),
+        Err(_) => invalid("an expectation or a cluster has not 8 bytes"),
     }
 }
 

@@ -37,6 +37,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // The ground: what everything else is said in.
+mod pop_if;
 mod position;
 mod seconds;
 mod store_error;

@@ -36,6 +36,7 @@ use parking_lot::Mutex;
 use crate::{
     consensus::Write,
     log::{Entries, fitting},
+    pop_if::PopIf as _,
     position::LogIndex,
     status::LogMarks,
 };
@@ -291,8 +292,8 @@ impl LogTail {
         let mut removed = Vec::new();
         let mut inner = self.inner.lock();
         inner.marks.first.raise(through.next());
-        let is_gone = |batch: &mut Batch| batch.last_index() <= through;
-        while let Some(batch) = inner.batches.pop_front_if(is_gone) {
+        let is_gone = |batch: &Batch| batch.last_index() <= through;
+        while let Some(batch) = inner.batches.take_front_if(is_gone) {
             inner.cost_bytes -= batch.cost_bytes;
             removed.push(batch);
         }
@@ -436,7 +437,7 @@ impl Inner {
     fn truncate(&mut self, from: LogIndex, removed: &mut Vec<Batch>) {
         let committed = self.marks.committed.get();
         assert!(committed < from, "law 10: truncation of committed index {from}");
-        while let Some(batch) = self.batches.pop_back_if(|batch| from <= batch.first_index()) {
+        while let Some(batch) = self.batches.take_back_if(|batch| from <= batch.first_index()) {
             self.cost_bytes -= batch.cost_bytes;
             removed.push(batch);
         }
@@ -464,7 +465,7 @@ impl Inner {
     fn evict(&mut self, removed: &mut Vec<Batch>) {
         let stable = self.marks.stable.get();
         while self.max_bytes < self.cost_bytes
-            && let Some(batch) = self.batches.pop_front_if(|batch| batch.last_index() <= stable)
+            && let Some(batch) = self.batches.take_front_if(|batch| batch.last_index() <= stable)
         {
             self.cost_bytes -= batch.cost_bytes;
             removed.push(batch);

@@ -21,7 +21,7 @@ use syn::{
 const FLOORS: [(&str, &[&str]); 5] = [
     (
         "the words everything is said in",
-        &["position", "seconds", "store_error", "budget", "blocking"],
+        &["position", "seconds", "store_error", "pop_if", "budget", "blocking"],
     ),
     (
         "contracts: data and traits",

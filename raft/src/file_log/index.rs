@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     log::{Entries, Entry, are_contiguous},
+    pop_if::PopIf as _,
     position::LogIndex,
     store_error::StoreError,
 };
@@ -82,7 +83,7 @@ impl Index {
 
     /// Removes the entries from this index on.
     pub(super) fn cut(&mut self, from: u64) {
-        while self.runs.pop_back_if(|run| from <= run.first).is_some() {}
+        while self.runs.take_back_if(|run| from <= run.first).is_some() {}
         if let Some(run) = self.runs.back_mut() {
             run.offsets.truncate(usize::try_from(from - run.first).unwrap_or(usize::MAX));
         }
@@ -95,7 +96,7 @@ impl Index {
     /// Removes the entries before this index, of which there is one.
     pub(super) fn begin_at(&mut self, first: u64) {
         self.first = first;
-        while self.runs.pop_front_if(|run| run.end() <= first).is_some() {}
+        while self.runs.take_front_if(|run| run.end() <= first).is_some() {}
     }
 }
 

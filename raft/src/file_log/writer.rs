@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     log::{Entries, Entry, EntryPayload},
+    pop_if::PopIf as _,
     position::LogIndex,
     stable::{DiskIdentity, HardState},
     store_error::StoreError,
@@ -321,7 +322,7 @@ impl Writer {
         let oldest = self.shared.index.read().runs.front().map(|run| run.segment.id);
         let needed = oldest.unwrap_or(self.tail.segment.id);
         let mut has_dropped = false;
-        while let Some(segment) = self.segments.pop_front_if(|segment| segment.id < needed) {
+        while let Some(segment) = self.segments.take_front_if(|segment| segment.id < needed) {
             let name = Segment::name(segment.id);
             let (id, size) = (segment.id, segment.size);
             let cannot = |error| errors::cannot("remove", &self.shared.dir, id, error);

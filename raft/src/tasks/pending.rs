@@ -7,6 +7,7 @@ use crate::{
     consensus::{Time, TransferFailure, Verification, WriteId},
     error::{BootstrapError, TransferError, VerifyError},
     future::Responder,
+    pop_if::PopIf as _,
     position::LogIndex,
 };
 
@@ -53,9 +54,9 @@ impl<R> Waiters<R> {
     /// proposals are usually committed together, so the list of one turn is passed on as it is.
     pub(super) fn committed(&mut self, up_to: LogIndex) -> Option<(Vec<Waiter<R>>, Time)> {
         let since = self.proposals.front()?.since;
-        let front = self.proposals.pop_front_if(|front| is_covered(front, up_to));
+        let front = self.proposals.take_front_if(|front| is_covered(front, up_to));
         let mut waiters = front.map_or_else(Vec::new, |front| front.waiters);
-        while let Some(next) = self.proposals.pop_front_if(|next| is_covered(next, up_to)) {
+        while let Some(next) = self.proposals.take_front_if(|next| is_covered(next, up_to)) {
             waiters.extend(next.waiters);
         }
         if let Some(next) = self.proposals.front_mut() {
@@ -76,7 +77,7 @@ impl<R> Waiters<R> {
     /// A majority has confirmed leadership in `round`.
     pub(super) fn verified(&mut self, round: u64) {
         while let Some((verification, responders)) =
-            self.verifications.pop_front_if(|(verification, _)| verification.round <= round)
+            self.verifications.take_front_if(|(verification, _)| verification.round <= round)
         {
             self.reads.push_back((verification.read_index, responders));
         }
@@ -86,7 +87,7 @@ impl<R> Waiters<R> {
     /// confirmed can be answered.
     pub(super) fn readable(&mut self, committed: LogIndex) {
         while let Some((index, responders)) =
-            self.reads.pop_front_if(|(index, _)| *index <= committed)
+            self.reads.take_front_if(|(index, _)| *index <= committed)
         {
             for responder in responders {
                 responder.answer(Ok(index));

@@ -35,6 +35,7 @@ use crate::{
     log_tail::Take,
     machine::{ApplyLimit, Batch, Host, UntilEnd, Watched},
     metrics::Metrics,
+    pop_if::PopIf as _,
     position::{LogId, LogIndex},
     snapshot::{SnapshotMeta, SnapshotReader, SnapshotStore},
     store_error::StoreError,
@@ -285,8 +286,8 @@ impl<F: Fsm> RunFsm<F> {
         self.metrics.restored(took);
         self.shared.published.publish_restore(took);
         self.shared.applied(snapshot.index);
-        let covered = |waiter: &mut Waiter<F::Response>| waiter.index <= snapshot.index;
-        while let Some(waiter) = self.waiters.pop_front_if(covered) {
+        let covered = |waiter: &Waiter<F::Response>| waiter.index <= snapshot.index;
+        while let Some(waiter) = self.waiters.take_front_if(covered) {
             waiter.answer.replace();
         }
         Ok(())
@@ -314,7 +315,7 @@ impl<F: Fsm> RunFsm<F> {
                 let response = response.take();
                 part.applied.extend(response.map(|response| Applied { index, response }));
             }
-            if let Some(waiter) = self.waiters.pop_front_if(|waiter| waiter.index == index) {
+            if let Some(waiter) = self.waiters.take_front_if(|waiter| waiter.index == index) {
                 answer(waiter.answer, index, response);
             }
         }

@@ -18,6 +18,7 @@ use crate::{
     configuration::ServerId,
     consensus::{Consensus, Time},
     metrics::{Load, Metrics, PeerMetrics},
+    pop_if::PopIf as _,
     position::LogIndex,
     status::Timeouts,
     transport::Received,
@@ -61,8 +62,8 @@ impl Ages {
 
     fn note(&mut self, (first, last): (LogIndex, LogIndex), now: Time) {
         let Self { notes, apart } = self;
-        while notes.pop_back_if(|(index, _)| last < *index).is_some() {}
-        while notes.pop_front_if(|(index, _)| *index < first).is_some() {}
+        while notes.take_back_if(|(index, _)| last < *index).is_some() {}
+        while notes.take_front_if(|(index, _)| *index < first).is_some() {}
         if first <= last && notes.back().is_none_or(|(index, _)| *index < last) {
             let before = notes.len().checked_sub(2).and_then(|at| notes.get(at));
             if before.is_some_and(|(_, noted)| now.since(*noted) < *apart) {
