@@ -59,13 +59,12 @@ impl Cluster {
             .await
             .expect("the port is free");
         let address = transport.bound_address().to_string();
-        let config = Config {
-            election_timeout: Duration::from_millis(300),
-            heartbeat_interval: Duration::from_millis(30),
-            leader_lease_timeout: Duration::from_millis(300),
-            trailing_logs: 10,
-            ..Config::new(id)
-        };
+        let config = Config::new(id).with(|it| {
+            it.election_timeout = Duration::from_millis(300);
+            it.heartbeat_interval = Duration::from_millis(30);
+            it.leader_lease_timeout = Duration::from_millis(300);
+            it.trailing_logs = 10;
+        });
         let journal = Journal::default();
         let stable = log.clone();
         let raft = Raft::new(config, journal.clone(), log, stable, Arc::new(snapshots), transport);

@@ -97,6 +97,8 @@
 //! ```
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// What is public can get fields and variants in any release; where a type is complete, it says why.
+#![warn(clippy::exhaustive_structs, clippy::exhaustive_enums)]
 
 mod blocking;
 mod codec;

@@ -4,6 +4,7 @@ use raft::StoreError;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBRecoveryMode, LogLevel, Options,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::keys;
 
@@ -14,12 +15,13 @@ const MIB: usize = 1024 * KIB;
 /// weakens a guarantee.
 ///
 /// ```
-/// let options = raft_rocksdb::RocksOptions {
-///     block_cache_bytes: 128 << 20,
-///     ..raft_rocksdb::RocksOptions::default()
-/// };
+/// let options = raft_rocksdb::RocksOptions::default().with(|it| it.block_cache_bytes = 128 << 20);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// They can be read from a file: what is absent has its default, and a name that is unknown is an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RocksOptions {
     /// Bytes of new records gathered in memory before they are sorted into a file. Default 64 MiB;
     /// 64 KiB to 1 GiB. Up to three such buffers exist while the disk is busy, and a start replays
@@ -39,6 +41,13 @@ impl Default for RocksOptions {
 }
 
 impl RocksOptions {
+    /// These settings after `change`, for use within an expression.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// Checks the ranges given at the fields.
     ///
     /// # Errors
@@ -131,9 +140,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn options_are_read_from_what_they_are_written_to() {
+        let options = RocksOptions::default().with(|it| {
+            it.write_buffer_bytes = 1 << 20;
+            it.block_cache_bytes = 2 << 20;
+            it.max_open_files = 99;
+        });
+        let text = serde_json::to_string(&options).expect("text");
+        assert_eq!(serde_json::from_str::<RocksOptions>(&text).expect("options"), options);
+        let empty: RocksOptions = serde_json::from_str("{}").expect("defaults");
+        assert_eq!(empty, RocksOptions::default());
+        let unknown =
+            serde_json::from_str::<RocksOptions>(r#"{ "cache": 1 }"#).expect_err("unknown");
+        assert!(unknown.to_string().starts_with("unknown field `cache`"), "{unknown}");
+    }
+
+    #[test]
     fn defaults_are_valid_and_a_value_out_of_range_is_named() {
         RocksOptions::default().validate().expect("defaults");
-        let tiny = RocksOptions { write_buffer_bytes: 1, ..RocksOptions::default() };
+        let tiny = RocksOptions::default().with(|it| it.write_buffer_bytes = 1);
         assert_eq!(
             tiny.validate().expect_err("too small").to_string(),
             "refused: RocksOptions::write_buffer_bytes is 1, not from 65536 to 1073741824"

@@ -11,7 +11,7 @@ use raft_rocksdb::{RocksOptions, RocksStore};
 async fn what_was_acknowledged_survives_any_kill() {
     let dir = tempfile::tempdir().unwrap();
     kill_suite("what_was_acknowledged_survives_any_kill", dir.path(), |dir| {
-        let options = RocksOptions { write_buffer_bytes: 64 << 10, ..RocksOptions::default() };
+        let options = RocksOptions::default().with(|it| it.write_buffer_bytes = 64 << 10);
         let store = RocksStore::open(dir, options)?;
         Ok((store.log_store(), store.stable_store()))
     })

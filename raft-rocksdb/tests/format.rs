@@ -29,7 +29,7 @@ const INCARNATION: u64 = 0x0807_0605_0403_0201;
 const FAMILIES: [&str; 2] = ["default", "log"];
 
 fn entries(cluster: ClusterId) -> Entries {
-    let known = Server { incarnation: INCARNATION, ..Server::voter("a", "127.0.0.1:7001") };
+    let known = Server::voter("a", "127.0.0.1:7001").with(|it| it.incarnation = INCARNATION);
     let configuration = Configuration::new([known, Server::nonvoter("b", "127.0.0.1:7002")]);
     let configuration = configuration.with_cluster(cluster);
     let payloads = [

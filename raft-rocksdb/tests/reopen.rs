@@ -165,7 +165,7 @@ async fn reading_stops_at_max_bytes_but_gives_at_least_one() {
 async fn readers_see_one_state_while_the_writer_truncates() {
     let dir = tempfile::tempdir().unwrap();
     // Small buffers, so that files are made and dropped too.
-    let options = RocksOptions { write_buffer_bytes: 64 << 10, ..RocksOptions::default() };
+    let options = RocksOptions::default().with(|it| it.write_buffer_bytes = 64 << 10);
     let mut log = RocksStore::open(dir.path(), options).unwrap().log_store();
     log.append(&[commands(1, 1..=200)]).await.unwrap();
     let reader = log.reader();
@@ -197,7 +197,7 @@ async fn readers_see_one_state_while_the_writer_truncates() {
 #[tokio::test]
 async fn a_truncated_prefix_gives_its_space_back() {
     let dir = tempfile::tempdir().unwrap();
-    let options = RocksOptions { write_buffer_bytes: 64 << 10, ..RocksOptions::default() };
+    let options = RocksOptions::default().with(|it| it.write_buffer_bytes = 64 << 10);
     let mut log = RocksStore::open(dir.path(), options).unwrap().log_store();
     for index in 0..200 {
         let entries: Vec<_> = (1..=10).map(|n| command(1, index * 10 + n, vec![0; 4096])).collect();

@@ -28,11 +28,10 @@ const HEADER: usize = 7;
 
 /// Small buffers, so that little is needed to have files of every kind.
 fn options() -> RocksOptions {
-    RocksOptions {
-        write_buffer_bytes: 64 * KIB,
-        block_cache_bytes: 64 * KIB,
-        ..RocksOptions::default()
-    }
+    RocksOptions::default().with(|it| {
+        it.write_buffer_bytes = 64 * KIB;
+        it.block_cache_bytes = 64 * KIB;
+    })
 }
 
 fn open(dir: &Path) -> RocksStore {

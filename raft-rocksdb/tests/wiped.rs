@@ -16,12 +16,11 @@ use tokio::time::{sleep, timeout};
 const IDS: [&str; 3] = ["a", "b", "c"];
 
 async fn start(id: &str, dir: &Path, network: &InmemNetwork) -> Raft<Journal> {
-    let config = Config {
-        election_timeout: Duration::from_millis(500),
-        leader_lease_timeout: Duration::from_millis(250),
-        heartbeat_interval: Duration::from_millis(50),
-        ..Config::new(id)
-    };
+    let config = Config::new(id).with(|it| {
+        it.election_timeout = Duration::from_millis(500);
+        it.leader_lease_timeout = Duration::from_millis(250);
+        it.heartbeat_interval = Duration::from_millis(50);
+    });
     let store = open(dir);
     let snapshots = Arc::new(InmemSnapshotStore::new());
     let (log, stable, journal) = (store.log_store(), store.stable_store(), Journal::default());

@@ -9,11 +9,9 @@
 //! use raft_tcp::{TcpOptions, TcpTransport};
 //!
 //! # async fn example() -> Result<(), raft_tcp::BindError> {
-//! let transport = TcpTransport::bind(TcpOptions {
-//!     advertise: Some("node-1.example:7000".to_owned()),
-//!     ..TcpOptions::new("0.0.0.0:7000", "orders")
-//! })
-//! .await?;
+//! let mut options = TcpOptions::new("0.0.0.0:7000", "orders");
+//! options.advertise = Some("node-1.example:7000".to_owned());
+//! let transport = TcpTransport::bind(options).await?;
 //! println!("put {} into the configuration", transport.local_address());
 //! # Ok(())
 //! # }
@@ -51,6 +49,8 @@
 //! `WIRE.md`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// What is public can get fields and variants in any release; where a type is complete, it says why.
+#![warn(clippy::exhaustive_structs, clippy::exhaustive_enums)]
 
 mod backoff;
 mod codec;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use raft::{ConfigError, ServerAddress};
+use serde::{Deserialize, Serialize};
 
 /// The longest server or cluster id, in bytes.
 pub const MAX_ID_BYTES: usize = 255;
@@ -19,14 +20,18 @@ pub(crate) const MAX_ADDRESS_BYTES: usize = 512;
 /// ```
 /// use raft_tcp::TcpOptions;
 ///
-/// let options = TcpOptions {
-///     advertise: Some("node-1.example:7000".to_owned()),
-///     ..TcpOptions::new("0.0.0.0:7000", "orders")
-/// };
+/// let mut options = TcpOptions::new("0.0.0.0:7000", "orders");
+/// options.advertise = Some("node-1.example:7000".to_owned());
 /// options.validate()?;
 /// # Ok::<(), raft::ConfigError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// They can be read from a file, as [`Config`](raft::Config) can: lengths of time are numbers of seconds,
+/// what is absent has its default (`bind` and `cluster_id` an empty one, which
+/// [`validate`](Self::validate) refuses), and a name that is unknown is an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default = "TcpOptions::unnamed", deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TcpOptions {
     /// Where to listen, `host:port`; an IPv6 address stands in brackets. Port 0 lets the system
     /// choose one.
@@ -40,18 +45,23 @@ pub struct TcpOptions {
     pub cluster_id: String,
     /// How long dialling may take, name lookup included; all addresses of a name get their turn in this
     /// time. Default 1 s; 10 ms to 1 min.
+    #[serde(rename = "connect_timeout_seconds", with = "raft::seconds")]
     pub connect_timeout: Duration,
     /// How long the handshake may take, on both sides. Default 1 s; 10 ms to 1 min.
+    #[serde(rename = "handshake_timeout_seconds", with = "raft::seconds")]
     pub handshake_timeout: Duration,
     /// A connection over which nothing is heard for this long is closed. Both sides send a sign of
     /// life every quarter of it, so that only a dead connection is silent. A peer that is alive but
     /// takes no messages is not silent: that is back-pressure. The same on all servers, or nearly.
     /// Default 2 s; 40 ms to 1 h.
+    #[serde(rename = "idle_timeout_seconds", with = "raft::seconds")]
     pub idle_timeout: Duration,
     /// How long to wait before the first attempt to reach a lost peer again; each further wait is
     /// twice as long. Also the least time between two attempts. Default 20 ms; 1 ms to 1 min.
+    #[serde(rename = "backoff_min_seconds", with = "raft::seconds")]
     pub backoff_min: Duration,
     /// The longest wait between two attempts. Default 500 ms; `backoff_min` to 1 h.
+    #[serde(rename = "backoff_max_seconds", with = "raft::seconds")]
     pub backoff_max: Duration,
     /// Messages waiting in the urgent lane to one peer at most. Default 1024; 1 to 65,536.
     pub urgent_queue: usize,
@@ -94,6 +104,18 @@ impl TcpOptions {
         }
     }
 
+    /// What a file that names neither leaves.
+    fn unnamed() -> Self {
+        Self::new("", "")
+    }
+
+    /// These settings after `change`, for use within an expression.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// Checks every rule that can be checked before listening.
     ///
     /// # Errors
@@ -103,7 +125,7 @@ impl TcpOptions {
             (Duration::from_millis, Duration::from_secs(60), Duration::from_secs(3600));
         if let Err(reason) = split(&self.bind) {
             let rule = format!("must be host:port, but {:?} {reason}", self.bind);
-            return Err(ConfigError { field: "bind", rule });
+            return Err(ConfigError::new("bind", rule));
         }
         if let Some(address) = &self.advertise {
             check_dialable(address)?;
@@ -151,7 +173,7 @@ fn check_dialable(address: &str) -> Result<(), ConfigError> {
             "must be an address the other servers can dial, but {address:?} {reason}; give the \
              host:port by which they reach this server"
         );
-        Err(ConfigError { field: "advertise", rule })
+        Err(ConfigError::new("advertise", rule))
     };
     match split(address) {
         Err(reason) => refuse(&reason),
@@ -200,7 +222,7 @@ fn within<T: PartialOrd + std::fmt::Debug>(
     if min <= value && value <= max {
         return Ok(());
     }
-    Err(ConfigError { field, rule: format!("must be {min:?} to {max:?}{unit}, but is {value:?}") })
+    Err(ConfigError::new(field, format!("must be {min:?} to {max:?}{unit}, but is {value:?}")))
 }
 
 #[cfg(test)]

@@ -2,29 +2,55 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{configuration::ServerId, error::ConfigError, seconds::seconds};
+use crate::configuration::ServerId;
 
 /// The settings of a server: start from [`Config::new`] and change what differs.
 ///
 /// Every queue and every timer of the library has its bound here.
 ///
 /// [`Raft::reload_config`](crate::Raft::reload_config) changes the settings of a running server, all
-/// but these: `local_id`, `apply_queue`, `apply_queue_bytes`, `rpc_queue`, `rpc_queue_bytes`,
-/// `restore_on_start` and `seed`.
+/// but these: `local_id`, `apply_queue`, `apply_queue_bytes`, `rpc_queue`, `rpc_queue_bytes`
+/// and `restore_on_start`.
 ///
-/// Serialised, for people to read, lengths of time are numbers of seconds and their fields say so:
-/// `election_timeout` becomes `election_timeout_seconds`.
+/// Settings may be added in any release. A program makes them with [`Config::new`] and assigns to the
+/// fields, or does so within an expression with [`Config::with`]; the options of stores, transports and
+/// the autopilot are made in the same way.
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// let config = raft::Config { heartbeat_interval: Duration::from_millis(50), ..raft::Config::new("a") };
+/// let mut config = raft::Config::new("a");
+/// config.heartbeat_interval = Duration::from_millis(50);
 /// config.validate()?;
+///
+/// let same = raft::Config::new("a").with(|it| it.heartbeat_interval = Duration::from_millis(50));
+/// assert_eq!(config, same);
 /// # Ok::<(), raft::ConfigError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+///
+/// # In a file
+/// Settings can be read from what they are serialised to, in any format of serde. Lengths of time are
+/// numbers of seconds, and their names end in `_seconds`: `election_timeout` becomes
+/// `election_timeout_seconds`. What is absent has its default, also `local_id`, whose default is
+/// empty and therefore has to be set before the start; a name that is unknown is an error. Reading
+/// does not check the rules, [`Config::validate`] does and names the setting.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let file = r#"{ "local_id": "a", "election_timeout_seconds": 2.5, "trailing_logs": 50000 }"#;
+/// let config: raft::Config = serde_json::from_str(file)?;
+/// config.validate()?;
+///
+/// let misspelt = serde_json::from_str::<raft::Config>(r#"{ "trailing_log": 50000 }"#);
+/// assert!(misspelt.unwrap_err().to_string().starts_with("unknown field `trailing_log`"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default = "Config::without_id", deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Config {
     /// Who this server is. Not empty; must never change for a data directory.
     pub local_id: ServerId,
@@ -32,25 +58,25 @@ pub struct Config {
     /// amount up to the same length again is added. Also how long a leadership transfer may take.
     /// Default 1 s; 10 ms to 1 h, at least three `heartbeat_interval`s. Smaller finds a dead
     /// leader sooner but elects needlessly when the network or a process stalls.
-    #[serde(rename = "election_timeout_seconds", serialize_with = "seconds")]
+    #[serde(rename = "election_timeout_seconds", with = "crate::seconds")]
     pub election_timeout: Duration,
     /// How often a leader tells everyone that it leads. Default 100 ms; at least 1 ms.
-    #[serde(rename = "heartbeat_interval_seconds", serialize_with = "seconds")]
+    #[serde(rename = "heartbeat_interval_seconds", with = "crate::seconds")]
     pub heartbeat_interval: Duration,
     /// A leader that has not heard from a majority for this long, counted from when it *sent* what
     /// they answered, steps down. Default 500 ms; at least two `heartbeat_interval`s, at most
     /// `election_timeout`.
-    #[serde(rename = "leader_lease_timeout_seconds", serialize_with = "seconds")]
+    #[serde(rename = "leader_lease_timeout_seconds", with = "crate::seconds")]
     pub leader_lease_timeout: Duration,
     /// A server whose oldest log write has been under way for longer than this does not campaign,
     /// and steps down if it leads: its disk is stuck. Default 3 s; at least `election_timeout`.
-    #[serde(rename = "write_stall_timeout_seconds", serialize_with = "seconds")]
+    #[serde(rename = "write_stall_timeout_seconds", with = "crate::seconds")]
     pub write_stall_timeout: Duration,
     /// A leader whose state machine, for this long, has not applied what was known to be committed an
     /// [`election_timeout`](Self::election_timeout) before, hands leadership over, if that of another voter
     /// has: it stands still, loads a snapshot, or is too slow. Until then commands wait for it. Default
     /// 10 s; at least `election_timeout`.
-    #[serde(rename = "apply_stall_timeout_seconds", serialize_with = "seconds")]
+    #[serde(rename = "apply_stall_timeout_seconds", with = "crate::seconds")]
     pub apply_stall_timeout: Duration,
     /// Whether a server asks for votes before it raises its term (thesis §9.6), so that one that
     /// was cut off does not depose a healthy leader. Default true.
@@ -87,7 +113,7 @@ pub struct Config {
     /// queue of a leader that has no room for more entries, before it is refused with `EnqueueTimeout`;
     /// and any other request for a place in the queue. Default 5 s; at least 1 ms. A request that was
     /// taken up is not bounded by this.
-    #[serde(rename = "enqueue_timeout_seconds", serialize_with = "seconds")]
+    #[serde(rename = "enqueue_timeout_seconds", with = "crate::seconds")]
     pub enqueue_timeout: Duration,
     /// A leader with this many entries accepted but not applied takes up no more commands, batches and
     /// barriers until some are. Default 65,536; at least 1.
@@ -108,7 +134,7 @@ pub struct Config {
     /// [snapshot](crate::Raft::snapshot) wait for the batch under way, and so do the answers to it. What
     /// a batch takes however small it is (a transaction, a sync) is not counted, and neither are the
     /// first slow entries after fast ones. Default 100 ms; at least 1 ms.
-    #[serde(rename = "max_apply_time_seconds", serialize_with = "seconds")]
+    #[serde(rename = "max_apply_time_seconds", with = "crate::seconds")]
     pub max_apply_time: Duration,
     /// Entries kept in the log behind the newest snapshot, so that a server that is a little behind
     /// is spared the snapshot. Default 10,240; may be 0.
@@ -119,7 +145,7 @@ pub struct Config {
     pub max_held_entries: u64,
     /// How often this server looks whether a snapshot is due; a random amount up to the same length
     /// again is added, so that servers do not all start at once. Default 120 s; at least 1 ms.
-    #[serde(rename = "snapshot_interval_seconds", serialize_with = "seconds")]
+    #[serde(rename = "snapshot_interval_seconds", with = "crate::seconds")]
     pub snapshot_interval: Duration,
     /// A snapshot is due when this many entries have been applied since the last one. Default
     /// 8192; at least 1.
@@ -147,16 +173,16 @@ pub struct Config {
     /// applied what was known to be committed an `election_timeout` ago. Default 1000; may be 0.
     pub catch_up_lag: u64,
     /// How long a new server may take to catch up. Default 10 min; at least 1 ms.
-    #[serde(rename = "catch_up_timeout_seconds", serialize_with = "seconds")]
+    #[serde(rename = "catch_up_timeout_seconds", with = "crate::seconds")]
     pub catch_up_timeout: Duration,
     /// Whether the server ends when it learns that it was removed from its cluster, with
     /// [`Fatal::Removed`](crate::Fatal::Removed). Default true.
     pub shutdown_on_remove: bool,
-    /// Seed of the server's random election timeouts, and of the incarnation of a new disk
-    /// ([`StableStore::disk_identity`](crate::StableStore::disk_identity)). `None` (default) derives one
-    /// from the id and the system's randomness; give one to make a run repeatable, and another one
-    /// for each disk: with the same a server that has lost its disk is taken for who it was.
-    pub seed: Option<u64>,
+    /// Seed of the random election timeouts, and of the incarnation of a new disk. `None` derives one
+    /// from the id and the system's randomness. Private because equal seeds can cost safety: see
+    /// `with_seed`.
+    #[serde(skip)]
+    pub(crate) seed: Option<u64>,
 }
 
 impl Config {
@@ -202,6 +228,67 @@ impl Config {
             shutdown_on_remove: true,
             seed: None,
         }
+    }
+
+    /// What a file that does not name the server leaves.
+    fn without_id() -> Self {
+        Self::new("")
+    }
+
+    /// These settings after `change`, for use within an expression.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// These settings with a seed for the random election timeouts and for the incarnation of a new
+    /// disk ([`StableStore::disk_identity`](crate::StableStore::disk_identity)), which makes a run
+    /// repeatable. For tests: without it the seed is derived from the id and the system's randomness.
+    /// Each disk needs a seed of its own, because with an equal one a server that has lost its disk is
+    /// taken for what it was before, and may vote twice.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed: Some(seed), ..self }
+    }
+
+    /// These settings with every timeout of the protocol multiplied by `factor`: `heartbeat_interval`,
+    /// `election_timeout`, `leader_lease_timeout`, `write_stall_timeout` and `apply_stall_timeout`.
+    /// With more than 1 for slow networks and busy machines. How long callers, snapshots and new
+    /// servers may take is not changed.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if `factor` is not a positive number, or names the first setting that would
+    /// break its rule.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let config = raft::Config::new("a").scale_timeouts(5.0)?;
+    /// assert_eq!(config.election_timeout, Duration::from_secs(5));
+    /// assert_eq!(config.heartbeat_interval, Duration::from_millis(500));
+    /// # Ok::<(), raft::ConfigError>(())
+    /// ```
+    pub fn scale_timeouts(mut self, factor: f64) -> Result<Self, ConfigError> {
+        let broken = |field, rule| ConfigError { field, rule };
+        if !(factor.is_finite() && 0.0 < factor) {
+            return Err(broken("factor", format!("must be a positive number, but is {factor}")));
+        }
+        for (field, timeout) in [
+            ("heartbeat_interval", &mut self.heartbeat_interval),
+            ("election_timeout", &mut self.election_timeout),
+            ("leader_lease_timeout", &mut self.leader_lease_timeout),
+            ("write_stall_timeout", &mut self.write_stall_timeout),
+            ("apply_stall_timeout", &mut self.apply_stall_timeout),
+        ] {
+            *timeout =
+                Duration::try_from_secs_f64(timeout.as_secs_f64() * factor).map_err(|reason| {
+                    broken(field, format!("cannot be scaled by {factor}: {reason}"))
+                })?;
+        }
+        self.validate()?;
+        Ok(self)
     }
 
     /// Checks every rule.
@@ -290,6 +377,25 @@ impl Config {
                 Err(ConfigError { field, rule })
             }
         }
+    }
+}
+
+/// A setting that breaks a rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid setting `{field}`: {rule}")]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// The field of [`Config`], or of other settings.
+    pub field: &'static str,
+    /// The rule it breaks, with the value that broke it.
+    pub rule: String,
+}
+
+impl ConfigError {
+    /// This setting breaks this rule.
+    #[must_use]
+    pub fn new(field: &'static str, rule: impl Into<String>) -> Self {
+        Self { field, rule: rule.into() }
     }
 }
 

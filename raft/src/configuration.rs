@@ -76,6 +76,7 @@ text!(ServerAddress);
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(transparent)]
+#[expect(clippy::exhaustive_structs, reason = "a number")]
 pub struct ClusterId(pub u64);
 
 impl ClusterId {
@@ -97,6 +98,10 @@ impl fmt::Display for ClusterId {
 
 /// Whether a server counts towards majorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a store or a transport keeps all of it: it has to learn of a new field, not to lose it"
+)]
 pub enum Suffrage {
     /// Votes in elections and counts for commit.
     Voter,
@@ -114,6 +119,7 @@ impl Suffrage {
 
 /// One member of a [`Configuration`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Server {
     /// Who it is.
     pub id: ServerId,
@@ -139,6 +145,13 @@ impl Server {
     #[must_use]
     pub fn nonvoter(id: impl Into<ServerId>, address: impl Into<ServerAddress>) -> Self {
         Self { suffrage: Suffrage::Nonvoter, ..Self::voter(id, address) }
+    }
+
+    /// This member after `change`, for use within an expression.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
     }
 
     /// Whether the server counts towards majorities.
@@ -400,6 +413,7 @@ impl fmt::Display for Configuration {
 
 /// One step from a configuration to the next (thesis §4.1: one server at a time).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ConfigurationChange {
     /// Adds a voter, promotes a nonvoter, or updates a voter's address.
     AddVoter {
@@ -429,6 +443,10 @@ pub enum ConfigurationChange {
 
 /// A configuration together with the index of the entry that carries it (zero: none yet).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store or a transport keeps all of it: it has to learn of a new field, not to lose it"
+)]
 pub struct IndexedConfiguration {
     /// Where in the log it stands; what a compare-and-set change names as its `prev_index`.
     pub index: LogIndex,

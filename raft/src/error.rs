@@ -6,6 +6,7 @@
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
+pub use crate::config::ConfigError;
 use crate::{
     configuration::{InvalidConfiguration, ServerAddress, ServerId},
     position::{LogId, LogIndex, Term},
@@ -15,6 +16,7 @@ use crate::{
 
 /// What is known about a command whose future ended with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a command has happened or not, or nobody knows")]
 pub enum Outcome {
     /// It was not and will never be applied. Safe to send again, here or elsewhere.
     NotApplied,
@@ -24,6 +26,7 @@ pub enum Outcome {
 
 /// Who leads, as far as the answering server knows.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub struct Leader {
     /// Its id.
     pub id: ServerId,
@@ -164,16 +167,6 @@ pub enum TransportError {
     },
 }
 
-/// A setting that breaks a rule.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid setting `{field}`: {rule}")]
-pub struct ConfigError {
-    /// The field of [`Config`](crate::Config).
-    pub field: &'static str,
-    /// The rule it breaks, with the value that broke it.
-    pub rule: String,
-}
-
 /// Why the settings of a running server were not changed. All of them are as they were, unless it
 /// is [`Stopped`](Self::Stopped).
 #[derive(Clone, Debug, thiserror::Error)]
@@ -284,6 +277,7 @@ pub enum BootstrapError {
 
 /// A run of entries that are not known to be committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UncommittedEntries {
     /// The index of the first.
     pub first: LogIndex,

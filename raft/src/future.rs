@@ -30,6 +30,7 @@ use crate::{
 
 /// A command that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Applied<R> {
     /// Where it stands in the log.
     pub index: LogIndex,

@@ -35,11 +35,13 @@
 //!
 #![doc = include_str!("guide.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// What is public can get fields and variants in any release; where a type is complete, it says why.
+#![warn(clippy::exhaustive_structs, clippy::exhaustive_enums)]
 
 // The ground: what everything else is said in.
 mod pop_if;
 mod position;
-mod seconds;
+pub mod seconds;
 mod store_error;
 
 // What a user calls.
@@ -70,6 +72,11 @@ pub mod transport;
 
 // The pure core.
 #[cfg(feature = "unstable-core")]
+#[allow(
+    clippy::exhaustive_structs,
+    clippy::exhaustive_enums,
+    reason = "outside the stability promise: a program that drives the core has to carry out every action"
+)]
 pub mod consensus;
 #[cfg(not(feature = "unstable-core"))]
 #[allow(

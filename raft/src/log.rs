@@ -25,6 +25,10 @@ use crate::{
 
 /// What an entry carries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a store or a transport keeps all of it: it has to learn of a new field, not to lose it"
+)]
 pub enum EntryPayload {
     /// A command of the user, opaque bytes, handed to [`Fsm::apply`](crate::Fsm::apply).
     Command(Bytes),
@@ -55,6 +59,10 @@ impl EntryPayload {
 
 /// One record of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store or a transport keeps all of it: it has to learn of a new field, not to lose it"
+)]
 pub struct Entry {
     /// The term of the leader that created the entry.
     pub term: Term,
@@ -216,6 +224,10 @@ impl<'de> Deserialize<'de> for Entries {
 
 /// All that one write of the library does to a log, in the order of the fields.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store or a transport keeps all of it: it has to learn of a new field, not to lose it"
+)]
 pub struct LogWrite<'a> {
     /// The term and the vote; only for a store that has a [medium](LogStore::medium) in common with the
     /// node's [`StableStore`](crate::StableStore).

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[expect(clippy::exhaustive_structs, reason = "a number")]
 pub struct Term(pub u64);
 
 impl Term {
@@ -30,6 +31,7 @@ impl fmt::Display for Term {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[expect(clippy::exhaustive_structs, reason = "a number")]
 pub struct LogIndex(pub u64);
 
 impl LogIndex {
@@ -72,6 +74,7 @@ impl fmt::Display for LogIndex {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[expect(clippy::exhaustive_structs, reason = "these two identify an entry")]
 pub struct LogId {
     /// The term in which the entry was created.
     pub term: Term,

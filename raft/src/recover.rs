@@ -38,6 +38,7 @@ use crate::{
 /// **the newest commands that were acknowledged lie beyond what it knows**, as a rule: nobody can
 /// tell them from those that were not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Uncommitted {
     /// There must be none: if there are, nothing is changed and
     /// [`RecoverError::Undecided`] says which.
@@ -55,6 +56,7 @@ pub enum Uncommitted {
 
 /// How [`recover_cluster`] is to recover a server: start from [`RecoverOptions::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RecoverOptions {
     /// Whose stores they are. Has to be a member of the configuration.
     pub local_id: ServerId,
@@ -68,6 +70,13 @@ pub struct RecoverOptions {
 }
 
 impl RecoverOptions {
+    /// These options after `change`, for use within an expression.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// The options that decide nothing, for the stores of this server.
     #[must_use]
     pub fn new(local_id: impl Into<ServerId>) -> Self {
@@ -77,6 +86,7 @@ impl RecoverOptions {
 
 /// What [`recover_cluster`] has made of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Recovered {
     /// The snapshot that the server will start from: its [`last`](SnapshotMeta::last) is where the
     /// old cluster ends, its configuration is in force.
@@ -173,6 +183,7 @@ pub async fn recover_cluster<F: Fsm>(
 
 /// Where [`recover_cluster`] would have a server's state end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Recoverable {
     /// The last entry whose effect would be in the state.
     pub end: LogId,

@@ -41,6 +41,10 @@ impl fmt::Debug for SnapshotId {
 
 /// What a snapshot stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store or a transport keeps all of it: it has to learn of a new field, not to lose it"
+)]
 pub struct SnapshotMeta {
     /// Its name in the store.
     pub id: SnapshotId,

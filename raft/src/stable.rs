@@ -9,6 +9,10 @@ use crate::{configuration::ServerId, position::Term, store_error::StoreError};
 /// Term and vote: one record, saved in one atomic write, so that a crash can never pair a new term
 /// with an old vote (paper Figure 2, persistent state; the model keeps two records, its #661).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store or a transport keeps all of it: it has to learn of a new field, not to lose it"
+)]
 pub struct HardState {
     /// The newest term this server has seen. Never falls (law 6).
     pub current_term: Term,
@@ -18,6 +22,10 @@ pub struct HardState {
 
 /// Whose disk it is, which one, and how often it was started from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store or a transport keeps all of it: it has to learn of a new field, not to lose it"
+)]
 pub struct DiskIdentity {
     /// The server that it belongs to: another one does not start with it. Empty if that was not noted.
     pub server: ServerId,

@@ -9,11 +9,12 @@ use crate::{
     configuration::{IndexedConfiguration, ServerAddress, ServerId, Suffrage},
     error::Leader,
     position::{LogId, LogIndex, Term},
-    seconds::seconds,
+    seconds,
 };
 
 /// The part a server currently plays (paper Figure 4; pre-candidate: thesis §9.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub enum Role {
     /// Follows a leader, or waits for one.
     Follower,
@@ -39,6 +40,7 @@ impl std::fmt::Display for Role {
 /// The marks of a server's log: how far each stage has come. Always
 /// `applied ≤ applying ≤ min(committed, stable)` and `stable ≤ in_progress ≤ last`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct LogMarks {
     /// The first index still in the log; a snapshot stands for everything before it. One on a log
     /// that was never compacted. The store may hold a little more for a moment.
@@ -85,7 +87,7 @@ pub struct Status {
     /// How many bytes that snapshot has, if that is known.
     pub snapshot_size_bytes: Option<u64>,
     /// How long ago it became durable here; `None` if that was before this server started.
-    #[serde(rename = "snapshot_age_seconds", serialize_with = "optional_seconds")]
+    #[serde(rename = "snapshot_age_seconds", serialize_with = "seconds::optional::serialize")]
     pub snapshot_age: Option<Duration>,
     /// The snapshot of its own state that it is writing, if it is.
     pub persisting: Option<SnapshotProgress>,
@@ -99,21 +101,21 @@ pub struct Status {
     #[serde(serialize_with = "members")]
     pub latest_configuration: IndexedConfiguration,
     /// How long ago it heard from its leader; zero on a leader, `None` if it never did.
-    #[serde(rename = "last_contact_seconds", serialize_with = "optional_seconds")]
+    #[serde(rename = "last_contact_seconds", serialize_with = "seconds::optional::serialize")]
     pub last_contact: Option<Duration>,
     /// How long it has been running.
-    #[serde(rename = "uptime_seconds", serialize_with = "seconds")]
+    #[serde(rename = "uptime_seconds", serialize_with = "seconds::serialize")]
     pub uptime: Duration,
     /// For how long its oldest entry has been in the log, at least; what was there when it started
     /// counts from then. `None` if the log is empty. Looked at once a second.
     ///
     /// Compare it with `last_restore`: a log that goes back less far than a restore takes cannot
     /// bring a follower up to date that was sent a snapshot.
-    #[serde(rename = "oldest_entry_age_seconds", serialize_with = "optional_seconds")]
+    #[serde(rename = "oldest_entry_age_seconds", serialize_with = "seconds::optional::serialize")]
     pub oldest_entry_age: Option<Duration>,
     /// How long the last restore of its state machine took, at its start or later; `None` if there
     /// was none.
-    #[serde(rename = "last_restore_seconds", serialize_with = "optional_seconds")]
+    #[serde(rename = "last_restore_seconds", serialize_with = "seconds::optional::serialize")]
     pub last_restore: Option<Duration>,
     /// For how much of the last second the task that owns consensus was at work, in percent.
     pub run_busy_percent: u8,
@@ -195,6 +197,7 @@ impl std::fmt::Display for WrongDisk {
 
 /// How often a server has waited in vain since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Timeouts {
     /// For a leader, or for votes.
     pub election: u64,
@@ -208,6 +211,7 @@ pub struct Timeouts {
 
 /// How far a snapshot has been written or received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SnapshotProgress {
     /// The last entry covered by it.
     pub last: LogId,
@@ -219,6 +223,7 @@ pub struct SnapshotProgress {
 
 /// How far a peer has come, seen from the leader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct PeerStatus {
     /// Who.
     pub id: ServerId,
@@ -231,11 +236,11 @@ pub struct PeerStatus {
     /// How many entries of the leader's log it is not known to have.
     pub lag_entries: u64,
     /// How long ago it was sent the last message it has answered.
-    #[serde(rename = "last_contact_seconds", serialize_with = "seconds")]
+    #[serde(rename = "last_contact_seconds", serialize_with = "seconds::serialize")]
     pub last_contact: Duration,
     /// How long its newest answer to a heartbeat took, too long by 1/500 of the leader lease at
     /// most; `None` before the first.
-    #[serde(rename = "round_trip_seconds", serialize_with = "optional_seconds")]
+    #[serde(rename = "round_trip_seconds", serialize_with = "seconds::optional::serialize")]
     pub round_trip: Option<Duration>,
     /// Whether it has not answered for an election timeout.
     pub is_lost: bool,
@@ -258,6 +263,7 @@ pub struct PeerStatus {
 
 /// How a leader sends entries to a follower (thesis §10.2.2, etcd's words).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub enum ProgressState {
     /// One message at a time, to find where the logs meet.
     Probe,
@@ -275,13 +281,6 @@ impl std::fmt::Display for ProgressState {
             Self::Snapshot => "snapshot",
         })
     }
-}
-
-fn optional_seconds<S: Serializer>(
-    time: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    time.map(|time| time.as_secs_f64()).serialize(serializer)
 }
 
 /// Serialises an incarnation, or a cluster, as text.

@@ -42,7 +42,10 @@ pub(crate) async fn run(options: Recover) -> Result<(), Failure> {
         (false, false) => Uncommitted::Refuse,
     };
     let must_end_at = options.must_end_at;
-    let how = RecoverOptions { uncommitted, must_end_at, ..RecoverOptions::new(id.clone()) };
+    let how = RecoverOptions::new(id.clone()).with(|it| {
+        it.uncommitted = uncommitted;
+        it.must_end_at = must_end_at;
+    });
 
     let end = check(&options, &mut stores, &configuration, &how).await?;
     explain(id.as_str(), &options, &configuration, end);
@@ -170,7 +173,7 @@ fn failure(error: RecoverError) -> Failure {
 }
 
 fn report(id: &str, recovered: &Recovered) -> String {
-    let Recovered { snapshot, term, restored, applied, kept, discarded } = recovered;
+    let Recovered { snapshot, term, restored, applied, kept, discarded, .. } = recovered;
     let end = snapshot.last;
     let mut text = format!("recovered server {id}; its state ends with entry {end}\n");
     let mut line = |sentence: String| text.push_str(&format!("  {sentence}\n"));

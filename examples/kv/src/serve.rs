@@ -186,20 +186,18 @@ async fn start(options: Serve) -> Result<Running, Failure> {
 }
 
 fn config(options: &Serve) -> Config {
-    let defaults = Config::new(options.id.as_str());
-    Config {
-        election_timeout: options.election_timeout,
-        heartbeat_interval: options.heartbeat,
-        leader_lease_timeout: options.election_timeout / 2,
-        write_stall_timeout: defaults.write_stall_timeout.max(options.election_timeout),
-        apply_stall_timeout: defaults.apply_stall_timeout.max(options.election_timeout),
-        max_command_bytes: u64::from(options.max_request_bytes) + COMMAND_OVERHEAD_BYTES,
-        trailing_logs: options.trailing_logs,
-        snapshot_interval: options.snapshot_interval,
-        snapshot_threshold: options.snapshot_threshold,
-        snapshot_bytes_per_second: options.snapshot_rate,
-        ..defaults
-    }
+    Config::new(options.id.as_str()).with(|it| {
+        it.election_timeout = options.election_timeout;
+        it.heartbeat_interval = options.heartbeat;
+        it.leader_lease_timeout = options.election_timeout / 2;
+        it.write_stall_timeout = it.write_stall_timeout.max(options.election_timeout);
+        it.apply_stall_timeout = it.apply_stall_timeout.max(options.election_timeout);
+        it.max_command_bytes = u64::from(options.max_request_bytes) + COMMAND_OVERHEAD_BYTES;
+        it.trailing_logs = options.trailing_logs;
+        it.snapshot_interval = options.snapshot_interval;
+        it.snapshot_threshold = options.snapshot_threshold;
+        it.snapshot_bytes_per_second = options.snapshot_rate;
+    })
 }
 
 /// The autopilot's settings, if there is to be one.
@@ -208,15 +206,14 @@ fn autopilot(options: &Serve) -> Option<AutopilotConfig> {
     if !options.autopilot && !options.autopilot_promote && dead_after.is_none() {
         return None;
     }
-    Some(AutopilotConfig {
-        // Who has been silent for that long may be campaigning by now.
-        last_contact_threshold: options.election_timeout,
-        stabilization_time: options.autopilot_stabilization,
-        promotion: if options.autopilot_promote { Promotion::All } else { Promotion::Never },
-        dead_after,
-        min_quorum: usize::from(options.autopilot_min_quorum),
-        ..AutopilotConfig::default()
-    })
+    Some(AutopilotConfig::default().with(|it| {
+        // A server that has been silent for that long may be campaigning by now.
+        it.last_contact_threshold = options.election_timeout;
+        it.stabilization_time = options.autopilot_stabilization;
+        it.promotion = if options.autopilot_promote { Promotion::All } else { Promotion::Never };
+        it.dead_after = dead_after;
+        it.min_quorum = usize::from(options.autopilot_min_quorum);
+    }))
 }
 
 fn limits(options: &Serve) -> Limits {
@@ -287,13 +284,10 @@ async fn transport(
     addresses: &Addresses,
     max_command_bytes: u64,
 ) -> Result<Arc<TcpTransport>, Failure> {
-    let defaults = TcpOptions::new(options.raft.as_str(), options.cluster.as_str());
-    let options = TcpOptions {
-        advertise: Some(addresses.raft.clone()),
-        max_frame_bytes: defaults.max_frame_bytes.max(2 * max_command_bytes),
-        max_inbound: places::MAX_INBOUND,
-        ..defaults
-    };
+    let mut options = TcpOptions::new(options.raft.as_str(), options.cluster.as_str());
+    options.advertise = Some(addresses.raft.clone());
+    options.max_frame_bytes = options.max_frame_bytes.max(2 * max_command_bytes);
+    options.max_inbound = places::MAX_INBOUND;
     TcpTransport::bind(options).await.map_err(|error| match error {
         BindError::Options(_) => Failure::usage(error),
         error => Failure::new(error),

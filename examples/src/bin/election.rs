@@ -64,13 +64,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Configuration::new(ids.iter().map(|id| Server::voter(id.clone(), id.as_str())));
     let mut servers = Vec::new();
     for (column, id) in ids.iter().enumerate() {
-        let config = Config {
-            election_timeout: Duration::from_millis(300),
-            heartbeat_interval: Duration::from_millis(100),
-            leader_lease_timeout: Duration::from_millis(300),
-            seed: Some(args.seed.wrapping_mul(1_000_003).wrapping_add(column as u64)),
-            ..Config::new(id.clone())
-        };
+        let config = Config::new(id.clone())
+            .with_seed(args.seed.wrapping_mul(1_000_003).wrapping_add(column as u64))
+            .with(|it| {
+                it.election_timeout = Duration::from_millis(300);
+                it.heartbeat_interval = Duration::from_millis(100);
+                it.leader_lease_timeout = Duration::from_millis(300);
+            });
         let raft = Raft::new(
             config,
             Nothing,

@@ -51,7 +51,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for id in ids {
         let disk = InmemDisk::new();
         let raft = Raft::new(
-            Config { election_timeout: Duration::from_millis(500), ..Config::new(id) },
+            Config::new(id).with(|it| it.election_timeout = Duration::from_millis(500)),
             Slow,
             InmemLogStore::on(&disk),
             InmemStableStore::on(&disk),

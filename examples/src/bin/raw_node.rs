@@ -150,12 +150,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut threads = Vec::new();
     for (seed, (id, inbox)) in ids.iter().zip(inboxes).enumerate() {
-        let rules = Rules::from(&raft::Config {
-            election_timeout: Duration::from_millis(150),
-            heartbeat_interval: Duration::from_millis(30),
-            leader_lease_timeout: Duration::from_millis(150),
-            ..raft::Config::new(id.clone())
-        });
+        let rules = Rules::from(&raft::Config::new(id.clone()).with(|it| {
+            it.election_timeout = Duration::from_millis(150);
+            it.heartbeat_interval = Duration::from_millis(30);
+            it.leader_lease_timeout = Duration::from_millis(150);
+        }));
         let saved = Saved::new(HardState::default(), LogId::ZERO, IndexedConfiguration::default());
         let mut core = Consensus::new(rules, saved, seed as u64, Time(0));
         core.bootstrap(Time(0), configuration.clone()).map_err(|refusal| format!("{refusal:?}"))?;

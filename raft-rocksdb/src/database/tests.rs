@@ -161,7 +161,7 @@ fn is_busy(database: &Database) -> bool {
 #[test]
 fn the_sequence_number_is_the_same_after_any_end() {
     let dir = tempfile::tempdir().unwrap();
-    let small = RocksOptions { write_buffer_bytes: 64 << 10, ..RocksOptions::default() };
+    let small = RocksOptions::default().with(|it| it.write_buffer_bytes = 64 << 10);
     let open = |dir: &Path| Database::open(dir, &small).unwrap();
     let (mut database, mut last) = (open(dir.path()), 0);
     for round in 0..12 {

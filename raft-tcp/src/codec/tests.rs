@@ -27,7 +27,7 @@ fn append(entries: Vec<Entry>) -> Message {
 
 /// The incarnation of one is known, that of the other is not.
 fn configuration() -> Configuration {
-    let known = Server { incarnation: 0x0807_0605_0403_0201, ..Server::voter("a", "h:1") };
+    let known = Server::voter("a", "h:1").with(|it| it.incarnation = 0x0807_0605_0403_0201);
     Configuration::new([known, Server::nonvoter("b", "h:2")]).with_cluster(ClusterId(9))
 }
 

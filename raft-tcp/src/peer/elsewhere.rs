@@ -24,7 +24,7 @@ pub(super) struct Way {
 
 impl Way {
     pub(super) fn new(to: &Server, address: &ServerAddress, dialler: &Dialler) -> Self {
-        let there = Server { address: address.clone(), ..to.clone() };
+        let there = to.clone().with(|it| it.address = address.clone());
         let peer = Arc::new(Peer::new(&there, dialler));
         for lane in [Lane::Urgent, Lane::Entries] {
             let task = carry(Arc::clone(&peer), lane, dialler.clone());

@@ -21,7 +21,10 @@ use crate::common::*;
 /// Never gives up on a silent peer.
 fn patient() -> TcpOptions {
     let idle_timeout = Duration::from_secs(3600);
-    TcpOptions { idle_timeout, queue_bytes: 1 << 20, ..options() }
+    options().with(|it| {
+        it.idle_timeout = idle_timeout;
+        it.queue_bytes = 1 << 20;
+    })
 }
 
 /// More than the queue and all buffers of the system hold.
@@ -127,7 +130,7 @@ async fn a_dropped_send_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_full_urgent_lane_says_so_and_does_not_wait() {
-    let a = node_with("a", TcpOptions { urgent_queue: 3, ..patient() }).await;
+    let a = node_with("a", patient().with(|it| it.urgent_queue = 3)).await;
     let b = RawServer::listen("b").await;
     // Nothing leaves before the handshake is answered.
     for round in 0..3 {
@@ -200,7 +203,7 @@ async fn heartbeats_do_not_wait_behind_pieces_of_a_snapshot() {
 /// The largest piece that the settings let pass, with a configuration far larger than usual.
 #[tokio::test]
 async fn the_largest_piece_passes_beside_any_configuration() {
-    let small = || TcpOptions { max_frame_bytes: 64 << 10, ..options() };
+    let small = || options().with(|it| it.max_frame_bytes = 64 << 10);
     let (a, mut b) = (node_with("a", small()).await, node_with("b", small()).await);
     let most = a.transport.max_entries_bytes() as usize;
     let servers = (0..4000).map(|i| Server::voter(format!("server-{i}"), format!("{i:0>200}:1")));
@@ -221,8 +224,8 @@ async fn the_largest_piece_passes_beside_any_configuration() {
 #[tokio::test]
 async fn a_saturated_receiver_pushes_back_and_stays_connected() {
     let idle_timeout = Duration::from_secs(1);
-    let quick = || TcpOptions { idle_timeout, ..patient() };
-    let a = node_with("a", TcpOptions { idle_timeout, ..patient() }).await;
+    let quick = || patient().with(|it| it.idle_timeout = idle_timeout);
+    let a = node_with("a", patient().with(|it| it.idle_timeout = idle_timeout)).await;
     let b = TcpTransport::bind(quick()).await.unwrap();
     let (inbox, mut receiver) = Inbox::new(1);
     b.start(raft::Identity::new("b"), inbox).await.unwrap();

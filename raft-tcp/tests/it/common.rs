@@ -34,10 +34,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 pub(crate) fn options() -> TcpOptions {
-    TcpOptions {
-        backoff_max: Duration::from_millis(100),
-        ..TcpOptions::new("127.0.0.1:0", CLUSTER)
-    }
+    TcpOptions::new("127.0.0.1:0", CLUSTER).with(|it| it.backoff_max = Duration::from_millis(100))
 }
 
 pub(crate) struct Node {

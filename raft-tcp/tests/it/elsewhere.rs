@@ -8,7 +8,7 @@ use raft::{
     inmem::{InmemLogStore, InmemSnapshotStore, InmemStableStore},
     testing::Journal,
 };
-use raft_tcp::{TcpOptions, TcpTransport};
+use raft_tcp::TcpTransport;
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
@@ -48,7 +48,7 @@ async fn accept_while_sending(from: &Node, to: &Server, at: &RawServer) -> (TcpS
 
 /// One that lets the servers that the tests play be silent.
 async fn patient_node(id: &str) -> Node {
-    node_with(id, TcpOptions { idle_timeout: Duration::from_secs(3600), ..options() }).await
+    node_with(id, options().with(|it| it.idle_timeout = Duration::from_secs(3600))).await
 }
 
 #[tokio::test]
@@ -71,8 +71,8 @@ async fn a_server_that_has_moved_is_reached_where_it_calls_from() {
 async fn two_servers_that_have_swapped_their_addresses_are_reached() {
     let (a, mut b, mut c) = (node("a").await, node("b").await, node("c").await);
     let (at_b, at_c) = (b.server.clone(), c.server.clone());
-    b.server = Server { address: at_c.address.clone(), ..b.server };
-    c.server = Server { address: at_b.address.clone(), ..c.server };
+    b.server.address = at_c.address.clone();
+    c.server.address = at_b.address.clone();
     for server in [&b, &c] {
         let reason = until_unreachable(&a, &server.server).await;
         assert!(reason.contains("the dialler means server"), "{reason}");
@@ -168,7 +168,7 @@ impl Member {
     }
 
     async fn start(&mut self) -> String {
-        let options = TcpOptions { bind: self.bind.clone(), ..options() };
+        let options = options().with(|it| it.bind = self.bind.clone());
         let transport = TcpTransport::bind(options).await.unwrap();
         let address = transport.local_address().to_string();
         self.bind.clone_from(&address);

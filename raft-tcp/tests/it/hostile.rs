@@ -13,11 +13,10 @@ use tokio::{
 use crate::common::*;
 
 fn short() -> TcpOptions {
-    TcpOptions {
-        handshake_timeout: Duration::from_millis(300),
-        idle_timeout: Duration::from_millis(300),
-        ..options()
-    }
+    options().with(|it| {
+        it.handshake_timeout = Duration::from_millis(300);
+        it.idle_timeout = Duration::from_millis(300);
+    })
 }
 
 /// Two nodes that talk before and after `attack` on the second one.
@@ -267,7 +266,7 @@ async fn what_was_valid_before_the_damage_is_delivered() {
 
 #[tokio::test]
 async fn connections_over_the_limit_are_refused_until_there_is_room() {
-    let b = node_with("b", TcpOptions { max_inbound: 2, ..options() }).await;
+    let b = node_with("b", options().with(|it| it.max_inbound = 2)).await;
     let first = raw_peer("x", &b.server).await;
     let _second = raw_peer("y", &b.server).await;
     let mut third = raw_dial(&b.server, b"").await;
@@ -292,8 +291,7 @@ async fn connections_over_the_limit_are_refused_until_there_is_room() {
 /// A half-open connection must not hold its place until the clock finds it.
 #[tokio::test]
 async fn a_newer_connection_of_a_lane_replaces_the_older() {
-    let b =
-        node_with("b", TcpOptions { idle_timeout: Duration::from_secs(3600), ..options() }).await;
+    let b = node_with("b", options().with(|it| it.idle_timeout = Duration::from_secs(3600))).await;
     let mut old = raw_peer("x", &b.server).await;
     let mut other = hello("x", "b");
     other.lane = 2;

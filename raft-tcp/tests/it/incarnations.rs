@@ -7,7 +7,7 @@ use raft::{
     inmem::{InmemLogStore, InmemSnapshotStore, InmemStableStore},
     testing::Journal,
 };
-use raft_tcp::{TcpOptions, TcpTransport};
+use raft_tcp::TcpTransport;
 
 use crate::common::*;
 
@@ -15,13 +15,12 @@ const IDS: [&str; 3] = ["a", "b", "c"];
 
 /// A server on an empty disk that listens on this address; port 0 is for the system to choose.
 async fn server(id: &str, address: &str) -> Raft<Journal> {
-    let options = TcpOptions { bind: address.to_owned(), ..options() };
-    let config = Config {
-        election_timeout: Duration::from_millis(500),
-        leader_lease_timeout: Duration::from_millis(250),
-        heartbeat_interval: Duration::from_millis(50),
-        ..Config::new(id)
-    };
+    let options = options().with(|it| it.bind = address.to_owned());
+    let config = Config::new(id).with(|it| {
+        it.election_timeout = Duration::from_millis(500);
+        it.leader_lease_timeout = Duration::from_millis(250);
+        it.heartbeat_interval = Duration::from_millis(50);
+    });
     let stable = InmemStableStore::new().keeping_incarnation();
     let snapshots = Arc::new(InmemSnapshotStore::new());
     let transport = TcpTransport::bind(options).await.unwrap();

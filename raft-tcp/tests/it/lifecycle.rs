@@ -12,8 +12,7 @@ use crate::common::*;
 async fn a_port_in_use_is_named_at_once() {
     let a = node("a").await;
     let bind = a.server.address.to_string();
-    let error =
-        TcpTransport::bind(TcpOptions { bind: bind.clone(), ..options() }).await.unwrap_err();
+    let error = TcpTransport::bind(options().with(|it| it.bind = bind.clone())).await.unwrap_err();
     assert!(matches!(error, BindError::Listen { .. }));
     let text = error.to_string();
     assert!(
@@ -32,7 +31,7 @@ async fn an_address_nobody_can_dial_is_refused_at_once() {
     );
     assert!(text.contains("is an unspecified address; give the host:port by which"), "{text}");
     let advertise = Some("node:7000".to_owned());
-    let options = TcpOptions { advertise, ..TcpOptions::new("0.0.0.0:0", CLUSTER) };
+    let options = TcpOptions::new("0.0.0.0:0", CLUSTER).with(|it| it.advertise = advertise);
     let transport = TcpTransport::bind(options).await.unwrap();
     assert_eq!(transport.local_address().as_str(), "node:7000");
     assert_ne!(transport.bound_address().port(), 0);
@@ -40,7 +39,7 @@ async fn an_address_nobody_can_dial_is_refused_at_once() {
 
 #[tokio::test]
 async fn an_invalid_setting_is_named() {
-    let error = TcpTransport::bind(TcpOptions { max_inbound: 0, ..options() }).await.unwrap_err();
+    let error = TcpTransport::bind(options().with(|it| it.max_inbound = 0)).await.unwrap_err();
     let text = error.to_string();
     assert_eq!(text, "invalid setting `max_inbound`: must be 2 to 65536 connections, but is 0");
 }
@@ -97,7 +96,7 @@ async fn close_before_start_frees_the_port_for_good() {
     let (inbox, _receiver) = Inbox::new(1);
     let error = transport.start(raft::Identity::new("a"), inbox).await.unwrap_err();
     assert!(matches!(error, TransportError::Closed), "{error}");
-    TcpTransport::bind(TcpOptions { bind, ..options() }).await.unwrap();
+    TcpTransport::bind(options().with(|it| it.bind = bind)).await.unwrap();
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use std::{
 };
 
 use raft::{Server, Transport as _};
-use raft_tcp::TcpOptions;
 use tokio::io::AsyncWriteExt as _;
 use tracing::{
     Event, Level, Metadata, Subscriber,
@@ -75,7 +74,7 @@ async fn an_outage_is_one_warning_and_its_end_one_line() {
     let warnings = lines.containing("WARN message=no connection to a peer peer=b");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("connection lost: the other side closed it"), "{warnings:?}");
-    b = node_with("b", TcpOptions { bind, ..options() }).await;
+    b = node_with("b", options().with(|it| it.bind = bind)).await;
     talk(&a, &mut b).await;
     let back = || lines.containing("INFO message=a peer is connected again peer=b").len();
     until("the peer is back", || back() == 1).await;
@@ -197,7 +196,7 @@ async fn a_panic_of_a_task_gives_the_inbox_up() {
     dials.transport.send(&Server::voter("b", "127.0.0.1:1"), heartbeat(1)).unwrap();
     assert!(soon("the inbox is given up", dials.inbox.recv()).await.is_none());
 
-    let mut accepts = node_with("c", TcpOptions { max_inbound: 2, ..options() }).await;
+    let mut accepts = node_with("c", options().with(|it| it.max_inbound = 2)).await;
     let address = accepts.transport.bound_address();
     let mut strangers = Vec::new();
     for _ in 0..3 {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use raft::{Server, Transport as _, TransportError};
-use raft_tcp::TcpOptions;
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpListener,
@@ -20,7 +19,7 @@ async fn a_restarted_peer_is_reached_again_on_the_same_port() {
         let bind = b.server.address.to_string();
         soon("close", b.transport.close()).await;
         until_unreachable(&a, &b.server).await;
-        b = node_with("b", TcpOptions { bind, ..options() }).await;
+        b = node_with("b", options().with(|it| it.bind = bind)).await;
     }
     talk(&a, &mut b).await;
     assert_eq!(a.transport.trouble(&b.server.id), None);
@@ -49,7 +48,7 @@ async fn a_refused_dialler_learns_why() {
     let wrong = Server::voter("c", b.server.address.clone());
     let reason = until_unreachable(&a, &wrong).await;
     assert_eq!(reason, "refused: the dialler means server \"c\", but this is \"b\"");
-    let foreign = TcpOptions { cluster_id: "prod".to_owned(), ..options() };
+    let foreign = options().with(|it| it.cluster_id = "prod".to_owned());
     let foreign = node_with("x", foreign).await;
     let reason = until_unreachable(&foreign, &b.server).await;
     assert!(reason.starts_with("refused: the dialler is of cluster \"prod\""), "{reason}");
@@ -62,7 +61,14 @@ async fn a_refused_dialler_learns_why() {
 async fn a_peer_that_falls_silent_is_unreachable() {
     let idle_timeout = Duration::from_millis(200);
     let handshake_timeout = Duration::from_millis(200);
-    let a = node_with("a", TcpOptions { idle_timeout, handshake_timeout, ..options() }).await;
+    let a = node_with(
+        "a",
+        options().with(|it| {
+            it.idle_timeout = idle_timeout;
+            it.handshake_timeout = handshake_timeout;
+        }),
+    )
+    .await;
     let b = RawServer::listen("b").await;
     let _ = a.transport.send(&b.server, heartbeat(1));
     let _connections = b.accept_both().await;
@@ -131,7 +137,10 @@ impl Deaf {
 #[tokio::test]
 async fn any_sign_of_life_ends_the_wait_and_starts_it_afresh() {
     let hour = Duration::from_secs(3600);
-    let options = TcpOptions { backoff_max: hour, idle_timeout: hour, ..options() };
+    let options = options().with(|it| {
+        it.backoff_max = hour;
+        it.idle_timeout = hour;
+    });
     let a = node_with("a", options).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server::voter("b", listener.local_addr().unwrap().to_string());

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use raft::{Message, Transport as _};
-use raft_tcp::TcpOptions;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
@@ -55,7 +54,7 @@ async fn the_entries_lane_keeps_the_order_of_large_and_small() {
 #[tokio::test]
 async fn quiet_connections_live_on() {
     let idle_timeout = Duration::from_secs(1);
-    let quick = || TcpOptions { idle_timeout, ..options() };
+    let quick = || options().with(|it| it.idle_timeout = idle_timeout);
     let (a, mut b) = (node_with("a", quick()).await, node_with("b", quick()).await);
     talk(&a, &mut b).await;
     // Time itself is what is tested: twice the limit.
@@ -72,7 +71,7 @@ async fn quiet_connections_live_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn busy_connections_live_on() {
     let idle_timeout = Duration::from_millis(400);
-    let b = node_with("b", TcpOptions { idle_timeout, ..options() }).await;
+    let b = node_with("b", options().with(|it| it.idle_timeout = idle_timeout)).await;
     let (mut read, mut write) = raw_peer("x", &b.server).await.into_split();
     let flood = raw_frame(0, &[]).repeat(100_000);
     let flooding = tokio::spawn(async move { while write.write_all(&flood).await.is_ok() {} });
@@ -85,7 +84,7 @@ async fn busy_connections_live_on() {
 
 #[tokio::test]
 async fn a_message_over_the_limit_is_refused_and_harms_nothing() {
-    let small = TcpOptions { max_frame_bytes: 4096, ..options() };
+    let small = options().with(|it| it.max_frame_bytes = 4096);
     let (a, mut b) = (node_with("a", small).await, node("b").await);
     let error = a.transport.send_entries(&b.server, append(1, 5000)).await.unwrap_err();
     assert!(error.to_string().contains("`max_frame_bytes`, 4096"), "{error}");
@@ -95,7 +94,7 @@ async fn a_message_over_the_limit_is_refused_and_harms_nothing() {
 #[tokio::test]
 async fn a_received_message_says_where_its_sender_is_dialled() {
     let advertise = Some("a.example:7000".to_owned());
-    let a = node_with("a", TcpOptions { advertise, ..options() }).await;
+    let a = node_with("a", options().with(|it| it.advertise = advertise)).await;
     let mut b = node("b").await;
     a.transport.send(&b.server, heartbeat(1)).unwrap();
     let envelope = soon("a message", b.inbox.recv()).await.unwrap();

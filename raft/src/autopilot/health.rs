@@ -5,33 +5,51 @@ use crate::{
     error::ConfigError,
     position::LogIndex,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, time::Duration};
-/// The settings of an [`Autopilot`](super::Autopilot).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The settings of an [`Autopilot`](super::Autopilot): start from the defaults and change what differs.
+///
+/// They can be read from a file, as [`Config`](crate::Config) can: what is absent has its default.
+///
+/// ```
+/// use raft::autopilot::AutopilotConfig;
+///
+/// let file = r#"{ "promotion": { "only": ["c"] }, "dead_after_seconds": 3600 }"#;
+/// let config: AutopilotConfig = serde_json::from_str(file)?;
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AutopilotConfig {
     /// How often the server's status is looked at. Default 2 s; at least 1 ms.
+    #[serde(rename = "interval_seconds", with = "crate::seconds")]
     pub interval: Duration,
     /// A server is healthy if it has answered the leader within this time ... Default 1 s; at least
     /// 1 ms, and better several heartbeats.
+    #[serde(rename = "last_contact_threshold_seconds", with = "crate::seconds")]
     pub last_contact_threshold: Duration,
     /// ... and lacks at most this many entries of the leader's log. Default 1000; may be 0. Beside that, its
     /// state machine must have come far enough ([`PeerStatus::can_serve`](crate::PeerStatus::can_serve)).
     pub max_trailing_logs: u64,
     /// A nonvoter is promoted when it has been healthy, without a break, for this long. Default 10 s;
     /// may be 0.
+    #[serde(rename = "stabilization_time_seconds", with = "crate::seconds")]
     pub stabilization_time: Duration,
     /// Which nonvoters are promoted. Default: none.
     pub promotion: Promotion,
     /// A server that the leader has not heard from for this long is dead and is removed. `None`
     /// (default) removes nobody. At least `last_contact_threshold`.
+    #[serde(rename = "dead_after_seconds", with = "crate::seconds::optional")]
     pub dead_after: Option<Duration>,
     /// Removals leave at least this many voters. Default 3; at least 1.
     pub min_quorum: usize,
 }
 
-/// Which nonvoters are promoted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Which nonvoters are promoted. Serialised as `"never"`, `"all"` or `{ "only": [..] }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Promotion {
     /// None: nonvoters stay what they are.
     Never,
@@ -56,6 +74,13 @@ impl Default for AutopilotConfig {
 }
 
 impl AutopilotConfig {
+    /// These settings after `change`, for use within an expression.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// Checks every rule.
     ///
     /// # Errors

@@ -40,11 +40,10 @@ use crate::{
 /// use std::time::Duration;
 /// use raft::autopilot::{Autopilot, AutopilotConfig, Promotion};
 ///
-/// let config = AutopilotConfig {
-///     promotion: Promotion::All,
-///     dead_after: Some(Duration::from_secs(3600)),
-///     ..AutopilotConfig::default()
-/// };
+/// let config = AutopilotConfig::default().with(|it| {
+///     it.promotion = Promotion::All;
+///     it.dead_after = Some(Duration::from_secs(3600));
+/// });
 /// let autopilot = Autopilot::start(raft.clone(), config)?;
 /// println!("{} voters may fail", autopilot.state().failure_tolerance);
 /// # Ok(())

@@ -75,11 +75,10 @@ fn status(members: &[Member]) -> Status {
 }
 
 fn config() -> AutopilotConfig {
-    AutopilotConfig {
-        promotion: Promotion::All,
-        dead_after: Some(60 * SECOND),
-        ..AutopilotConfig::default()
-    }
+    AutopilotConfig::default().with(|it| {
+        it.promotion = Promotion::All;
+        it.dead_after = Some(60 * SECOND);
+    })
 }
 
 fn remove(id: &str) -> Option<Decision> {
@@ -138,7 +137,7 @@ fn a_nonvoter_is_promoted_when_it_has_been_healthy_for_long_enough_without_a_bre
 fn only_those_that_are_meant_are_promoted() {
     let statuses = vec![status(&[("b", true, 0, 0), ("m", false, 0, 0), ("n", false, 0, 0)]); 3];
     let only = |ids: &[&str]| Promotion::Only(ids.iter().map(|id| ServerId::new(*id)).collect());
-    let with = |promotion| AutopilotConfig { promotion, ..config() };
+    let with = |promotion| config().with(|it| it.promotion = promotion);
     assert_eq!(decide(&with(Promotion::Never), 10, &statuses), None);
     assert_eq!(decide(&with(only(&["n"])), 10, &statuses), promote("n"));
     assert_eq!(decide(&with(only(&[])), 10, &statuses), None);
@@ -162,7 +161,7 @@ fn the_dead_are_removed_nonvoters_first() {
     assert_eq!(decide(&config(), 1, &[status(&with_nonvoter)]), remove("n"));
     let still_alive = [("b", true, 0, 0), ("c", true, 0, 0), ("d", true, 59, 0)];
     assert_eq!(decide(&config(), 1, &[status(&still_alive)]), None);
-    let off = AutopilotConfig { dead_after: None, ..config() };
+    let off = config().with(|it| it.dead_after = None);
     assert_eq!(decide(&off, 1, &[status(&four)]), None);
 }
 
@@ -170,7 +169,7 @@ fn the_dead_are_removed_nonvoters_first() {
 fn removals_leave_the_minimum_and_a_healthy_majority() {
     let three = [("b", true, 0, 0), ("c", true, 99, 0)];
     assert_eq!(decide(&config(), 1, &[status(&three)]), None);
-    let two_are_enough = AutopilotConfig { min_quorum: 2, ..config() };
+    let two_are_enough = config().with(|it| it.min_quorum = 2);
     assert_eq!(decide(&two_are_enough, 1, &[status(&three)]), remove("c"));
     // Of five two are dead and one is ill: after a removal two of four would be healthy.
     let five = [("b", true, 0, 0), ("c", true, 30, 0), ("d", true, 99, 0), ("e", true, 99, 0)];
@@ -191,10 +190,35 @@ fn invalid_settings_name_the_field() {
     let field = |config: AutopilotConfig| config.validate().map_err(|error| error.field);
     let default = AutopilotConfig::default;
     assert_eq!(field(default()), Ok(()));
-    assert_eq!(field(AutopilotConfig { interval: Duration::ZERO, ..default() }), Err("interval"));
-    let contact = AutopilotConfig { last_contact_threshold: Duration::ZERO, ..default() };
+    assert_eq!(field(default().with(|it| it.interval = Duration::ZERO)), Err("interval"));
+    let contact = default().with(|it| it.last_contact_threshold = Duration::ZERO);
     assert_eq!(field(contact), Err("last_contact_threshold"));
-    let dead = AutopilotConfig { dead_after: Some(SECOND / 2), ..default() };
+    let dead = default().with(|it| it.dead_after = Some(SECOND / 2));
     assert_eq!(field(dead), Err("dead_after"));
-    assert_eq!(field(AutopilotConfig { min_quorum: 0, ..default() }), Err("min_quorum"));
+    assert_eq!(field(default().with(|it| it.min_quorum = 0)), Err("min_quorum"));
+}
+
+#[test]
+fn settings_are_read_from_what_they_are_written_to() {
+    let only = ["n".into(), "o".into()].into();
+    for config in [
+        AutopilotConfig::default(),
+        AutopilotConfig::default().with(|it| {
+            it.interval = SECOND / 4;
+            it.last_contact_threshold = SECOND / 2;
+            it.max_trailing_logs = 7;
+            it.stabilization_time = 3 * SECOND;
+            it.promotion = Promotion::Only(only);
+            it.dead_after = Some(90 * SECOND);
+            it.min_quorum = 5;
+        }),
+        AutopilotConfig::default().with(|it| it.promotion = Promotion::All),
+    ] {
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<AutopilotConfig>(&text).unwrap(), config, "{text}");
+    }
+    let config: AutopilotConfig = serde_json::from_str(r#"{ "dead_after_seconds": 1.5 }"#).unwrap();
+    assert_eq!(config.dead_after, Some(SECOND * 3 / 2));
+    let error = serde_json::from_str::<AutopilotConfig>(r#"{ "dead_after": 1 }"#).unwrap_err();
+    assert!(error.to_string().starts_with("unknown field `dead_after`"), "{error}");
 }

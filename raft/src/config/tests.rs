@@ -126,7 +126,7 @@ fn the_edges_of_every_rule_are_valid() {
         |c| c.log_cache_bytes = 0,
         |c| c.log_cache_bytes = 1 << 40,
         |c| c.pre_vote = false,
-        |c| c.seed = Some(u64::MAX),
+        |c| *c = c.clone().with_seed(u64::MAX),
     ];
     for (number, change) in table.iter().enumerate() {
         assert_eq!(changed(*change).validate(), Ok(()), "line {number} of the table");
@@ -146,15 +146,100 @@ fn an_error_reads_as_one_sentence() {
 /// piece of a snapshot.
 #[test]
 fn what_is_accepted_must_fit_into_a_message_of_the_transport() {
-    let config = Config {
-        max_append_bytes: 1 << 10,
-        max_command_bytes: 4096,
-        snapshot_chunk_bytes: 1 << 10,
-        ..Config::new("a")
-    };
+    let config = Config::new("a").with(|it| {
+        it.max_append_bytes = 1 << 10;
+        it.max_command_bytes = 4096;
+        it.snapshot_chunk_bytes = 1 << 10;
+    });
     assert_eq!(config.validate_for(4096 + 32), Ok(()));
     let field = |config: &Config| config.validate_for(4096 + 31).unwrap_err().field;
     assert_eq!(field(&config), "max_command_bytes");
-    assert_eq!(field(&Config { max_append_bytes: 8192, ..config.clone() }), "max_append_bytes");
-    assert_eq!(field(&Config { snapshot_chunk_bytes: 8192, ..config }), "snapshot_chunk_bytes");
+    assert_eq!(field(&config.clone().with(|it| it.max_append_bytes = 8192)), "max_append_bytes");
+    assert_eq!(field(&config.with(|it| it.snapshot_chunk_bytes = 8192)), "snapshot_chunk_bytes");
+}
+
+/// Each setting by itself has another value, and keeps it.
+#[test]
+fn settings_are_read_from_what_they_are_written_to() {
+    let round_trip = |config: &Config| {
+        let text = serde_json::to_string(config).unwrap();
+        serde_json::from_str::<Config>(&text).unwrap()
+    };
+    let defaults = Config::new("a");
+    assert_eq!(round_trip(&defaults), defaults);
+    let serde_json::Value::Object(written) = serde_json::to_value(&defaults).unwrap() else {
+        panic!("settings are an object");
+    };
+    for (name, value) in &written {
+        // Another value of the same kind for one setting at a time.
+        let other: serde_json::Value = match value {
+            serde_json::Value::Bool(it) => (!it).into(),
+            serde_json::Value::String(it) => format!("{it}2").into(),
+            serde_json::Value::Number(it) if it.is_f64() => (it.as_f64().unwrap() + 0.25).into(),
+            serde_json::Value::Number(it) => (it.as_u64().unwrap() + 1).into(),
+            _ => panic!("{name} is {value}"),
+        };
+        let text = serde_json::json!({ "local_id": "a", name: other }).to_string();
+        let changed: Config = serde_json::from_str(&text).unwrap();
+        assert_ne!(changed, defaults, "{name} is read");
+        assert_eq!(round_trip(&changed), changed, "{name}");
+        assert_eq!(serde_json::to_value(&changed).unwrap()[name], other, "{name}");
+    }
+}
+
+#[test]
+fn what_a_file_says_wrong_is_named() {
+    let error = |text| serde_json::from_str::<Config>(text).unwrap_err().to_string();
+    let unknown = error(r#"{ "election_timeout": 1 }"#);
+    assert!(unknown.starts_with("unknown field `election_timeout`, expected one of"), "{unknown}");
+    assert!(unknown.contains("`election_timeout_seconds`"), "{unknown}");
+    let negative = error(r#"{ "election_timeout_seconds": -1 }"#);
+    assert!(negative.starts_with("-1 seconds: "), "{negative}");
+    let long = error(r#"{ "election_timeout_seconds": 1e300 }"#);
+    assert!(long.contains("seconds: "), "{long}");
+
+    let nameless: Config = serde_json::from_str("{}").unwrap();
+    assert_eq!(nameless.validate().unwrap_err().field, "local_id");
+    let text = r#"{ "local_id": "a", "heartbeat_interval_seconds": 2 }"#;
+    let config: Config = serde_json::from_str(text).unwrap();
+    assert_eq!(config.validate().unwrap_err().field, "election_timeout");
+}
+
+#[test]
+fn a_seed_is_not_written() {
+    let text = serde_json::to_string(&Config::new("a").with_seed(7)).unwrap();
+    assert!(!text.contains("seed"), "{text}");
+}
+
+#[test]
+fn timeouts_are_scaled_together() {
+    let defaults = Config::new("a");
+    for factor in [0.1, 0.5, 1.0, 2.0, 10.0, 1000.0] {
+        let config = defaults.clone().scale_timeouts(factor).unwrap();
+        let back = Config {
+            heartbeat_interval: defaults.heartbeat_interval,
+            election_timeout: defaults.election_timeout,
+            leader_lease_timeout: defaults.leader_lease_timeout,
+            write_stall_timeout: defaults.write_stall_timeout,
+            apply_stall_timeout: defaults.apply_stall_timeout,
+            ..config.clone()
+        };
+        assert_eq!(back, defaults, "nothing else has changed");
+        for (scaled, timeout) in [
+            (config.heartbeat_interval, defaults.heartbeat_interval),
+            (config.election_timeout, defaults.election_timeout),
+            (config.leader_lease_timeout, defaults.leader_lease_timeout),
+            (config.write_stall_timeout, defaults.write_stall_timeout),
+            (config.apply_stall_timeout, defaults.apply_stall_timeout),
+        ] {
+            assert_eq!(scaled, timeout.mul_f64(factor), "{factor}");
+        }
+    }
+    for factor in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert_eq!(defaults.clone().scale_timeouts(factor).unwrap_err().field, "factor");
+    }
+    let field = |factor| defaults.clone().scale_timeouts(factor).unwrap_err().field;
+    assert_eq!(field(0.001), "heartbeat_interval");
+    assert_eq!(field(1e4), "election_timeout");
+    assert_eq!(field(1e300), "heartbeat_interval");
 }

@@ -17,6 +17,7 @@ use crate::{
 
 /// The stores of one server, in files.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct FileStores {
     /// The log, and the term and vote: give [`Raft::new`](crate::Raft::new) a clone as the stable store.
     pub log: FileLogStore,

@@ -74,6 +74,7 @@ pub struct FileLogStore {
 
 /// What [`FileLogStore::verify`] has looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Verified {
     /// Segment files with at least one batch.
     pub segments: u64,

@@ -136,7 +136,7 @@ impl Cluster {
         assert!(member.running.is_none(), "{id} runs already");
         let journal = Journal::default();
         let transport = self.network.transport(id);
-        let config = Config { seed: Some(member.seed), ..Config::new(id) };
+        let config = Config::new(id).with_seed(member.seed);
         let raft = Raft::new(
             (self.configure)(config),
             journal.clone(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use raft::{
-    ConfigurationError, Message, Raft, ServerId, Suffrage,
+    Config, ConfigurationError, Message, Raft, ServerId, Suffrage,
     testing::{Cluster, Journal},
 };
 
@@ -109,7 +109,12 @@ async fn other_changes_meanwhile_do_not_keep_a_newcomer_from_being_promoted() {
 
 #[tokio::test(start_paused = true)]
 async fn with_the_setting_a_server_that_has_answered_is_a_voter_whatever_it_lacks() {
-    let at_once = |config| raft::Config { add_voters_at_once: true, catch_up_lag: 0, ..config };
+    let at_once = |config: Config| {
+        config.with(|it| {
+            it.add_voters_at_once = true;
+            it.catch_up_lag = 0;
+        })
+    };
     let mut cluster = Cluster::with_config(["a"], at_once).await;
     let leader = cluster.leader().await;
     // Entries do not get through: it will lack all of them.
@@ -131,7 +136,7 @@ async fn with_the_setting_a_server_that_has_answered_is_a_voter_whatever_it_lack
 /// the new voter had an empty disk that the leader did not know.
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_restarts_before_its_second_voter_has_an_entry_leads_again() {
-    let at_once = |config| raft::Config { add_voters_at_once: true, ..config };
+    let at_once = |config: Config| config.with(|it| it.add_voters_at_once = true);
     let mut cluster = Cluster::with_incarnations(["a"], at_once).await;
     let leader = cluster.leader().await;
     cluster.start("b").await;

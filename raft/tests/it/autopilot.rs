@@ -11,12 +11,11 @@ use raft::{
 use crate::{logs::NobodyReads, model_support::settle};
 
 fn config() -> AutopilotConfig {
-    AutopilotConfig {
-        interval: Duration::from_millis(500),
-        promotion: Promotion::All,
-        dead_after: Some(Duration::from_secs(20)),
-        ..AutopilotConfig::default()
-    }
+    AutopilotConfig::default().with(|it| {
+        it.interval = Duration::from_millis(500);
+        it.promotion = Promotion::All;
+        it.dead_after = Some(Duration::from_secs(20));
+    })
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,7 +80,7 @@ async fn a_panic_of_an_autopilot_ends_its_server() {
     let leader = cluster.leader().await;
     // No member, and nobody there: the autopilot cannot promote it, and says so.
     leader.add_nonvoter("d", "d", None).await.unwrap();
-    let config = AutopilotConfig { dead_after: Some(Duration::from_secs(20)), ..config() };
+    let config = config().with(|it| it.dead_after = Some(Duration::from_secs(20)));
     let _pilot = Autopilot::start(leader.clone(), config).unwrap();
     tokio::time::sleep(Duration::from_secs(15)).await;
     nobody_reads.begin_for("raft::autopilot");

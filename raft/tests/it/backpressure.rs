@@ -34,7 +34,12 @@ async fn fill(leader: &Raft<Journal>, size: usize) -> u64 {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_without_a_majority_accepts_a_bounded_number_of_entries() {
-    let configure = |config| Config { max_unapplied_entries: 100, apply_queue: 10, ..config };
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.max_unapplied_entries = 100;
+            it.apply_queue = 10;
+        })
+    };
     let cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
     for follower in cluster.followers() {
@@ -52,7 +57,12 @@ async fn a_leader_without_a_majority_accepts_a_bounded_number_of_entries() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_without_a_majority_accepts_a_bounded_number_of_bytes() {
-    let configure = |config| Config { max_unapplied_bytes: 100_000, apply_queue: 10, ..config };
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.max_unapplied_bytes = 100_000;
+            it.apply_queue = 10;
+        })
+    };
     let cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
     for follower in cluster.followers() {
@@ -64,11 +74,12 @@ async fn a_leader_without_a_majority_accepts_a_bounded_number_of_bytes() {
 
 /// A leader that takes no requests, whose queue has room for two commands of 4,000 bytes.
 async fn saturated() -> (Cluster, Raft<Journal>) {
-    let configure = |config| Config {
-        max_command_bytes: 5_000,
-        apply_queue_bytes: 10_000,
-        max_unapplied_entries: 1,
-        ..config
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.max_command_bytes = 5_000;
+            it.apply_queue_bytes = 10_000;
+            it.max_unapplied_entries = 1;
+        })
     };
     let cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
@@ -147,11 +158,12 @@ async fn who_waits_for_bytes_is_told_that_the_node_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_follower_with_a_stuck_disk_is_sent_a_bounded_number_of_bytes() {
-    let configure = |config| Config {
-        max_inflight_bytes: 20_000,
-        max_append_bytes: 5_000,
-        log_cache_bytes: 10_000,
-        ..config
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.max_inflight_bytes = 20_000;
+            it.max_append_bytes = 5_000;
+            it.log_cache_bytes = 10_000;
+        })
     };
     let cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
@@ -169,7 +181,12 @@ async fn a_follower_with_a_stuck_disk_is_sent_a_bounded_number_of_bytes() {
 
 #[tokio::test(start_paused = true)]
 async fn writes_under_way_are_bounded_while_the_disk_is_stuck() {
-    let configure = |config| Config { max_pending_writes: 16, apply_queue: 4, ..config };
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.max_pending_writes = 16;
+            it.apply_queue = 4;
+        })
+    };
     let cluster = Cluster::with_config(["a"], configure).await;
     let leader = cluster.leader().await;
     cluster.disk("a").pause_writes();
@@ -190,13 +207,14 @@ async fn writes_under_way_are_bounded_while_the_disk_is_stuck() {
 
 #[tokio::test(start_paused = true)]
 async fn applies_are_answered_in_order_under_load() {
-    let configure = |config| Config {
-        max_unapplied_entries: 8,
-        max_apply_batch: 3,
-        apply_queue: 4,
-        max_append_entries: 5,
-        max_inflight_appends: 2,
-        ..config
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.max_unapplied_entries = 8;
+            it.max_apply_batch = 3;
+            it.apply_queue = 4;
+            it.max_append_entries = 5;
+            it.max_inflight_appends = 2;
+        })
     };
     let cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
@@ -213,11 +231,12 @@ async fn applies_are_answered_in_order_under_load() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_larger_than_every_window_goes_through() {
-    let configure = |config| Config {
-        max_unapplied_entries: 8,
-        max_append_bytes: 1024,
-        max_inflight_bytes: 2048,
-        ..config
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.max_unapplied_entries = 8;
+            it.max_append_bytes = 1024;
+            it.max_inflight_bytes = 2048;
+        })
     };
     let cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
@@ -261,7 +280,7 @@ async fn the_marks_are_ordered_at_every_moment() {
 /// may be no leader for long.
 #[tokio::test(start_paused = true)]
 async fn a_server_with_a_long_log_and_no_leader_answers() {
-    let configure = |config| Config { max_unapplied_entries: 8, ..config };
+    let configure = |config: Config| config.with(|it| it.max_unapplied_entries = 8);
     let mut cluster = Cluster::with_config(["a", "b", "c"], configure).await;
     let leader = cluster.leader().await;
     for _ in 0..10 {
@@ -279,7 +298,7 @@ async fn a_server_with_a_long_log_and_no_leader_answers() {
 
 /// A leader with as much as it may have accepted, until its followers' disks are resumed.
 async fn without_room() -> (Cluster, Raft<Journal>) {
-    let configure = |config| Config { max_unapplied_entries: 8, ..config };
+    let configure = |config: Config| config.with(|it| it.max_unapplied_entries = 8);
     let cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
     cluster.converge().await;
@@ -323,7 +342,7 @@ async fn a_saturated_leader_answers_everything_that_brings_no_entries() {
 
     // What could help is possible too.
     assert_eq!(soon(leader.status()).await.unwrap().marks.last.since(status.marks.last), 1);
-    let config = Config { max_unapplied_entries: 100, ..Config::clone(&leader.config()) };
+    let config = Config::clone(&leader.config()).with(|it| it.max_unapplied_entries = 100);
     soon(leader.reload_config(config)).await.unwrap();
     settle().await;
     assert_eq!(leader.last_index().since(status.marks.last), 11, "there is room for the commands");

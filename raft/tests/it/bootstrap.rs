@@ -1,8 +1,8 @@
 //! How a cluster is born, offline and live.
 
 use raft::{
-    BootstrapError, Configuration, HardState, InvalidConfiguration, LogIndex, LogStore, Server,
-    StableStore, Term, bootstrap_cluster, has_existing_state,
+    BootstrapError, Config, Configuration, HardState, InvalidConfiguration, LogIndex, LogStore,
+    Server, StableStore, Term, bootstrap_cluster, has_existing_state,
     inmem::{InmemLogStore, InmemSnapshotStore, InmemStableStore},
     testing::Cluster,
 };
@@ -139,7 +139,7 @@ async fn a_vote_or_a_later_term_is_existing_state() {
 /// in a snapshot.
 #[tokio::test(start_paused = true)]
 async fn the_configuration_of_a_stopped_server_can_be_read() {
-    let configure = |config| raft::Config { trailing_logs: 0, ..config };
+    let configure = |config: Config| config.with(|it| it.trailing_logs = 0);
     let mut cluster = Cluster::with_config(["a"], configure).await;
     let read = async |cluster: &Cluster| {
         let (log, _, snapshots) = cluster.stores("a");

@@ -112,13 +112,14 @@ async fn a_shutdown_under_load_answers_everybody() {
 /// feet, and servers are cut off and come back all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshots_and_compaction_disturb_nobody() {
-    let configure = |config| Config {
-        trailing_logs: 0,
-        log_cache_bytes: 0,
-        max_append_bytes: 1 << 10,
-        snapshot_chunk_bytes: 1 << 10,
-        election_timeout: Duration::from_secs(2),
-        ..config
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.trailing_logs = 0;
+            it.log_cache_bytes = 0;
+            it.max_append_bytes = 1 << 10;
+            it.snapshot_chunk_bytes = 1 << 10;
+            it.election_timeout = Duration::from_secs(2);
+        })
     };
     let cluster = Cluster::with_config(ABC, configure).await;
     let installed = |seen: &Observation| matches!(seen, Observation::SnapshotInstalled { .. });

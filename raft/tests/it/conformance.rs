@@ -58,7 +58,10 @@ async fn check_file_log_store() {
     let mut fresh = || {
         number += 1;
         let dir = root.path().join(number.to_string());
-        async move { FileLogStore::open(dir, FileLogOptions { segment_bytes: 1 << 20 }).unwrap() }
+        async move {
+            FileLogStore::open(dir, FileLogOptions::default().with(|it| it.segment_bytes = 1 << 20))
+                .unwrap()
+        }
     };
     log_store_suite(&mut fresh).await;
     stable_store_suite(&mut fresh).await;
@@ -78,7 +81,8 @@ async fn file_log_store_on_two_threads() {
 async fn file_log_store_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     log_store_reopen_suite(|| async {
-        FileLogStore::open(&dir, FileLogOptions { segment_bytes: 1 << 20 }).unwrap()
+        FileLogStore::open(&dir, FileLogOptions::default().with(|it| it.segment_bytes = 1 << 20))
+            .unwrap()
     })
     .await;
 }

@@ -11,7 +11,12 @@ const ABC: [&str; 3] = ["a", "b", "c"];
 
 /// A busy life, and every message of it with the time it was sent at.
 async fn transcript() -> Vec<String> {
-    let configure = |config| Config { max_append_entries: 7, max_inflight_appends: 3, ..config };
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.max_append_entries = 7;
+            it.max_inflight_appends = 3;
+        })
+    };
     let mut cluster = Cluster::with_config(ABC, configure).await;
     let lines = Arc::new(Mutex::new(Vec::new()));
     let (told, started) = (Arc::clone(&lines), Instant::now());

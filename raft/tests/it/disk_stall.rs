@@ -97,7 +97,7 @@ async fn a_slow_state_machine_causes_no_election() {
     for (seed, id) in (1..).zip(ABC) {
         let (go, wait) = mpsc::channel();
         let raft = Raft::new(
-            Config { seed: Some(seed), ..Config::new(id) },
+            Config::new(id).with_seed(seed),
             Slow(wait),
             InmemLogStore::new(),
             InmemStableStore::new(),

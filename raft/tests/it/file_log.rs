@@ -13,7 +13,9 @@ use raft::{
     testing::{kill_suite, power_cut_suite},
 };
 
-const SMALL: FileLogOptions = FileLogOptions { segment_bytes: 1 << 20 };
+fn small() -> FileLogOptions {
+    FileLogOptions::default().with(|it| it.segment_bytes = 1 << 20)
+}
 
 fn entries(first: u64, last: u64, length: usize) -> Entries {
     let entry = |index| Entry {
@@ -25,13 +27,13 @@ fn entries(first: u64, last: u64, length: usize) -> Entries {
 }
 
 fn open(dir: &Path) -> FileLogStore {
-    FileLogStore::open(dir, SMALL).unwrap_or_else(|error| panic!("{error}"))
+    FileLogStore::open(dir, small()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Why it does not open: one line that names the directory, and nothing is changed.
 fn refusal(dir: &Path) -> String {
     let before = listing(dir);
-    let error = FileLogStore::open(dir, SMALL).expect_err("it opened");
+    let error = FileLogStore::open(dir, small()).expect_err("it opened");
     let text = error.to_string();
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.contains(&*dir.to_string_lossy()), "{text}");
@@ -54,7 +56,7 @@ fn listing(dir: &Path) -> Vec<(String, Vec<u8>)> {
 async fn what_was_acknowledged_survives_any_kill() {
     let dir = tempfile::tempdir().unwrap();
     kill_suite("file_log::what_was_acknowledged_survives_any_kill", dir.path(), |dir| {
-        let log = FileLogStore::open(dir, SMALL)?;
+        let log = FileLogStore::open(dir, small())?;
         Ok((log.clone(), log))
     })
     .await;
@@ -82,17 +84,17 @@ async fn what_is_no_log_is_refused_by_name_and_left_alone() {
     }
     for missing in ["nowhere", "log"] {
         let dir = root.path().join(missing);
-        let error = FileLogStore::open_existing(&dir, SMALL).unwrap_err().to_string();
+        let error = FileLogStore::open_existing(&dir, small()).unwrap_err().to_string();
         assert!(error.contains("holds no Raft log"), "{error}");
         let error = FileLogStore::open_read_only(&dir).unwrap_err().to_string();
         assert!(error.contains("holds no Raft log"), "{error}");
     }
     assert!(!root.path().join("nowhere").exists());
     let long = root.path().join("x".repeat(300));
-    let error = FileLogStore::open(long, SMALL).unwrap_err().to_string();
+    let error = FileLogStore::open(long, small()).unwrap_err().to_string();
     assert!(error.contains("too long"), "{error}");
     for segment_bytes in [0, 4096, (1 << 20) + 1, (1 << 30) + 4096, u64::MAX] {
-        let options = FileLogOptions { segment_bytes };
+        let options = FileLogOptions::default().with(|it| it.segment_bytes = segment_bytes);
         let error = FileLogStore::open(root.path().join("new"), options).unwrap_err().to_string();
         assert!(error.contains(&format!("`segment_bytes` is {segment_bytes}; give")), "{error}");
     }
@@ -413,7 +415,7 @@ fn run(program: &str, args: &[&str]) -> Result<(), String> {
 async fn what_was_acknowledged_survives_any_power_cut_of_a_real_kernel() {
     const NAME: &str = "file_log::what_was_acknowledged_survives_any_power_cut_of_a_real_kernel";
     let open = |dir: &Path| {
-        let log = FileLogStore::open(dir, SMALL)?;
+        let log = FileLogStore::open(dir, small())?;
         Ok((log.clone(), log))
     };
     if std::env::var("RAFT_KILL_SUITE_DIR").is_ok() {
@@ -440,7 +442,7 @@ async fn a_real_file_system_that_is_full_loses_nothing() {
     fs::write(&ballast, vec![1; 40 << 20]).unwrap();
     let dir = Path::new(&disk.dir()).join("log");
     // Large enough to fill half of one takes longer than to find out that there is no room for the next.
-    let options = FileLogOptions { segment_bytes: 8 << 20 };
+    let options = FileLogOptions::default().with(|it| it.segment_bytes = 8 << 20);
     let mut log = FileLogStore::open(&dir, options).unwrap();
     let reader = log.reader();
     let (mut last, mut told_at) = (0, None);

@@ -179,12 +179,10 @@ async fn a_snapshot_travels_from_files_to_files() {
     let start = async |server: usize, id: &str| {
         let journal = Journal::default();
         let raft = Raft::new(
-            Config {
-                seed: Some(1),
-                trailing_logs: 0,
-                snapshot_chunk_bytes: 16 << 10,
-                ..Config::new(id)
-            },
+            Config::new(id).with_seed(1).with(|it| {
+                it.trailing_logs = 0;
+                it.snapshot_chunk_bytes = 16 << 10;
+            }),
             journal.clone(),
             logs[server].clone(),
             stables[server].clone(),

@@ -333,11 +333,12 @@ async fn dropping_the_last_handle_is_told_to_everybody() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_which_only_a_part_is_committed_is_lost_with_the_leadership() {
-    let configure = |config| Config {
-        max_append_entries: 10,
-        max_inflight_appends: 1,
-        max_append_bytes: 1024,
-        ..config
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.max_append_entries = 10;
+            it.max_inflight_appends = 1;
+            it.max_append_bytes = 1024;
+        })
     };
     let cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
@@ -360,7 +361,12 @@ async fn a_batch_of_which_only_a_part_is_committed_is_lost_with_the_leadership()
 
 /// A node that is full: commands that follow stay in its queue, or wait for room in it.
 async fn full_node() -> (Cluster, Raft<Journal>) {
-    let configure = |config| Config { max_unapplied_entries: 2, apply_queue: 4, ..config };
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.max_unapplied_entries = 2;
+            it.apply_queue = 4;
+        })
+    };
     let cluster = Cluster::with_config(["a"], configure).await;
     let leader = cluster.leader().await;
     cluster.disk("a").pause_writes();

@@ -136,7 +136,7 @@ const CALLS: [Call; 17] = [
     }),
     ("status", Kind::Status, |raft| ask(async move { raft.status().await }, |it| end(&it))),
     ("reload_config", Kind::Status, |raft| {
-        let config = Config { trailing_logs: 7, ..Config::clone(&raft.config()) };
+        let config = Config::clone(&raft.config()).with(|it| it.trailing_logs = 7);
         ask(async move { raft.reload_config(config).await }, reload_error)
     }),
     ("wait_applied", Kind::Waiting, |raft| {

@@ -162,7 +162,7 @@ async fn a_wiped_server_that_is_rejoined_counts_again() {
         [(Suffrage::Voter, false), (Suffrage::Voter, true), (Suffrage::Nonvoter, false)]
     {
         let configure: fn(Config) -> Config = match at_once {
-            true => |config| Config { add_voters_at_once: true, ..config },
+            true => |config| config.with(|it| it.add_voters_at_once = true),
             false => |config| config,
         };
         let mut cluster = Cluster::with_incarnations(ABC, configure).await;
@@ -265,7 +265,7 @@ async fn servers_that_were_bootstrapped_with_different_members_are_of_two_cluste
     let network = InmemNetwork::new();
     let mut rafts = Vec::new();
     for (seed, id) in (1..).zip(ABC) {
-        let config = Config { seed: Some(seed), ..Config::new(id) };
+        let config = Config::new(id).with_seed(seed);
         let stable = InmemStableStore::new().keeping_incarnation();
         let (log, snapshots) = (InmemLogStore::new(), Arc::new(InmemSnapshotStore::new()));
         let transport = network.transport(id);
@@ -301,7 +301,7 @@ async fn servers_that_were_bootstrapped_with_different_members_are_of_two_cluste
 async fn a_server_that_was_away_follows_one_that_was_rejoined_meanwhile() {
     const FIVE: [&str; 5] = ["a", "b", "c", "d", "e"];
     for is_snapshot in [false, true] {
-        let configure = |config| Config { trailing_logs: 0, ..config };
+        let configure = |config: Config| config.with(|it| it.trailing_logs = 0);
         let mut cluster = Cluster::with_incarnations(FIVE, configure).await;
         let leader = cluster.leader().await;
         sleep(Duration::from_secs(1)).await;
@@ -448,7 +448,7 @@ async fn an_older_copy_of_a_disk_ends_the_node_and_gets_another_incarnation() {
         commit_index: LogIndex(0),
         promised: Some(promised),
     };
-    let to = Server { incarnation: 11, ..Server::voter("b", "b") };
+    let to = Server::voter("b", "b").with(|it| it.incarnation = 11);
     leader.send(&to, Message::Heartbeat(heartbeat)).unwrap();
     let ended = timeout(LONG, raft.ended()).await.unwrap();
     let text = ended.to_string();

@@ -50,7 +50,7 @@ impl Follower {
         configure: fn(Config) -> Config,
     ) -> Result<Raft<F>, raft::StartError> {
         Raft::new(
-            configure(Config { seed: Some(1), ..Config::new("b") }),
+            configure(Config::new("b").with_seed(1)),
             fsm,
             self.log.clone(),
             self.stable.clone(),
@@ -485,9 +485,14 @@ async fn a_snapshot_that_comes_while_entries_are_applied_takes_their_place() {
         let journal = Journal::default();
         let (go, wait) = mpsc::channel();
         let configure: fn(Config) -> Config = if log_cache_bytes == 0 {
-            |config| Config { max_apply_batch: 1, log_cache_bytes: 0, ..config }
+            |config| {
+                config.with(|it| {
+                    it.max_apply_batch = 1;
+                    it.log_cache_bytes = 0;
+                })
+            }
         } else {
-            |config| Config { max_apply_batch: 1, ..config }
+            |config| config.with(|it| it.max_apply_batch = 1)
         };
         let slow = Slow { journal: journal.clone(), go: wait };
         let raft = follower.try_start(slow, configure).await.unwrap();
@@ -964,7 +969,10 @@ impl FsmSnapshot for KeptView {
 }
 
 fn keeps(config: Config) -> Config {
-    Config { restore_on_start: false, trailing_logs: 100, ..config }
+    config.with(|it| {
+        it.restore_on_start = false;
+        it.trailing_logs = 100;
+    })
 }
 
 #[tokio::test(start_paused = true)]

@@ -173,7 +173,7 @@ async fn a_minute_of_a_cut_off_leader_makes_a_handful_of_lines() {
         let _guard = tracing::subscriber::set_default(lines.clone());
         let cluster = Cluster::with_config(
             ABC,
-            if pre_vote { |config| config } else { |config| Config { pre_vote: false, ..config } },
+            if pre_vote { |config| config } else { |config| config.with(|it| it.pre_vote = false) },
         );
         let cluster = cluster.await;
         let leader = cluster.leader().await;
@@ -217,7 +217,7 @@ async fn a_snapshot_that_cannot_be_sent_or_kept_is_told_of_once() {
         let lines = Lines::new(Level::INFO);
         let _guard = tracing::subscriber::set_default(lines.clone());
         let cluster =
-            Cluster::with_config(ABC, |config| Config { trailing_logs: 0, ..config }).await;
+            Cluster::with_config(ABC, |config| config.with(|it| it.trailing_logs = 0)).await;
         let leader = cluster.leader().await;
         let follower = cluster.followers()[0].id().to_string();
         cluster.network().disconnect(follower.as_str());
@@ -282,7 +282,7 @@ async fn a_server_that_is_listed_elsewhere_says_so_once_and_in_its_status() {
     let _guard = tracing::subscriber::set_default(lines.clone());
     let (log, stable, snapshots) = cluster.stores(&id);
     let transport = cluster.network().transport("there");
-    let config = Config { seed: Some(9), ..Config::new(id.as_str()) };
+    let config = Config::new(id.as_str()).with_seed(9);
     let moved =
         Raft::new(config, Journal::default(), log, stable, Arc::new(snapshots), transport).await;
     let moved = moved.unwrap();

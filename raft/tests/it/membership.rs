@@ -254,7 +254,7 @@ async fn a_leader_that_removes_itself_answers_everybody_and_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_was_removed_goes_on_if_it_is_told_to() {
-    let configure = |config| Config { shutdown_on_remove: false, ..config };
+    let configure = |config: Config| config.with(|it| it.shutdown_on_remove = false);
     let cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
     let removed = cluster.followers()[0].clone();

@@ -240,7 +240,7 @@ async fn fail_to_snapshot() {
 /// Lets everything happen to a cluster that is counted.
 async fn live() -> Cluster {
     let mut cluster =
-        Cluster::with_config(ABC, |config| Config { trailing_logs: 2, ..config }).await;
+        Cluster::with_config(ABC, |config| config.with(|it| it.trailing_logs = 2)).await;
     let leader = cluster.leader().await;
     let observer = leader.observe(1, |_| true);
     leader.apply("x").await.unwrap();
@@ -511,7 +511,7 @@ async fn the_age_of_the_oldest_entry_is_shown_and_plausible() {
     let book = Book::default();
     let _guard = metrics::set_default_local_recorder(&book);
     let cluster =
-        Cluster::with_config(["a"], |config| Config { trailing_logs: 10, ..config }).await;
+        Cluster::with_config(["a"], |config| config.with(|it| it.trailing_logs = 10)).await;
     let leader = cluster.leader().await;
     let age = || book.last("raft.log.oldest_age_seconds", "a", None);
     for _ in 0..100 {

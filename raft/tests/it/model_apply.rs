@@ -108,7 +108,7 @@ async fn a_leader_of_two_steps_down_without_the_other() {
 /// notice; also with one message under way at most.
 #[tokio::test(start_paused = true)]
 async fn replication_goes_on_after_lost_and_refused_appends() {
-    for inflight in [|it| raft::Config { max_inflight_appends: 1, ..it }, |it| it] {
+    for inflight in [|it: raft::Config| it.with(|it| it.max_inflight_appends = 1), |it| it] {
         let cluster = Cluster::with_config(ABC, inflight).await;
         let leader = cluster.leader().await;
         let follower = cluster.followers()[0].clone();

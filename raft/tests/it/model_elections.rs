@@ -14,7 +14,7 @@ fn configure<const A: bool, const B: bool, const C: bool>(config: Config) -> Con
         "b" => B,
         _ => C,
     };
-    Config { pre_vote, ..config }
+    config.with(|it| it.pre_vote = pre_vote)
 }
 
 /// R57: in every mix of servers with and without pre-vote another leader is elected when the old
@@ -81,11 +81,11 @@ async fn a_storm_of_pre_votes_does_not_stop_an_election() {
 }
 
 fn without_pre_vote(config: Config) -> Config {
-    Config { pre_vote: false, ..config }
+    config.with(|it| it.pre_vote = false)
 }
 
 fn with_pre_vote(config: Config) -> Config {
-    Config { pre_vote: true, ..config }
+    config.with(|it| it.pre_vote = true)
 }
 
 /// Restarts every server with other settings, the leader last, after a transfer or without.

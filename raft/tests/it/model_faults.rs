@@ -292,12 +292,13 @@ async fn leadership_is_handed_over_under_load() {
 /// leader is killed. Under load all the while.
 #[tokio::test(start_paused = true)]
 async fn a_long_life_loses_nothing() {
-    let configure = |config| Config {
-        trailing_logs: 50,
-        snapshot_threshold: 200,
-        snapshot_interval: Duration::from_secs(1),
-        snapshot_chunk_bytes: 1 << 10,
-        ..config
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.trailing_logs = 50;
+            it.snapshot_threshold = 200;
+            it.snapshot_interval = Duration::from_secs(1);
+            it.snapshot_chunk_bytes = 1 << 10;
+        })
     };
     let mut cluster = Cluster::with_config(["a"], configure).await;
     cluster.network().set_delay(Duration::from_millis(1));

@@ -157,7 +157,7 @@ async fn a_snapshot_of_nothing_is_refused() {
 /// at a start: all of it, changes included, by a server that has nobody to wait for.
 #[tokio::test(start_paused = true)]
 async fn a_long_log_with_changes_in_it_is_replayed_at_a_start() {
-    let configure = |config| Config { max_apply_batch: 10, ..config };
+    let configure = |config: Config| config.with(|it| it.max_apply_batch = 10);
     let mut cluster = Cluster::with_config(["a"], configure).await;
     let leader = cluster.leader().await;
     let commands = vec![bytes::Bytes::from_static(b"x"); 5000];
@@ -183,9 +183,9 @@ async fn a_log_that_is_shorter_than_its_trail_is_kept_whole() {
     for trailing in [4, 100, u64::MAX] {
         let mut cluster = Cluster::new([]).await;
         cluster.reconfigure(match trailing {
-            4 => |config| Config { trailing_logs: 4, ..config },
-            100 => |config| Config { trailing_logs: 100, ..config },
-            _ => |config| Config { trailing_logs: u64::MAX, ..config },
+            4 => |config| config.with(|it| it.trailing_logs = 4),
+            100 => |config| config.with(|it| it.trailing_logs = 100),
+            _ => |config| config.with(|it| it.trailing_logs = u64::MAX),
         });
         let raft = cluster.start("a").await;
         raft.bootstrap_cluster(Configuration::new([Server::voter("a", "a")])).await.unwrap();

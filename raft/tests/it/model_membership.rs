@@ -10,14 +10,14 @@ use crate::model_support::*;
 
 /// Servers that go on running when they are removed.
 async fn cluster(voters: &[&str]) -> Cluster {
-    let stay = |config| Config { shutdown_on_remove: false, ..config };
+    let stay = |config: Config| config.with(|it| it.shutdown_on_remove = false);
     Cluster::with_config(voters.iter().copied(), stay).await
 }
 
 /// R30: the state machine of every server is told of each configuration, in order.
 #[tokio::test(start_paused = true)]
 async fn every_state_machine_is_told_of_every_configuration() {
-    let at_once = |config| Config { add_voters_at_once: true, ..config };
+    let at_once = |config: Config| config.with(|it| it.add_voters_at_once = true);
     let mut cluster = Cluster::with_config(["a"], at_once).await;
     let leader = cluster.leader().await;
     for id in ["b", "c"] {
@@ -149,7 +149,7 @@ async fn a_removed_server_comes_back_as_a_follower() {
 /// if it asks for no promises first, and raises its term all the time.
 #[tokio::test(start_paused = true)]
 async fn a_removed_server_is_never_elected() {
-    for pre_vote in [|it| it, |it| Config { pre_vote: false, ..it }] {
+    for pre_vote in [|it| it, |it: Config| it.with(|it| it.pre_vote = false)] {
         let mut cluster = Cluster::with_config(FIVE, pre_vote).await;
         let leader = cluster.leader().await;
         cluster.converge().await;

@@ -87,7 +87,7 @@ async fn a_target_at_a_wrong_address_does_not_take_over() {
 /// R73: a target that lacks a thousand entries gets them first, and then leads.
 #[tokio::test(start_paused = true)]
 async fn a_target_that_is_far_behind_catches_up_first() {
-    let small = |config| Config { max_append_entries: 16, ..config };
+    let small = |config: Config| config.with(|it| it.max_append_entries = 16);
     let cluster = Cluster::with_config(ABC, small).await;
     let leader = cluster.leader().await;
     let target = cluster.followers()[0].clone();

@@ -204,7 +204,7 @@ impl Disk {
         snapshots: &Failing,
         network: &InmemNetwork,
     ) -> Result<Raft<Machine>, StartError> {
-        let config = Config { seed: Some(1), trailing_logs: 0, ..Config::new(id) };
+        let config = Config::new(id).with_seed(1).with(|it| it.trailing_logs = 0);
         let snapshots = Arc::new(snapshots.clone());
         let (log, stable) = (self.log.clone(), self.stable.clone());
         Raft::new(config, fsm, log, stable, snapshots, network.transport(id)).await
@@ -303,7 +303,7 @@ async fn a_recovery_says_whether_the_store_or_the_state_machine_is_to_be_mended(
     let raft = alone(&disk, Machine::Honest, &snapshots, &InmemNetwork::new()).await;
     raft.shutdown().await;
     let members = || Configuration::new([Server::voter("a", "a")]);
-    let options = RecoverOptions { uncommitted: Uncommitted::Keep, ..RecoverOptions::new("a") };
+    let options = RecoverOptions::new("a").with(|it| it.uncommitted = Uncommitted::Keep);
     for (fsm, what) in [
         (Machine::Honest, What::Writes),
         (Machine::Vague, What::Writes),

@@ -360,7 +360,7 @@ impl Transport for DefectiveTransport {
 
     fn send(&self, to: &Server, message: Message) -> Result<(), TransportError> {
         let to = match self.defect {
-            TransportDefect::ExpectsNothing => &Server { incarnation: 0, ..to.clone() },
+            TransportDefect::ExpectsNothing => &to.clone().with(|it| it.incarnation = 0),
             _ => to,
         };
         match (self.defect, self.inner.send(to, message)) {

@@ -49,14 +49,12 @@ impl Fsm for Loading {
 }
 
 async fn start(network: &InmemNetwork, id: &str, seed: u64, fsm: &Loading) -> Raft<Loading> {
-    let config = Config {
-        seed: Some(seed),
-        trailing_logs: 10,
-        snapshot_threshold: 20,
-        snapshot_interval: SECOND / 2,
-        catch_up_timeout: 20 * SECOND,
-        ..Config::new(id)
-    };
+    let config = Config::new(id).with_seed(seed).with(|it| {
+        it.trailing_logs = 10;
+        it.snapshot_threshold = 20;
+        it.snapshot_interval = SECOND / 2;
+        it.catch_up_timeout = 20 * SECOND;
+    });
     let (log, stable) = (InmemLogStore::new(), InmemStableStore::new());
     let snapshots = Arc::new(InmemSnapshotStore::new());
     Raft::new(config, fsm.clone(), log, stable, snapshots, network.transport(id)).await.unwrap()
@@ -228,11 +226,10 @@ async fn a_newcomer_gets_a_vote_when_it_could_serve() {
     assert!(100 <= lag, "it has the log of {lag} entries and applied nothing");
     assert_eq!(b.last_index(), a.last_index());
 
-    let config = AutopilotConfig {
-        promotion: Promotion::All,
-        stabilization_time: 2 * SECOND,
-        ..AutopilotConfig::default()
-    };
+    let config = AutopilotConfig::default().with(|it| {
+        it.promotion = Promotion::All;
+        it.stabilization_time = 2 * SECOND;
+    });
     let pilot = Autopilot::start(a.clone(), config).unwrap();
     sleep(60 * SECOND).await;
     let is_voter = || a.configuration().configuration.is_voter(&"b".into());

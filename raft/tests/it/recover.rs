@@ -234,7 +234,7 @@ impl Disk {
         assert_eq!(self.contents().await, before, "a check changes nothing");
         let recovered = self.recover_into(Journal::default(), configuration, options).await;
         match (&checked, &recovered) {
-            (Ok(Recoverable { end, uncommitted }), Ok(recovered)) => {
+            (Ok(Recoverable { end, uncommitted, .. }), Ok(recovered)) => {
                 assert_eq!(*end, recovered.end());
                 assert_eq!(*uncommitted, recovered.kept.or(recovered.discarded));
             }
@@ -304,18 +304,20 @@ async fn survivor_with_snapshot() -> Disk {
 }
 
 fn keep() -> RecoverOptions {
-    RecoverOptions { uncommitted: Uncommitted::Keep, ..RecoverOptions::new("a") }
+    RecoverOptions::new("a").with(|it| it.uncommitted = Uncommitted::Keep)
 }
 
 fn discard() -> RecoverOptions {
-    RecoverOptions { uncommitted: Uncommitted::Discard, ..RecoverOptions::new("a") }
+    RecoverOptions::new("a").with(|it| it.uncommitted = Uncommitted::Discard)
 }
 
-const FIVE_AND_SIX: UncommittedEntries = UncommittedEntries {
-    first: LogIndex(5),
-    last: LogId { term: Term(2), index: LogIndex(6) },
-    commands: 2,
-};
+/// The first, the last, and how many commands.
+const FIVE_AND_SIX: (LogIndex, LogId, u64) =
+    (LogIndex(5), LogId { term: Term(2), index: LogIndex(6) }, 2);
+
+fn parts(entries: UncommittedEntries) -> (LogIndex, LogId, u64) {
+    (entries.first, entries.last, entries.commands)
+}
 
 #[tokio::test]
 async fn what_is_not_known_to_be_committed_needs_a_decision() {
@@ -323,7 +325,7 @@ async fn what_is_not_known_to_be_committed_needs_a_decision() {
         let before = disk.contents().await;
         let error = disk.recover(voters(&["a"]), &RecoverOptions::new("a")).await.unwrap_err();
         let RecoverError::Undecided { committed, uncommitted } = &error else { panic!("{error}") };
-        assert_eq!((*committed, *uncommitted), (LogIndex(4), FIVE_AND_SIX));
+        assert_eq!((*committed, parts(*uncommitted)), (LogIndex(4), FIVE_AND_SIX));
         assert_eq!(
             error.to_string(),
             "cannot recover without a decision: up to entry 4 the log is known to be committed; \
@@ -341,7 +343,7 @@ async fn entries_that_are_kept_become_committed() {
     {
         let recovered = disk.recover(voters(&["a"]), &keep()).await.unwrap();
         assert_eq!(recovered.end(), LogId::new(2, 6));
-        assert_eq!((recovered.kept, recovered.discarded), (Some(FIVE_AND_SIX), None));
+        assert_eq!((recovered.kept.map(parts), recovered.discarded), (Some(FIVE_AND_SIX), None));
         assert_eq!((recovered.restored, recovered.applied), (restored, applied));
         let configuration = &recovered.snapshot.configuration;
         assert_eq!(
@@ -358,7 +360,7 @@ async fn entries_that_are_discarded_leave_no_trace() {
     for disk in [survivor().await, survivor_with_snapshot().await] {
         let recovered = disk.recover(voters(&["a"]), &discard()).await.unwrap();
         assert_eq!(recovered.end(), LogId::new(2, 4));
-        assert_eq!((recovered.kept, recovered.discarded), (None, Some(FIVE_AND_SIX)));
+        assert_eq!((recovered.kept, recovered.discarded.map(parts)), (None, Some(FIVE_AND_SIX)));
         assert_eq!(recovered.snapshot.configuration.index, LogIndex(4));
         assert_eq!(disk.commands().await, ["c3", "c4"]);
         assert_eq!(disk.contents().await.log, []);
@@ -461,7 +463,7 @@ async fn what_cannot_be_recovered_is_refused_and_left_alone() {
     assert!(matches!(&error, RecoverError::InvalidConfiguration(e) if *e == no_voter), "{error}");
     let error = disk.recover(voters(&["b", "c"]), &keep()).await.unwrap_err();
     assert!(matches!(&error, RecoverError::NotMember { id } if id.as_str() == "a"), "{error}");
-    let options = RecoverOptions { must_end_at: Some(LogId::new(2, 5)), ..keep() };
+    let options = keep().with(|it| it.must_end_at = Some(LogId::new(2, 5)));
     let error = disk.recover(voters(&["a"]), &options).await.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -602,7 +604,10 @@ async fn recover(
 ) -> Result<Recovered, RecoverError> {
     let (mut log, mut stable, snapshots) = cluster.stores(id);
     let uncommitted = Uncommitted::Keep;
-    let options = RecoverOptions { uncommitted, must_end_at, ..RecoverOptions::new(id) };
+    let options = RecoverOptions::new(id).with(|it| {
+        it.uncommitted = uncommitted;
+        it.must_end_at = must_end_at;
+    });
     let fsm = Journal::default();
     recover_cluster(fsm, &mut log, &mut stable, &snapshots, configuration.clone(), &options).await
 }

@@ -50,37 +50,36 @@ async fn every_setting_that_can_change_does() {
     let cluster = Cluster::new(["a"]).await;
     let raft = cluster.leader().await;
     let before = raft.config();
-    let config = Config {
-        election_timeout: 2 * ELECTION,
-        heartbeat_interval: 200 * MS,
-        leader_lease_timeout: ELECTION,
-        write_stall_timeout: 5 * ELECTION,
-        pre_vote: false,
-        max_append_entries: 7,
-        max_append_bytes: 2 << 10,
-        max_inflight_appends: 3,
-        max_inflight_bytes: 4 << 10,
-        max_command_bytes: 1 << 10,
-        enqueue_timeout: ELECTION,
-        max_unapplied_entries: 100,
-        max_unapplied_bytes: 1 << 20,
-        max_pending_writes: 16,
-        log_cache_bytes: 0,
-        max_apply_batch: 1,
-        max_apply_time: MS,
-        trailing_logs: 5,
-        max_held_entries: 6,
-        snapshot_interval: ELECTION,
-        snapshot_threshold: 9,
-        snapshot_threshold_bytes: 1 << 20,
-        snapshot_chunk_bytes: 1 << 10,
-        snapshot_bytes_per_second: 1 << 20,
-        add_voters_at_once: true,
-        catch_up_lag: 3,
-        catch_up_timeout: ELECTION,
-        shutdown_on_remove: false,
-        ..Config::clone(&before)
-    };
+    let config = Config::clone(&before).with(|it| {
+        it.election_timeout = 2 * ELECTION;
+        it.heartbeat_interval = 200 * MS;
+        it.leader_lease_timeout = ELECTION;
+        it.write_stall_timeout = 5 * ELECTION;
+        it.pre_vote = false;
+        it.max_append_entries = 7;
+        it.max_append_bytes = 2 << 10;
+        it.max_inflight_appends = 3;
+        it.max_inflight_bytes = 4 << 10;
+        it.max_command_bytes = 1 << 10;
+        it.enqueue_timeout = ELECTION;
+        it.max_unapplied_entries = 100;
+        it.max_unapplied_bytes = 1 << 20;
+        it.max_pending_writes = 16;
+        it.log_cache_bytes = 0;
+        it.max_apply_batch = 1;
+        it.max_apply_time = MS;
+        it.trailing_logs = 5;
+        it.max_held_entries = 6;
+        it.snapshot_interval = ELECTION;
+        it.snapshot_threshold = 9;
+        it.snapshot_threshold_bytes = 1 << 20;
+        it.snapshot_chunk_bytes = 1 << 10;
+        it.snapshot_bytes_per_second = 1 << 20;
+        it.add_voters_at_once = true;
+        it.catch_up_lag = 3;
+        it.catch_up_timeout = ELECTION;
+        it.shutdown_on_remove = false;
+    });
     raft.reload_config(config.clone()).await.unwrap();
     assert_eq!(*raft.config(), config);
     assert_ne!(raft.config(), before);
@@ -115,7 +114,7 @@ async fn one_bad_setting_rejects_them_all() {
         ("rpc_queue", |c| c.rpc_queue += 1),
         ("rpc_queue_bytes", |c| c.rpc_queue_bytes += 1),
         ("restore_on_start", |c| c.restore_on_start = false),
-        ("seed", |c| c.seed = None),
+        ("seed", |c| *c = c.clone().with_seed(u64::MAX)),
     ];
     for (field, change) in bad {
         let result = reload(&raft, |config| {
@@ -133,11 +132,12 @@ async fn one_bad_setting_rejects_them_all() {
 /// R13: a follower that waits for its leader acts on a shorter timeout at once.
 #[tokio::test(start_paused = true)]
 async fn a_shorter_election_timeout_acts_on_a_waiting_follower() {
-    let cluster = Cluster::with_config(ABC, |config| Config {
-        election_timeout: 600 * ELECTION,
-        write_stall_timeout: 600 * ELECTION,
-        apply_stall_timeout: 600 * ELECTION,
-        ..config
+    let cluster = Cluster::with_config(ABC, |config| {
+        config.with(|it| {
+            it.election_timeout = 600 * ELECTION;
+            it.write_stall_timeout = 600 * ELECTION;
+            it.apply_stall_timeout = 600 * ELECTION;
+        })
     });
     let cluster = cluster.await;
     let leader = cluster.leader().await;
@@ -186,13 +186,14 @@ async fn a_shorter_election_timeout_deposes_no_leader_that_is_heard() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shorter_heartbeat_interval_acts_on_a_leader() {
-    let cluster = Cluster::with_config(ABC, |config| Config {
-        election_timeout: 600 * ELECTION,
-        leader_lease_timeout: 600 * ELECTION,
-        heartbeat_interval: 60 * ELECTION,
-        write_stall_timeout: 600 * ELECTION,
-        apply_stall_timeout: 600 * ELECTION,
-        ..config
+    let cluster = Cluster::with_config(ABC, |config| {
+        config.with(|it| {
+            it.election_timeout = 600 * ELECTION;
+            it.leader_lease_timeout = 600 * ELECTION;
+            it.heartbeat_interval = 60 * ELECTION;
+            it.write_stall_timeout = 600 * ELECTION;
+            it.apply_stall_timeout = 600 * ELECTION;
+        })
     });
     let cluster = cluster.await;
     let leader = cluster.leader().await;
@@ -211,12 +212,13 @@ async fn a_shorter_heartbeat_interval_acts_on_a_leader() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shorter_lease_ends_a_leadership_that_nobody_confirms() {
-    let cluster = Cluster::with_config(ABC, |config| Config {
-        election_timeout: 600 * ELECTION,
-        leader_lease_timeout: 600 * ELECTION,
-        write_stall_timeout: 600 * ELECTION,
-        apply_stall_timeout: 600 * ELECTION,
-        ..config
+    let cluster = Cluster::with_config(ABC, |config| {
+        config.with(|it| {
+            it.election_timeout = 600 * ELECTION;
+            it.leader_lease_timeout = 600 * ELECTION;
+            it.write_stall_timeout = 600 * ELECTION;
+            it.apply_stall_timeout = 600 * ELECTION;
+        })
     });
     let cluster = cluster.await;
     let leader = cluster.leader().await;
@@ -276,7 +278,7 @@ async fn fewer_trailing_entries_are_let_go_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn limits_of_calls_count_from_the_next_call_on() {
-    let cluster = Cluster::with_config(["a"], |it| Config { apply_queue: 10, ..it }).await;
+    let cluster = Cluster::with_config(["a"], |it| it.with(|it| it.apply_queue = 10)).await;
     let raft = cluster.leader().await;
     reload(&raft, |config| config.max_command_bytes = 3).await.unwrap();
     raft.apply("abc").await.unwrap();

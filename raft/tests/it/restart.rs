@@ -123,7 +123,12 @@ async fn a_server_that_was_down_catches_up() {
 
 #[tokio::test(start_paused = true)]
 async fn followers_and_state_machine_are_served_from_the_store_when_memory_is_short() {
-    let configure = |config| Config { log_cache_bytes: 0, max_append_bytes: 1024, ..config };
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.log_cache_bytes = 0;
+            it.max_append_bytes = 1024;
+        })
+    };
     let mut cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
     let follower = cluster.followers()[0].id().to_string();
@@ -217,7 +222,7 @@ async fn a_start_on_a_log_that_was_cut_beyond_the_snapshot_is_refused() {
 async fn a_start_with_an_invalid_setting_or_an_unreadable_store_is_refused() {
     let (cluster, _) = two_snapshots().await;
     let (log, stable, _) = cluster.stores("a");
-    let config = Config { max_apply_batch: 0, ..Config::new("a") };
+    let config = Config::new("a").with(|it| it.max_apply_batch = 0);
     let snapshots = Arc::new(InmemSnapshotStore::new());
     let transport = InmemNetwork::new().transport("a");
     let error = Raft::new(config, Forgetful, log, stable, snapshots, transport).await.unwrap_err();

@@ -249,7 +249,7 @@ async fn a_panicking_reader_ends_the_node() {
     let network = InmemNetwork::new();
     let log = PanickingLog { log: InmemLogStore::new(), on_append: false };
     let raft = Raft::new(
-        Config { log_cache_bytes: 0, ..Config::new("a") },
+        Config::new("a").with(|it| it.log_cache_bytes = 0),
         Journal::default(),
         log,
         InmemStableStore::new(),

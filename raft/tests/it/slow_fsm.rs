@@ -69,7 +69,7 @@ impl FsmSnapshot for View {
 async fn busy() -> (Raft<Slow>, Slow, InmemNetwork) {
     let (network, fsm) = (InmemNetwork::new(), Slow::default());
     let raft = Raft::new(
-        Config { max_apply_time: 50 * MS, ..Config::new("a") },
+        Config::new("a").with(|it| it.max_apply_time = 50 * MS),
         fsm.clone(),
         InmemLogStore::new(),
         InmemStableStore::new(),
@@ -117,7 +117,7 @@ async fn a_snapshot_and_a_status_do_not_wait_until_everything_is_applied() {
 async fn another_limit_acts_on_the_next_batch() {
     let (raft, _fsm, _network) = busy().await;
     sleep(1000 * MS).await;
-    let config = Config { max_apply_time: 1000 * MS, ..Config::clone(&raft.config()) };
+    let config = Config::clone(&raft.config()).with(|it| it.max_apply_time = 1000 * MS);
     raft.reload_config(config).await.unwrap();
     sleep(4000 * MS).await;
     let started = Instant::now();

@@ -31,7 +31,7 @@ async fn bounds(cluster: &Cluster, id: &str) -> Option<(u64, u64)> {
 #[tokio::test(start_paused = true)]
 async fn the_log_is_compacted_to_its_trailing_entries() {
     let mut cluster =
-        Cluster::with_config(ABC, |config| Config { trailing_logs: 10, ..config }).await;
+        Cluster::with_config(ABC, |config| config.with(|it| it.trailing_logs = 10)).await;
     let leader = cluster.leader().await;
     apply_many(&leader, 100, 8).await;
     let last = cluster.converge().await;
@@ -57,7 +57,7 @@ async fn the_log_is_compacted_to_its_trailing_entries() {
 #[tokio::test(start_paused = true)]
 async fn without_trailing_entries_the_log_may_become_empty() {
     let mut cluster =
-        Cluster::with_config(["a"], |config| Config { trailing_logs: 0, ..config }).await;
+        Cluster::with_config(["a"], |config| config.with(|it| it.trailing_logs = 0)).await;
     let leader = cluster.leader().await;
     apply_many(&leader, 100, 8).await;
     leader.snapshot().await.unwrap();
@@ -107,7 +107,10 @@ async fn taken(raft: &Raft<Journal>) -> Vec<LogId> {
 }
 
 fn every_ten_seconds(config: Config) -> Config {
-    Config { snapshot_interval: Duration::from_secs(10), snapshot_threshold: 50, ..config }
+    config.with(|it| {
+        it.snapshot_interval = Duration::from_secs(10);
+        it.snapshot_threshold = 50;
+    })
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,10 +131,11 @@ async fn a_snapshot_is_taken_when_many_entries_were_applied() {
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_is_taken_when_the_log_has_grown_by_many_bytes() {
-    let cluster = Cluster::with_config(["a"], |config| Config {
-        snapshot_interval: Duration::from_secs(100_000),
-        snapshot_threshold_bytes: 100 << 10,
-        ..config
+    let cluster = Cluster::with_config(["a"], |config| {
+        config.with(|it| {
+            it.snapshot_interval = Duration::from_secs(100_000);
+            it.snapshot_threshold_bytes = 100 << 10;
+        })
     })
     .await;
     let leader = cluster.leader().await;
@@ -149,10 +153,11 @@ async fn a_snapshot_is_taken_when_the_log_has_grown_by_many_bytes() {
 /// What a restart counts as growth is what came after the snapshot, not the whole log.
 #[tokio::test(start_paused = true)]
 async fn a_restart_does_not_make_a_snapshot_due() {
-    let mut cluster = Cluster::with_config(["a"], |config| Config {
-        snapshot_interval: Duration::from_secs(100_000),
-        snapshot_threshold_bytes: 100 << 10,
-        ..config
+    let mut cluster = Cluster::with_config(["a"], |config| {
+        config.with(|it| {
+            it.snapshot_interval = Duration::from_secs(100_000);
+            it.snapshot_threshold_bytes = 100 << 10;
+        })
     })
     .await;
     let leader = cluster.leader().await;
@@ -167,7 +172,7 @@ async fn a_restart_does_not_make_a_snapshot_due() {
 async fn single<F: Fsm>(fsm: F, configure: fn(Config) -> Config) -> Raft<F> {
     let network = InmemNetwork::new();
     let raft = Raft::new(
-        configure(Config { seed: Some(1), ..Config::new("a") }),
+        configure(Config::new("a").with_seed(1)),
         fsm,
         InmemLogStore::new(),
         InmemStableStore::new(),

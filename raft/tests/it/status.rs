@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use raft::{Config, Role, testing::Cluster};
+use raft::{Role, testing::Cluster};
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -10,7 +10,7 @@ use crate::model_support::{ABC, ELECTION};
 
 #[tokio::test(start_paused = true)]
 async fn the_status_of_a_leader_is_pleasant_json() {
-    let cluster = Cluster::with_config(ABC, |config| Config { trailing_logs: 3, ..config }).await;
+    let cluster = Cluster::with_config(ABC, |config| config.with(|it| it.trailing_logs = 3)).await;
     let leader = cluster.leader().await;
     for _ in 0..10 {
         leader.apply("x").await.unwrap();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use raft::{
-    Config, LogIndex, Message, Raft, Role, Term,
+    LogIndex, Message, Raft, Role, Term,
     rpc::{HeartbeatReply, HeartbeatRequest},
     testing::{Cluster, Journal},
 };
@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(5);
 /// A cluster whose servers campaign without asking first, its leader, and a follower that nobody but
 /// the impostor of the leader reaches.
 async fn cut_off() -> (Cluster, Raft<Journal>, Raft<Journal>, Impostor) {
-    let cluster = Cluster::with_config(ABC, |it| Config { pre_vote: false, ..it }).await;
+    let cluster = Cluster::with_config(ABC, |it| it.with(|it| it.pre_vote = false)).await;
     let leader = cluster.leader().await;
     cluster.converge().await;
     let follower = cluster.followers()[0].clone();

@@ -30,7 +30,10 @@ const ABC: [&str; 3] = ["a", "b", "c"];
 const CHUNK: u64 = 1 << 10;
 
 fn small_pieces(config: Config) -> Config {
-    Config { trailing_logs: 10, snapshot_chunk_bytes: CHUNK, ..config }
+    config.with(|it| {
+        it.trailing_logs = 10;
+        it.snapshot_chunk_bytes = CHUNK;
+    })
 }
 
 /// A cluster one of whose followers was away for `count` commands, and the snapshot that stands for
@@ -210,7 +213,8 @@ async fn a_new_leader_sends_its_own_snapshot() {
 
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_bytes_per_second_is_kept() {
-    let slowly = |config| Config { snapshot_bytes_per_second: 10 << 10, ..small_pieces(config) };
+    let slowly =
+        |config: Config| small_pieces(config).with(|it| it.snapshot_bytes_per_second = 10 << 10);
     let (mut cluster, leader, away, meta) = one_is_behind(slowly, 500, 200).await;
     let started = Instant::now();
     cluster.start(&away).await;
@@ -266,15 +270,16 @@ async fn a_full_disk_of_the_receiver_is_waited_for() {
 /// An order that waits for room while the log is compacted finds nothing to send any more.
 #[tokio::test(start_paused = true)]
 async fn a_lane_that_was_stuck_over_a_compaction_ends_in_a_snapshot() {
-    let configure = |config| Config {
-        trailing_logs: 0,
-        log_cache_bytes: 0,
-        max_append_bytes: 1024,
-        max_append_entries: 4096,
-        max_inflight_bytes: 1 << 20,
-        rpc_queue: 16,
-        max_pending_writes: 16,
-        ..config
+    let configure = |config: Config| {
+        config.with(|it| {
+            it.trailing_logs = 0;
+            it.log_cache_bytes = 0;
+            it.max_append_bytes = 1024;
+            it.max_append_entries = 4096;
+            it.max_inflight_bytes = 1 << 20;
+            it.rpc_queue = 16;
+            it.max_pending_writes = 16;
+        })
     };
     let cluster = Cluster::with_config(ABC, configure).await;
     let leader = cluster.leader().await;
@@ -297,8 +302,12 @@ async fn a_lane_that_was_stuck_over_a_compaction_ends_in_a_snapshot() {
 /// What a snapshot is followed by may be gone when it has arrived: then the next one is sent.
 #[tokio::test(start_paused = true)]
 async fn a_follower_that_is_overtaken_is_sent_the_next_snapshot() {
-    let configure =
-        |config| Config { trailing_logs: 0, max_held_entries: 0, ..small_pieces(config) };
+    let configure = |config: Config| {
+        small_pieces(config).with(|it| {
+            it.trailing_logs = 0;
+            it.max_held_entries = 0;
+        })
+    };
     let (mut cluster, leader, away, meta) = one_is_behind(configure, 500, 200).await;
     cluster.network().set_delay(Duration::from_millis(10));
     let sent = counted(&cluster);
@@ -315,7 +324,7 @@ async fn a_follower_that_is_overtaken_is_sent_the_next_snapshot() {
 
 #[tokio::test(start_paused = true)]
 async fn what_follows_a_snapshot_is_kept_while_it_is_sent() {
-    let configure = |config| Config { trailing_logs: 0, ..small_pieces(config) };
+    let configure = |config: Config| small_pieces(config).with(|it| it.trailing_logs = 0);
     let (mut cluster, leader, away, meta) = one_is_behind(configure, 500, 200).await;
     cluster.network().set_delay(Duration::from_millis(10));
     let sent = counted(&cluster);
@@ -484,12 +493,10 @@ async fn a_huge_snapshot_takes_a_few_pieces_of_memory() {
     let network = InmemNetwork::new();
     let start = async |id: &str| {
         Raft::new(
-            Config {
-                seed: Some(1),
-                trailing_logs: 0,
-                snapshot_chunk_bytes: 64 << 10,
-                ..Config::new(id)
-            },
+            Config::new(id).with_seed(1).with(|it| {
+                it.trailing_logs = 0;
+                it.snapshot_chunk_bytes = 64 << 10;
+            }),
             Huge,
             InmemLogStore::new(),
             InmemStableStore::new(),
@@ -535,7 +542,7 @@ async fn two_snapshots_in_the_store_are_enough() {
     let network = InmemNetwork::new();
     let start = async |id: &str| {
         Raft::new(
-            Config { seed: Some(1), trailing_logs: 0, ..Config::new(id) },
+            Config::new(id).with_seed(1).with(|it| it.trailing_logs = 0),
             Journal::default(),
             InmemLogStore::new(),
             InmemStableStore::new(),

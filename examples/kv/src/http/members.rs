@@ -310,6 +310,7 @@ async fn attempt(
         }
         ConfigurationChange::DemoteVoter { id } => node.demote_voter(id, members).await,
         ConfigurationChange::RemoveServer { id } => node.remove_server(id, members).await,
+        other => unreachable!("no request is for {other:?}"),
     }
 }
 

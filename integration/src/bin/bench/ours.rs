@@ -61,18 +61,16 @@ impl FsmSnapshot for Counter {
 pub(crate) fn config(id: &str, keeps_log: bool) -> Config {
     let defaults = Config::new(id);
     if keeps_log {
-        return Config {
-            snapshot_threshold: u64::MAX,
-            snapshot_threshold_bytes: u64::MAX,
-            ..defaults
-        };
+        return defaults.with(|it| {
+            it.snapshot_threshold = u64::MAX;
+            it.snapshot_threshold_bytes = u64::MAX;
+        });
     }
-    Config {
-        snapshot_interval: Duration::from_millis(2),
-        snapshot_threshold: 5000,
-        trailing_logs: 1000,
-        ..defaults
-    }
+    defaults.with(|it| {
+        it.snapshot_interval = Duration::from_millis(2);
+        it.snapshot_threshold = 5000;
+        it.trailing_logs = 1000;
+    })
 }
 
 /// Three running servers, one of which leads.

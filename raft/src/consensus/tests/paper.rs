@@ -663,11 +663,12 @@ fn every_server_restarts_commit_index_recovers() {
 /// §3.9: "broadcastTime ≪ electionTimeout": the settings keep the order that the timers need.
 #[test]
 fn timing_is_out_of_order_settings_are_refused() {
-    let with = |election: u64, heartbeat: u64, lease: u64| Config {
-        election_timeout: Duration::from_millis(election),
-        heartbeat_interval: Duration::from_millis(heartbeat),
-        leader_lease_timeout: Duration::from_millis(lease),
-        ..Config::new("n1")
+    let with = |election: u64, heartbeat: u64, lease: u64| {
+        Config::new("n1").with(|it| {
+            it.election_timeout = Duration::from_millis(election);
+            it.heartbeat_interval = Duration::from_millis(heartbeat);
+            it.leader_lease_timeout = Duration::from_millis(lease);
+        })
     };
     assert!(with(1000, 100, 500).validate().is_ok());
     assert!(with(1000, 400, 900).validate().is_err(), "fewer than three heartbeats");

@@ -105,13 +105,12 @@ mod tests {
     };
 
     fn rules() -> Rules {
-        let config = Config {
-            max_inflight_appends: 2,
-            max_append_entries: 2,
-            max_append_bytes: 32,
-            max_pending_writes: 1,
-            ..Config::new("a")
-        };
+        let config = Config::new("a").with(|it| {
+            it.max_inflight_appends = 2;
+            it.max_append_entries = 2;
+            it.max_append_bytes = 32;
+            it.max_pending_writes = 1;
+        });
         Rules::from(&config)
     }
 
